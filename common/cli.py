@@ -1,0 +1,98 @@
+"""Command line of a paper: ``python papers/<paper>/train.py EXPERIMENT --arm A --seed S ...``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from common.config import SCALES, Paper, Program, RunKey, load_paper, parse_overrides, validated
+from common.errors import InputError
+from common.run import Run
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message} (--help explains)")
+
+
+def guarded(main: Callable[[], None]) -> NoReturn:
+    """Run ``main`` and exit: 0, or 2 with one line on standard error for unusable input."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        main()
+    except InputError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again or resumes", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parser]]:
+    """Parser of a paper's train.py with one sub-command per experiment; commands can be added."""
+    parser = Parser(
+        description=f"{paper.title} ({paper.publication})",
+        epilog="Each sub-command has its own --help.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, experiment in paper.experiments.items():
+        arms = "\n".join(f"  {arm:24} {body.title}" for arm, body in experiment.arms.items())
+        command = commands.add_parser(
+            name,
+            help=f"{experiment.title} ({experiment.source})",
+            description=f"{experiment.title} ({experiment.source})\n\narms:\n{arms}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--arm", required=True, metavar="ARM", help="one of the arms above")
+        command.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+        command.add_argument("--scale", choices=SCALES, default="laptop", help="default: laptop")
+        command.add_argument("--out", type=Path, help="folder of the record (default: results/...)")
+        command.add_argument("--work", type=Path, help="folder of resume state (default: work/...)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a setting; may be given several times",
+        )
+    return parser, commands
+
+
+def run_experiment(
+    paper: Paper, programs: Mapping[str, Program], options: argparse.Namespace
+) -> Path:
+    """Run the experiment named on the command line; returns the path of its record."""
+    experiment = paper.experiments[options.command]
+    if options.arm not in experiment.arms:
+        raise InputError(f"--arm {options.arm!r}: must be one of {', '.join(experiment.arms)}")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: must be >= 0")
+    program = programs[experiment.program]
+    raw = paper.settings(options.command, options.arm, options.scale, parse_overrides(options.set))
+    where = f"experiments.yaml: {paper.paper}.{options.command}.{options.arm} at {options.scale}"
+    settings = validated(program.settings, raw, where)
+    key = RunKey(paper.paper, options.command, options.arm, options.seed, options.scale)
+    out = options.out or Path("results") / key.folder
+    with Run(key, experiment.program, settings, out, options.work) as run:
+        record = run.finish(program.run(settings, run))
+    logging.getLogger("run").info("wrote %s", record)
+    return record
+
+
+def paper_main(
+    folder: Path,
+    programs: Mapping[str, Program],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Entry point of a paper that has no commands of its own."""
+    paper = load_paper(folder)
+    parser, _ = paper_parser(paper)
+    run_experiment(paper, programs, parser.parse_args(argv))

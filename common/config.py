@@ -1,0 +1,326 @@
+"""Experiment files: what is run, at which scale, with which settings.
+
+``papers/<paper>/experiments.yaml`` names every experiment of a paper, its arms (methods
+compared), seeds and settings at each scale, and the paper's targets (tables and figures). This
+module checks the frame of that file; a program's own settings are checked by the pydantic model
+that the paper declares for it (:class:`Program`). An unknown key, a wrong type or an impossible
+value raises :class:`~common.errors.InputError` with file, key, value and what is allowed.
+
+``python -m common.config schema`` writes the JSON schemas in ``workflow/schema``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common import ROOT
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.run import Run
+
+Scale = Literal["smoke", "laptop", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+NAME = r"^[a-z][a-z0-9_]*$"
+ARM_NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
+
+
+class Settings(BaseModel):
+    """Base of every settings model: frozen, values checked, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Resources(Settings):
+    """What one run asks of the machine (Snakemake's standard resource names)."""
+
+    gpu: int = Field(0, ge=0, description="GPUs")
+    mem_mb: int = Field(2000, gt=0, description="memory, MiB")
+    runtime: int = Field(60, gt=0, description="wall time, minutes")
+    threads: int = Field(1, gt=0, description="CPU threads")
+
+
+class Arm(Settings):
+    """One method or setting compared in an experiment."""
+
+    title: str = Field(min_length=1)
+    settings: dict[str, Any] = {}
+    scales: dict[Scale, dict[str, Any]] = {}
+
+
+class Experiment(Settings):
+    """One study: arms x seeds of one program."""
+
+    title: str = Field(min_length=1)
+    source: str = Field(min_length=1, description="where the paper describes it")
+    program: str = Field(pattern=NAME)
+    seeds: dict[Scale, list[int]]
+    settings: dict[str, Any] = {}
+    scales: dict[Scale, dict[str, Any]] = {}
+    arms: dict[str, Arm] = Field(min_length=1)
+    arms_at: dict[Scale, list[str]] = Field(
+        {}, description="subset of arms at a scale; all where absent"
+    )
+    resources: dict[Scale, Resources] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        for scale in SCALES:
+            seeds = self.seeds.get(scale)
+            if not seeds:
+                raise ValueError(f"seeds.{scale}: at least one seed is needed")
+            if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+                raise ValueError(f"seeds.{scale}: {seeds} must be distinct and >= 0")
+        for scale, names in self.arms_at.items():
+            unknown = sorted(set(names) - set(self.arms))
+            if unknown or not names:
+                raise ValueError(f"arms_at.{scale}: {names} must name arms of {list(self.arms)}")
+        return self
+
+    def arms_of(self, scale: Scale) -> list[str]:
+        """Names of the arms that run at ``scale``."""
+        return self.arms_at.get(scale, list(self.arms))
+
+
+class Target(Settings):
+    """A table or figure of the paper, named as the paper numbers it."""
+
+    kind: Literal["table", "figure"]
+    title: str = Field(min_length=1)
+    source: str = Field(min_length=1, description="e.g. 'Table 2, Sec. 5.2'")
+    experiments: list[str] = Field(min_length=1)
+    note: str = Field("", description="what a reader must know, e.g. testbed against simulation")
+    in_paper: bool = Field(True, description="False: an extra of ours, not counted in coverage")
+
+
+class NotRebuilt(Settings):
+    """A table or figure of the paper that is not rebuilt, and why."""
+
+    name: str = Field(pattern=NAME)
+    title: str = Field(min_length=1)
+    reason: str = Field(min_length=10)
+
+
+class Paper(Settings):
+    """The frame of ``experiments.yaml``."""
+
+    paper: str = Field(pattern=NAME)
+    title: str = Field(min_length=1)
+    publication: str = Field(min_length=1)
+    url: str = ""
+    experiments: dict[str, Experiment] = Field(min_length=1)
+    targets: dict[str, Target] = Field(min_length=1)
+    not_rebuilt: list[NotRebuilt] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Paper:
+        for name, target in self.targets.items():
+            unknown = sorted(set(target.experiments) - set(self.experiments))
+            if unknown:
+                raise ValueError(
+                    f"targets.{name}.experiments: {unknown} not among {list(self.experiments)}"
+                )
+        both = sorted(set(self.targets) & {item.name for item in self.not_rebuilt})
+        if both:
+            raise ValueError(f"not_rebuilt: {both} are also targets")
+        return self
+
+    def runs(self, scale: Scale, experiments: Iterable[str] | None = None) -> list[RunKey]:
+        """Every run of the named experiments (default: all) at ``scale``, in file order."""
+        return [
+            RunKey(self.paper, name, arm, seed, scale)
+            for name in (self.experiments if experiments is None else experiments)
+            for arm in self.experiments[name].arms_of(scale)
+            for seed in self.experiments[name].seeds[scale]
+        ]
+
+    def settings(
+        self, experiment: str, arm: str, scale: Scale, overrides: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Raw settings: experiment < experiment's scale < arm < arm's scale < overrides."""
+        study = self.experiments[experiment]
+        chosen = study.arms[arm]
+        layers = (study.settings, study.scales.get(scale, {}), chosen.settings)
+        merged: dict[str, Any] = {}
+        for layer in (*layers, chosen.scales.get(scale, {}), overrides or {}):
+            merge_into(merged, layer)
+        return merged
+
+    def resources(self, experiment: str, scale: Scale) -> Resources:
+        """What one run of ``experiment`` asks of the machine at ``scale``."""
+        return self.experiments[experiment].resources.get(scale, Resources())
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """Identity of a run: one arm, one seed, one scale."""
+
+    paper: str
+    experiment: str
+    arm: str
+    seed: int
+    scale: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run below ``results/`` or ``work/``."""
+        return Path(self.scale, self.paper, self.experiment, self.arm, f"seed{self.seed}")
+
+    def record(self, results: Path = Path("results")) -> Path:
+        """Path of the run's record."""
+        return results / self.folder / "record.json"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What ``program: <name>`` of an experiment means: validated settings in, metrics out."""
+
+    settings: type[Settings]
+    run: Callable[[Any, Run], Mapping[str, float]]
+
+
+def merge_into(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Merge ``layer`` into ``base`` in place; nested mappings merge, all else is replaced."""
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge_into(base[key], value)
+        else:
+            base[key] = copy.deepcopy(value)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], data: Any, where: str) -> Model:
+    """``model`` from ``data``; InputError names ``where``, key, value and what is allowed."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(detail, model) for detail in error.errors()]
+        raise InputError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _explain(detail: Any, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    if detail["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(_fields_at(model, detail["loc"][:-1]))) or "no keys"
+        return f"unknown key '{key}' (value {detail['input']!r}); allowed: {allowed}"
+    if detail["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = repr(detail["input"])
+    return f"key '{key}': {message}" + (f", got {shown}" if len(shown) <= 80 else "")
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the model at ``location``, found by walking the JSON schema."""
+    schema = model.model_json_schema()
+    node: Any = schema
+    for part in location:
+        node = _resolve(schema, node)
+        if part in node.get("properties", {}):
+            node = node["properties"][part]
+        else:
+            node = node.get("additionalProperties") or node.get("items") or {}
+    return set(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: Any) -> Any:
+    for option in node.get("anyOf", []):
+        if "$ref" in option:
+            node = option
+    if "$ref" in node:
+        return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """safe_load that refuses a key written twice (YAML keeps the last one silently)."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise yaml.YAMLError(f"key {twice[0]!r} is given twice (line {node.start_mark.line + 1})")
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """Contents of a YAML file. Raises InputError if it is absent, malformed or repeats a key."""
+    try:
+        return yaml.load(path.read_text(encoding="utf8"), Loader=_StrictLoader)  # noqa: S506
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: " + " ".join(str(error).split())) from None
+
+
+@lru_cache
+def load_paper(folder: Path) -> Paper:
+    """The checked experiment file of the paper in ``folder`` (e.g. ``papers/pollux_sim``)."""
+    path = folder / "experiments.yaml"
+    paper = validated(Paper, read_yaml(path), str(path))
+    if paper.paper != folder.name:
+        raise InputError(f"{path}: key 'paper': must be the folder's name {folder.name!r}")
+    return paper
+
+
+def find_papers(root: Path = ROOT) -> list[Path]:
+    """Folders of all papers below ``root``, sorted: those that hold an ``experiments.yaml``."""
+    return sorted(path.parent for path in (root / "papers").glob("*/experiments.yaml"))
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["search.generations=5"]`` -> ``{"search": {"generations": 5}}``; values are YAML."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not all(key.split(".")):
+            raise InputError(f"--set {pair!r}: must be key=value, e.g. --set interval_s=120")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {pair!r}: the value is not valid YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merge_into(result, value)
+    return result
+
+
+def write_schemas(folder: Path = ROOT / "workflow" / "schema") -> list[Path]:
+    """Write the JSON schemas of experiment files and of records; returns their paths."""
+    from common.run import Record
+
+    written = []
+    for name, model in (("experiments", Paper), ("record", Record)):
+        path = folder / f"{name}.schema.json"
+        path.write_text(schema_text(model), encoding="utf8")
+        written.append(path)
+    return written
+
+
+def schema_text(model: type[BaseModel]) -> str:
+    """JSON schema (draft 2020-12) of ``model`` as it stands in ``workflow/schema``."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(schema | model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    for written in write_schemas():
+        print(written)

@@ -1,0 +1,327 @@
+"""One run: seeds, progress, artifacts, provenance, and the record that it leaves.
+
+A run writes its files into a staging folder beside its output; :meth:`Run.finish` moves them into
+place and writes ``record.json`` last, by one atomic rename. A run that is killed leaves what was
+there before; a record that exists is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from common import ROOT
+from common.config import NAME, RunKey, Scale, Settings, validated
+from common.errors import InputError
+
+#: Version of the record's layout; raised when a field changes meaning.
+RECORD_VERSION = 1
+PACKAGES = (
+    "accelerate",
+    "fairseq-fixed",
+    "librosa",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "scikit-learn",
+    "scipy",
+    "snakemake",
+    "torch",
+    "torchaudio",
+    "torchvision",
+)
+
+
+class DataIdentity(Settings):
+    """Which data a run read: a registered set with its checksums, a file, or a generator."""
+
+    name: str
+    real: bool
+    source: Literal["registry", "file", "generator", "bundled"]
+    sha256: dict[str, str] = Field({}, description="checksum of each file read, by relative path")
+    generator: str = ""
+    seed: int | None = None
+
+
+class Provenance(Settings):
+    """Where, when and with what a run was made."""
+
+    command: list[str]
+    git_commit: str
+    git_dirty: bool
+    code_sha256: str = Field(description="over the Python files of common/ and of the paper")
+    python: str
+    packages: dict[str, str]
+    platform: str
+    cpu: str
+    cores: int
+    device: str
+    precision: str
+    started_at: str
+    wall_s: float = Field(ge=0)
+    cpu_s: float = Field(ge=0)
+    peak_rss_bytes: int = Field(ge=0)
+    peak_gpu_bytes: int = Field(ge=0)
+
+
+class Artifact(Settings):
+    """A file that the run wrote beside its record."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Record(Settings):
+    """What a run leaves: identity, settings, data, metrics, artifacts, provenance."""
+
+    version: Literal[1] = RECORD_VERSION
+    paper: str = Field(pattern=NAME)
+    experiment: str
+    arm: str
+    seed: int = Field(ge=0)
+    scale: Scale
+    program: str
+    settings: dict[str, Any]
+    data: list[DataIdentity]
+    metrics: dict[str, float] = Field(description="names end in their unit: avg_jct_s")
+    artifacts: dict[str, Artifact]
+    provenance: Provenance
+
+
+class Run:
+    """Context of one run.
+
+    Args:
+        key: identity of the run.
+        program: name of the program that runs.
+        settings: its validated settings; stored in the record.
+        out: folder of the record and its artifacts.
+        work: folder of resume state; survives a kill, removed by :meth:`finish`.
+
+    Attributes:
+        seed: the run's seed; Python's and NumPy's global generators are seeded with it.
+        rng: a private NumPy generator seeded with it.
+        device, precision: what the run computes on; a program that uses a GPU sets them.
+    """
+
+    def __init__(
+        self, key: RunKey, program: str, settings: Settings, out: Path, work: Path | None = None
+    ) -> None:
+        self.key, self.program, self.settings = key, program, settings
+        self.seed = key.seed
+        self.out = out
+        self.work = Path("work") / key.folder if work is None else work
+        self.staging = out.parent / f".{out.name}.partial"
+        self.rng = np.random.default_rng(self.seed)
+        self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
+        self._data: list[DataIdentity] = []
+
+    def __enter__(self) -> Run:
+        seed_python(self.seed)
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"--out {self.out}: is a file; a folder is needed")
+        shutil.rmtree(self.staging, ignore_errors=True)
+        try:
+            self.staging.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--out {self.out}: cannot be written ({error.strerror})") from None
+        self._started = datetime.now(UTC)
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def uses(self, identity: DataIdentity) -> None:
+        """Note data that the run reads."""
+        if identity not in self._data:
+            self._data.append(identity)
+
+    def progress(self, total: float, what: str, unit: str = "it") -> tqdm[Any]:
+        """A progress bar on standard error; silent where that is no terminal."""
+        hidden = None if os.environ.get("REPRO_PROGRESS", "1") != "0" else True
+        return tqdm(total=total, desc=what, unit=unit, disable=hidden, leave=False)
+
+    def path(self, name: str) -> Path:
+        """Path to write an artifact to; it is part of the record once the run finishes."""
+        path = self.staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``rows`` as a CSV artifact; the first row's keys are the columns."""
+        import csv
+
+        rows = list(rows)
+        with self.path(name).open("w", newline="", encoding="utf8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write ``value`` as a JSON artifact."""
+        self.path(name).write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf8")
+
+    def finish(self, metrics: Mapping[str, float]) -> Path:
+        """Put the artifacts in place, then the record, atomically; returns the record's path.
+
+        Raises:
+            InputError: a metric is NaN or infinite (a failed run is an error, never a number).
+        """
+        broken = sorted(name for name, value in metrics.items() if not np.isfinite(value))
+        if broken:
+            raise InputError(f"{self.key.folder}: metrics {broken} are not finite numbers")
+        files = sorted(path for path in self.staging.rglob("*") if path.is_file())
+        artifacts = {
+            path.relative_to(self.staging).as_posix(): Artifact(
+                sha256=file_sha256(path), bytes=path.stat().st_size
+            )
+            for path in files
+        }
+        record = Record(
+            paper=self.key.paper,
+            experiment=self.key.experiment,
+            arm=self.key.arm,
+            seed=self.seed,
+            scale=self.key.scale,  # type: ignore[arg-type]
+            program=self.program,
+            settings=self.settings.model_dump(mode="json"),
+            data=self._data,
+            metrics={name: float(value) for name, value in metrics.items()},
+            artifacts=artifacts,
+            provenance=self._provenance(),
+        )
+        for name in artifacts:
+            target = self.out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.staging / name).replace(target)
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "record.json"
+        write_atomically(path, record.model_dump_json(indent=1) + "\n")
+        shutil.rmtree(self.work, ignore_errors=True)
+        return path
+
+    def _provenance(self) -> Provenance:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        commit, dirty = git_state()
+        return Provenance(
+            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            git_commit=commit,
+            git_dirty=dirty,
+            code_sha256=code_sha256(self.key.paper),
+            python=platform.python_version(),
+            packages=package_versions(),
+            platform=platform.platform(),
+            cpu=cpu_name(),
+            cores=os.cpu_count() or 1,
+            device=self.device,
+            precision=self.precision,
+            started_at=self._started.isoformat(timespec="seconds"),
+            wall_s=time.perf_counter() - self._clock,
+            cpu_s=time.process_time() - self._cpu,
+            peak_rss_bytes=usage.ru_maxrss * 1024,
+            peak_gpu_bytes=self.peak_gpu_bytes,
+        )
+
+
+def seed_python(seed: int) -> None:
+    """Seed Python's and NumPy's global generators; torch is seeded by :mod:`common.core`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def read_record(path: Path) -> Record:
+    """The checked record in ``path``. Raises InputError if it is absent or does not conform."""
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such record") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a record ({error})") from None
+    return validated(Record, data, str(path))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary file beside ``path``, sync it and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def code_sha256(paper: str, root: Path = ROOT) -> str:
+    """SHA-256 over the Python files of ``common/`` and of the paper: tells stale records."""
+    digest = hashlib.sha256()
+    folders = (root / "common", root / "papers" / paper)
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def git_state(root: Path = ROOT) -> tuple[str, bool]:
+    """(commit, whether tracked files differ from it); ("unknown", True) outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
