@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,7 +33,7 @@ from common.config import NAME, RunKey, Scale, Settings, validated
 from common.errors import InputError
 
 #: Version of the record's layout; raised when a field changes meaning.
-RECORD_VERSION = 1
+RECORD_VERSION: Final = 1
 PACKAGES = (
     "accelerate",
     "fairseq-fixed",
