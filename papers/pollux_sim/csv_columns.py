@@ -38,6 +38,9 @@ WHOLE: Final = Kind(_at_least(int, 0, strict=False), "a whole number >= 0")
 def read_columns(path: Path, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
     """The named columns of a CSV file with a header, in file order; other columns are ignored.
 
+    Returns:
+        Cells of each column, and under "line" the line of the file where each row ends.
+
     Raises:
         InputError: no such file, no row, a missing column or a bad cell; names file, line,
             column, value and what is allowed.
@@ -57,14 +60,14 @@ def refuse(path: Path, line: int, column: str, value: object, allowed: str) -> I
 
 
 def _read(path: Path, rows: Any, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
-    header = next(rows, [])
+    header: list[str] = next(rows, [])
     missing = [name for name in kinds if name not in header]
     if missing:
         raise InputError(
             f"{path}, line 1: column '{missing[0]}' is missing; needed: {', '.join(kinds)}"
         )
     wanted = [(header.index(name), kind.parse) for name, kind in kinds.items()]
-    values = []
+    values: list[list[Any]] = []
     for row in rows:
         if len(row) != len(header):
             if not row:
@@ -73,12 +76,12 @@ def _read(path: Path, rows: Any, kinds: Mapping[str, Kind]) -> dict[str, list[An
                 f"{path}, line {rows.line_num}: {len(row)} cells; allowed: {len(header)}"
             )
         try:
-            values.append([parse(row[index]) for index, parse in wanted])
+            values.append([rows.line_num, *(parse(row[index]) for index, parse in wanted)])
         except ValueError:
             raise _bad_cell(path, rows.line_num, row, header, kinds) from None
     if not values:
         raise InputError(f"{path}: no rows; at least one is needed")
-    return dict(zip(kinds, map(list, zip(*values, strict=True)), strict=True))
+    return dict(zip(("line", *kinds), map(list, zip(*values, strict=True)), strict=True))
 
 
 def _bad_cell(

@@ -75,7 +75,7 @@ class TraceApplication(Application):
         self._interpolator: Any = None
         self.batch_sizes = list(self.constants.batch_sizes)
         self.runs = [self._read_run(folder, batch_size) for batch_size in self.batch_sizes]
-        self._targets = [0.0] + [
+        self._targets: list[float] = [0.0] + [
             min(run["progress"][epoch] for run in self.runs) for epoch in range(self.max_epochs)
         ]
 
@@ -100,13 +100,11 @@ class TraceApplication(Application):
         """Every timed configuration with m up to ``max_local_bsz``, placements first."""
         placed, wide = self._placements, self._scalability
         points = [
-            [len(placement), sum(placement), m]
+            (len(placement), sum(placement), m)
             for placement, m in zip(placed["placement"], placed["local_bsz"], strict=True)
         ]
         points += zip(wide["num_nodes"], wide["num_replicas"], wide["local_bsz"], strict=True)
-        times = [
-            placed[column] + wide[column] for column in ("step_time", "sync_time")
-        ]  # each: placements then scalability
+        times = [placed[column] + wide[column] for column in ("step_time", "sync_time")]
         rows = TimingRows(np.array(points, dtype=float), np.array(times).T)
         keep = rows.points[:, 2] <= (max_local_bsz or np.inf)
         return TimingRows(rows.points[keep], rows.times[keep])
