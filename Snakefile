@@ -1,0 +1,93 @@
+# Every table, figure and claim of every paper, and the report.
+#
+#   snakemake                                the report and all that it shows
+#   snakemake <paper>                        one paper
+#   snakemake <paper>_<table or figure>      one target
+#   snakemake benchmarks                     the benchmarks (run `snakemake report` after them)
+#   --config scale=smoke|laptop|paper        default: laptop
+#
+# Papers are found in papers/*/Snakefile; nothing is listed here.
+
+
+include: "workflow/setup.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+with dag.plain_errors():
+    papers = [dag.PaperJobs(name, SCALE) for name in dag.paper_names()]
+summaries = [
+    f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "benchmarks")
+]
+page = f"results/{SCALE}/report/index.html"
+
+for paper in papers:
+    module_name = paper.name
+
+    module:
+        name: module_name
+        snakefile:
+            f"{paper.folder}/Snakefile"
+        config:
+            config
+
+    use rule * from module_name
+
+
+rule all:
+    default_target: True
+    input:
+        [product for paper in papers for product in paper.products()],
+        summaries,
+        page,
+
+
+rule claims:
+    input:
+        [f"{paper.results}/claims.json" for paper in papers if paper.has_claims],
+
+
+rule benchmarks:
+    input:
+        [paper.benchmark(name) for paper in papers for name in paper.paper.benchmarks],
+
+
+rule summary:
+    input:
+        [product for paper in papers for product in paper.products()],
+    output:
+        summaries,
+    log:
+        f"logs/{SCALE}/summary.log",
+    conda:
+        "workflow/envs/reproductions.yaml"
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=10,
+    params:
+        scale=SCALE,
+        benchmarks=dag.present_benchmarks(SCALE),
+    shell:
+        "python -m common.results summary --scale {params.scale} > {log} 2>&1"
+
+
+rule report:
+    input:
+        summaries,
+        [product for paper in papers for product in paper.products()],
+    output:
+        page,
+    log:
+        f"logs/{SCALE}/report.log",
+    conda:
+        "workflow/envs/reproductions.yaml"
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        scale=SCALE,
+    shell:
+        "python -m common.results report --scale {params.scale} > {log} 2>&1"
