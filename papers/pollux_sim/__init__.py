@@ -1,0 +1,1 @@
+"""Pollux (OSDI 2021): goodput-optimised cluster scheduling, its baselines and their simulator."""
