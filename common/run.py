@@ -7,8 +7,10 @@ there before; a record that exists is complete.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import random
@@ -140,9 +142,10 @@ class Run:
         seed_python(self.seed)
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"--out {self.out}: is a file; a folder is needed")
-        shutil.rmtree(self.staging, ignore_errors=True)
         try:
-            self.staging.mkdir(parents=True)
+            self._lock = locked(self.out)
+            shutil.rmtree(self.staging, ignore_errors=True)
+            self.staging.mkdir()
         except OSError as error:
             raise InputError(f"--out {self.out}: cannot be written ({error.strerror})") from None
         self._started = datetime.now(UTC)
@@ -156,6 +159,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
+        os.close(self._lock)
 
     def uses(self, identity: DataIdentity) -> None:
         """Note data that the run reads."""
@@ -247,6 +251,22 @@ class Run:
             peak_rss_bytes=usage.ru_maxrss * 1024,
             peak_gpu_bytes=self.peak_gpu_bytes,
         )
+
+
+def locked(folder: Path) -> int:
+    """Make ``folder`` and lock it for this process; waits while another one holds it.
+
+    A Snakemake that was killed leaves its jobs running; started again, it makes the same runs.
+    The kernel frees the lock however its holder ends. Returns the descriptor to close.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.getLogger("run").warning("%s: another process makes this run; waiting", folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def seed_python(seed: int) -> None:
