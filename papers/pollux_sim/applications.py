@@ -203,7 +203,7 @@ class Application(ABC):
         scale is M0 var / sqr.
 
         Raises:
-            ValueError: the batch or the epoch lies outside what is known.
+            ValueError: the batch size lies outside what is known.
         """
         known = self._statistics.get((batch_size, epoch))
         if known is None:

@@ -8,6 +8,7 @@ second. Source: petuum/adaptdl, branch osdi21-artifact, folder simulator.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from papers.pollux_sim.applications import (
     canonical_placement,
     constants_of,
 )
-from papers.pollux_sim.csv_columns import COUNT, NON_NEGATIVE, POSITIVE, Kind, read_columns
+from papers.pollux_sim.csv_columns import COUNT, NON_NEGATIVE, POSITIVE, Kind, read_columns, refuse
 
 #: The largest number of nodes that was timed; wider placements are taken as this wide.
 MAX_NODES: Final = 16
@@ -65,11 +66,9 @@ class TraceApplication(Application):
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(constants_of(name))
-        self._placements = read_columns(
-            folder / "placements.csv", {"placement": PLACEMENT, **TIMES}
-        )
-        self._scalability = read_columns(
-            folder / "scalability.csv", {"num_nodes": COUNT, "num_replicas": COUNT, **TIMES}
+        self._placements = _read_times(folder / "placements.csv", {"placement": PLACEMENT})
+        self._scalability = _read_times(
+            folder / "scalability.csv", {"num_nodes": COUNT, "num_replicas": COUNT}
         )
         self._curves = _timing_curves(self._placements)
         self._interpolator: Any = None
@@ -86,6 +85,10 @@ class TraceApplication(Application):
             raise InputError(
                 f"{path}: {len(run['progress'])} epochs; allowed: at least {self.max_epochs}"
             )
+        steps = pairwise([0.0, *run["progress"]])
+        for line, (before, after) in zip(run["line"], steps, strict=True):
+            if after <= before:
+                raise refuse(path, line, "progress", after, f"more than {before}, the row above")
         return run
 
     def progress_target(self, epoch: int) -> float:
@@ -180,6 +183,14 @@ class TraceApplication(Application):
             np.vstack([points, rows.points[count:]]),
             np.vstack([sums / size[:, None], rows.times[count:]]),
         )
+
+
+def _read_times(path: Path, kinds: dict[str, Kind]) -> dict[str, list[Any]]:
+    rows = read_columns(path, {**kinds, **TIMES})
+    for line, step, sync in zip(rows["line"], rows["step_time"], rows["sync_time"], strict=True):
+        if sync >= step:
+            raise refuse(path, line, "sync_time", sync, f"less than the step_time {step}")
+    return rows
 
 
 def _timing_curves(

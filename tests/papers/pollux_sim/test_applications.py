@@ -188,6 +188,14 @@ def replace(name: str, line: int, text: str) -> Callable[[Path], None]:
         (replace("placements.csv", 3, "15,6,0.5,0.1"), r"line 3.*placement.*'15'.*digits 1\.\.4"),
         (replace("placements.csv", 3, "1,6,0.5"), r"line 3: 3 cells; allowed: 4"),
         (
+            replace("placements.csv", 3, "1,6,0.5,0.5"),
+            r"line 3.*sync_time.*0\.5; allowed: less than the step_time 0\.5",
+        ),
+        (
+            replace("validation-24.csv", 3, "7387,14774,88,1,1"),
+            r"validation-24\.csv, line 3.*progress.*7387\.0; allowed: more than",
+        ),
+        (
             replace("placements.csv", 1, "placement,m,step_time,sync_time"),
             r"'local_bsz' is missing",
         ),
