@@ -20,7 +20,7 @@ _U30, _U31, _U32, _U41 = np.uint64(30), np.uint64(31), np.uint64(32), np.uint64(
 _U45, _U19 = np.uint64(45), np.uint64(19)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def mix(value: np.uint64) -> np.uint64:
     """SplitMix64's finaliser: a 64-bit hash of ``value``."""
     value = value + _GOLDEN
@@ -29,7 +29,7 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> _U31)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def seeded(seed: int) -> State:
     """The (4,) state of a fresh stream."""
     state = np.empty(4, np.uint64)
@@ -40,7 +40,7 @@ def seeded(seed: int) -> State:
     return state
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def next_bits(state: State) -> np.uint64:
     """64 random bits; advances ``state``."""
     first, second, third, fourth = state[0], state[1], state[2], state[3]
@@ -55,19 +55,19 @@ def next_bits(state: State) -> np.uint64:
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def uniform(state: State) -> float:
     """A float64 in [0, 1)."""
     return float(next_bits(state) >> _U11) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def below(state: State, bound: int) -> int:
     """An integer in {0, ..., bound - 1}, bound < 2**32 (bias below bound / 2**32)."""
     return int(((next_bits(state) >> _U32) * np.uint64(bound)) >> _U32)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shuffle(state: State, items: NDArray[np.int64], count: int) -> None:
     """Permute the first ``count`` items in place, uniformly (Fisher and Yates)."""
     for last in range(count - 1, 0, -1):
