@@ -78,7 +78,10 @@ def conda_programs() -> Path | None:
 def venv_programs() -> Path:
     """Programs of ``.venv``, made or updated first if need be."""
     with Path(__file__).open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` waits, then finds it done
+        # A second `make` waits, then finds it done; so it does while a pip is at work whose
+        # `make` was killed, because pip inherits the lock.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
         python = supported_python()
         fingerprint = fingerprint_of(python)
         if not STAMP.exists() or STAMP.read_text() != fingerprint:
@@ -146,7 +149,7 @@ def run(*command: str | Path) -> None:
     """Run ``command``, its output on standard error: standard output is for our one line."""
     # pip builds in isolation with these versions too (the second name is that of pip >= 25.3).
     pinned = {"PIP_CONSTRAINT": str(PINS), "PIP_BUILD_CONSTRAINT": str(PINS)}
-    done = subprocess.run(command, stdout=sys.stderr, env=os.environ | pinned)
+    done = subprocess.run(command, stdout=sys.stderr, env=os.environ | pinned, close_fds=False)
     if done.returncode:
         words = " ".join(str(word) for word in command)
         stop(f"this failed (see above), `make env` tries again: {words}")

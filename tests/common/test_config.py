@@ -1,0 +1,259 @@
+"""Experiment files: what is merged, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from pydantic import Field
+
+from common.config import (
+    Paper,
+    RunKey,
+    Settings,
+    load_paper,
+    merge_into,
+    parse_overrides,
+    read_yaml,
+    schema_text,
+    validated,
+)
+from common.errors import InputError
+
+SEEDS = {"smoke": [0], "laptop": [0, 1], "paper": [0, 1, 2]}
+FRAME: dict[str, Any] = {
+    "paper": "tiny",
+    "title": "A tiny paper",
+    "publication": "nowhere",
+    "experiments": {
+        "study": {
+            "title": "A study",
+            "source": "Sec. 1",
+            "program": "train",
+            "seeds": SEEDS,
+            "settings": {"steps": 1000, "optim": {"lr": 0.1, "name": "sgd"}},
+            "scales": {"smoke": {"steps": 10, "optim": {"lr": 0.2}}},
+            "arms": {
+                "ours": {"title": "Ours", "settings": {"optim": {"name": "adam"}}},
+                "theirs": {"title": "Theirs", "scales": {"smoke": {"steps": 5}}},
+            },
+            "arms_at": {"smoke": ["ours"]},
+            "resources": {"paper": {"gpu": 1, "mem_mb": 16000}},
+        }
+    },
+    "targets": {
+        "table1": {
+            "kind": "table",
+            "title": "Scores",
+            "source": "Table 1",
+            "experiments": ["study"],
+        }
+    },
+}
+
+
+def frame(**changes: Any) -> dict[str, Any]:
+    """The frame with values set by dotted path, ``__`` between keys."""
+    data = copy.deepcopy(FRAME)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = data
+        for key in parents:
+            node = node[key]
+        node[last] = value
+    return data
+
+
+def write(folder: Path, data: Any) -> Path:
+    """An experiment file in ``folder/tiny``; returns the folder."""
+    (folder / "tiny").mkdir()
+    text = data if isinstance(data, str) else yaml.safe_dump(data)
+    (folder / "tiny" / "experiments.yaml").write_text(text, encoding="utf8")
+    return folder / "tiny"
+
+
+def test_layers_merge_in_order_and_mappings_merge_deeply() -> None:
+    paper = Paper.model_validate(FRAME)
+    assert paper.settings("study", "ours", "laptop") == {
+        "steps": 1000,
+        "optim": {"lr": 0.1, "name": "adam"},
+    }
+    assert paper.settings("study", "ours", "smoke") == {
+        "steps": 10,
+        "optim": {"lr": 0.2, "name": "adam"},
+    }
+    assert paper.settings("study", "theirs", "smoke")["steps"] == 5  # arm's scale wins
+    changed = paper.settings("study", "theirs", "smoke", {"steps": 7, "optim": {"lr": 1}})
+    assert changed == {"steps": 7, "optim": {"lr": 1, "name": "sgd"}}
+
+
+def test_merging_leaves_the_layers_untouched() -> None:
+    paper = Paper.model_validate(FRAME)
+    paper.settings("study", "ours", "smoke", {"optim": {"lr": 9}})
+    assert paper.experiments["study"].settings == FRAME["experiments"]["study"]["settings"]
+    base: dict[str, Any] = {}
+    layer = {"a": {"b": [1]}}
+    merge_into(base, layer)
+    base["a"]["b"].append(2)
+    assert layer == {"a": {"b": [1]}}
+
+
+def test_runs_are_arms_times_seeds_of_the_scale() -> None:
+    paper = Paper.model_validate(FRAME)
+    assert paper.runs("smoke") == [RunKey("tiny", "study", "ours", 0, "smoke")]
+    assert [(key.arm, key.seed) for key in paper.runs("laptop")] == [
+        ("ours", 0),
+        ("ours", 1),
+        ("theirs", 0),
+        ("theirs", 1),
+    ]
+    assert len(paper.runs("paper")) == 6
+    assert paper.runs("paper", []) == []
+    where = RunKey("tiny", "study", "ours", 3, "paper").record()
+    assert where == Path("results/paper/tiny/study/ours/seed3/record.json")
+
+
+def test_resources_default_where_a_scale_names_none() -> None:
+    paper = Paper.model_validate(FRAME)
+    assert paper.resources("study", "paper").gpu == 1
+    assert paper.resources("study", "laptop").gpu == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"colour": "red"}, ["unknown key 'colour'", "'red'", "allowed:", "experiments"]),
+        (
+            {"experiments__study__arms__ours__setings": {"lr": 1}},
+            ["unknown key 'experiments.study.arms.ours.setings'", "allowed: scales, settings"],
+        ),
+        ({"experiments__study__seeds__smoke": []}, ["seeds.smoke", "at least one seed"]),
+        ({"experiments__study__seeds__smoke": [1, 1]}, ["seeds.smoke", "[1, 1]", "distinct"]),
+        ({"experiments__study__seeds__smoke": [-1]}, ["seeds.smoke", "[-1]", ">= 0"]),
+        ({"experiments__study__arms_at": {"smoke": ["mine"]}}, ["mine", "['ours', 'theirs']"]),
+        ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
+        ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),
+        ({"targets__table1__kind": "tabel"}, ["targets.table1.kind", "'tabel'", "'figure'"]),
+        ({"targets__table1__experiments": ["stud"]}, ["['stud']", "['study']"]),
+        (
+            {"not_rebuilt": [{"name": "table1", "title": "t", "reason": "no data is public"}]},
+            ["table1", "also targets"],
+        ),
+        ({"paper": "other"}, ["'paper'", "'tiny'"]),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_key_value_and_what_is_allowed(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
+    folder = write(tmp_path, frame(**changes))
+    with pytest.raises(InputError) as caught:
+        load_paper(folder)
+    message = str(caught.value)
+    assert str(folder / "experiments.yaml") in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    data = frame()
+    del data["experiments"]["study"]["program"]
+    with pytest.raises(InputError, match=r"key 'experiments\.study\.program' is missing"):
+        load_paper(write(tmp_path, data))
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("a: 1\nb: {c: 1, c: 2}\n")
+    with pytest.raises(InputError, match=r"twice\.yaml.*'c' is given twice \(line 2\)"):
+        read_yaml(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: !!python/object/apply:os.getcwd []", "\t- x"])
+def test_yaml_that_is_malformed_or_asks_for_code_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.yaml: not valid YAML"):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
+    with pytest.raises(InputError, match=r"latin\.yaml: cannot be read"):
+        read_yaml(tmp_path / "latin.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"experiments\.yaml: key '\(top level\)'"):
+        load_paper(write(tmp_path, ""))
+
+
+def test_overrides_are_yaml_values_under_dotted_keys() -> None:
+    pairs = ["a.b=1", "a.c=[1, 2]", "d=true", "e=text", "f=", "g=x=y", "a.b=2.5"]
+    assert parse_overrides(pairs) == {
+        "a": {"b": 2.5, "c": [1, 2]},
+        "d": True,
+        "e": "text",
+        "f": None,
+        "g": "x=y",
+    }
+
+
+@pytest.mark.parametrize("pair", ["novalue", "=1", "a..b=1", ".a=1", "a=[1"])
+def test_an_override_that_is_no_assignment_is_quoted(pair: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_overrides([pair])
+    assert repr(pair) in str(caught.value)
+
+
+class Optimiser(Settings):
+    lr: float = Field(0.1, gt=0)
+
+
+class Training(Settings):
+    steps: int = Field(10, gt=0)
+    optim: Optimiser = Optimiser()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"optim": {"lrr": 1}}, ["unknown key 'optim.lrr' (value 1)", "allowed: lr"]),
+        ({"optim": {"lr": -1}}, ["key 'optim.lr'", "greater than 0", "got -1"]),
+        ({"steps": "many"}, ["key 'steps'", "integer", "'many'"]),
+        ({"steps": 2.5}, ["key 'steps'", "integer", "2.5"]),
+        ({"steps": float("nan")}, ["key 'steps'"]),
+        ("text", ["(top level)"]),
+    ],
+)
+def test_settings_are_refused_with_key_and_value(data: Any, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        validated(Training, data, "here")
+    for word in ["here: ", *words]:
+        assert word in str(caught.value)
+
+
+def test_exponents_without_a_dot_are_numbers() -> None:
+    # YAML 1.1 reads 1e-3 as text; the settings model must not.
+    data = {"optim": parse_overrides(["lr=1e-3"])}
+    assert validated(Training, data, "here").optim.lr == 1e-3
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Training().steps = 3  # type: ignore[misc]
+
+
+def test_the_json_schema_accepts_and_refuses_as_the_model_does() -> None:
+    schema = Draft202012Validator(json.loads(schema_text(Paper)))
+    assert schema.is_valid(FRAME)
+    assert not schema.is_valid(frame(colour="red"))
+    assert not schema.is_valid(frame(targets__table1__kind="tabel"))
+    assert not schema.is_valid(frame(experiments__study__arms={}))

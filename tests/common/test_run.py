@@ -1,0 +1,201 @@
+"""A run's record: complete or not there, and refused where a number is none."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from common import ROOT
+from common.config import RunKey, Settings, schema_text
+from common.errors import InputError
+from common.run import DataIdentity, Record, Run, code_sha256, file_sha256, git_state, read_record
+
+
+class Nothing(Settings):
+    """Settings of a program that has none but one."""
+
+    steps: int = 3
+
+
+KEY = RunKey("tiny", "study", "ours", 5, "smoke")
+
+
+def open_run(folder: Path) -> Run:
+    return Run(KEY, "train", Nothing(), folder / "out" / "seed5", folder / "work" / "seed5")
+
+
+def make_record(folder: Path, accuracy: float) -> Path:
+    with open_run(folder) as run:
+        run.write_rows("curve.csv", [{"step": 0, "loss": 1.0}, {"step": 1, "loss": accuracy}])
+        return run.finish({"accuracy": accuracy})
+
+
+def test_a_record_holds_identity_settings_metrics_artifacts_and_provenance(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        digits = DataIdentity(name="digits", real=True, source="bundled")
+        run.uses(digits)
+        run.uses(digits)
+        run.write_json("deep/settings.json", {"a": 1})
+        run.work.mkdir(parents=True)
+        path = run.finish({"accuracy": np.float32(0.5)})
+    record = read_record(path)
+    assert (record.paper, record.experiment, record.arm) == ("tiny", "study", "ours")
+    assert (record.seed, record.scale, record.program) == (5, "smoke", "train")
+    assert record.settings == {"steps": 3}
+    assert record.data == [digits]
+    assert record.metrics == {"accuracy": 0.5}
+    artifact = path.parent / "deep" / "settings.json"
+    assert record.artifacts["deep/settings.json"].sha256 == file_sha256(artifact)
+    assert record.artifacts["deep/settings.json"].bytes == artifact.stat().st_size
+    assert record.provenance.packages["numpy"] == np.__version__
+    assert 0 <= record.provenance.wall_s < 60
+    assert record.provenance.peak_rss_bytes > 10_000_000
+    assert not run.work.exists()
+    assert Draft202012Validator(json.loads(schema_text(Record))).is_valid(
+        json.loads(path.read_text())
+    )
+
+
+def test_an_exception_leaves_the_old_record_and_its_artifacts(tmp_path: Path) -> None:
+    path = make_record(tmp_path, 0.25)
+    before = {file: file.read_bytes() for file in path.parent.rglob("*")}
+    with pytest.raises(RuntimeError, match="out of luck"), open_run(tmp_path) as run:
+        run.write_rows("curve.csv", [{"step": 0, "loss": 9.0}])
+        raise RuntimeError("out of luck")
+    assert {file: file.read_bytes() for file in path.parent.rglob("*")} == before
+    assert sorted(item.name for item in path.parent.parent.iterdir()) == ["seed5"]
+
+
+def test_a_first_run_that_fails_leaves_no_record(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path) as run:
+        run.write_json("partial.json", 1)
+        raise KeyboardInterrupt
+    assert list((tmp_path / "out").rglob("*.json")) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_metric_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    path = make_record(tmp_path, 0.25)
+    with pytest.raises(InputError, match=r"\['loss'\] are not finite"), open_run(tmp_path) as run:
+        run.finish({"accuracy": 1.0, "loss": value})
+    assert read_record(path).metrics == {"accuracy": 0.25}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.common.test_run import open_run
+with open_run(Path({folder!r})) as run:
+    run.write_rows("curve.csv", [{{"step": 0, "loss": 9.0}}])
+    print("half-way", flush=True)
+    time.sleep(60)
+"""
+
+
+def start_and_reach_half_way(folder: Path) -> subprocess.Popen[str]:
+    code = KILLED.format(root=str(ROOT), folder=str(folder))
+    process = subprocess.Popen((sys.executable, "-c", code), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half-way\n"
+    return process
+
+
+def test_kill_9_leaves_the_old_record_and_the_next_run_replaces_it(tmp_path: Path) -> None:
+    path = make_record(tmp_path, 0.25)
+    before = {file: file.read_bytes() for file in path.parent.rglob("*")}
+    process = start_and_reach_half_way(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert {file: file.read_bytes() for file in path.parent.rglob("*")} == before
+    assert read_record(make_record(tmp_path, 0.75)).metrics == {"accuracy": 0.75}
+    assert sorted(item.name for item in path.parent.parent.iterdir()) == ["seed5"]
+
+
+def test_two_processes_never_make_the_same_run_at_once(tmp_path: Path) -> None:
+    process = start_and_reach_half_way(tmp_path)
+    code = KILLED.format(root=str(ROOT), folder=str(tmp_path))
+    second = subprocess.Popen(
+        (sys.executable, "-c", code), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert second.stdout is not None
+    assert second.stderr is not None
+    try:
+        assert "another process makes this run" in second.stderr.readline()
+        process.kill()
+        process.communicate()
+        assert second.stdout.readline() == "half-way\n"
+    finally:
+        second.kill()
+        second.communicate()
+
+
+def test_runs_are_seeded_by_their_seed(tmp_path: Path) -> None:
+    drawn = []
+    for _ in range(2):
+        with open_run(tmp_path) as run:
+            drawn.append((run.rng.random(), random.random(), np.random.random()))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] == np.random.default_rng(5).random()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match=r"--out .*seed5: cannot be written"), open_run(tmp_path):
+        pass
+    (tmp_path / "file").write_text("a file")
+    run = Run(KEY, "train", Nothing(), tmp_path / "file", tmp_path / "work")
+    with pytest.raises(InputError, match="is a file; a folder is needed"), run:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not a record"),
+        ("[]", "top level"),
+        ('{"version": 1}', "key 'paper' is missing"),
+    ],
+)
+def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        read_record(tmp_path / "record.json")
+    assert str(tmp_path / "record.json") in str(caught.value)
+    with pytest.raises(InputError, match="no such record"):
+        read_record(tmp_path / "none.json")
+
+
+def test_a_record_with_a_key_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = make_record(tmp_path, 0.5)
+    data = json.loads(path.read_text())
+    for change in ({"version": 2}, {"colour": "red"}, {"seed": -1}):
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(InputError, match=next(iter(change))):
+            read_record(path)
+
+
+def test_code_hash_changes_with_the_paper_and_with_common_only(tmp_path: Path) -> None:
+    for name in ("common/a.py", "papers/tiny/b.py", "papers/other/c.py", "papers/tiny/d.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    first = code_sha256("tiny", tmp_path)
+    for name in ("papers/other/c.py", "papers/tiny/d.yaml"):
+        (tmp_path / name).write_text("x = 2\n")
+    assert code_sha256("tiny", tmp_path) == first
+    (tmp_path / "common/a.py").write_text("x = 2\n")
+    second = code_sha256("tiny", tmp_path)
+    (tmp_path / "papers/tiny/b.py").rename(tmp_path / "papers/tiny/e.py")
+    assert len({first, second, code_sha256("tiny", tmp_path)}) == 3
+
+
+def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == ("unknown", True)
