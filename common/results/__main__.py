@@ -1,0 +1,203 @@
+"""``python -m common.results``: tables, figures, claims, benchmarks, summaries, the report."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+
+from common import ROOT
+from common.cli import Parser, guarded
+from common.config import SCALES, load_paper, validated
+from common.errors import InputError
+from common.results import claims, figures, tables
+from common.results.benchmarks import BenchmarkRow
+from common.results.records import Results, write_archive
+from common.results.summary import write_json, write_summary
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    options = parser().parse_args()
+    options.run(options)
+
+
+def parser() -> Parser:
+    """Parser of all commands."""
+    top = Parser(
+        prog="python -m common.results",
+        description="From records to tables, figures, verdicts on claims, summaries, the report.",
+        epilog="Each command has its own --help.",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def add(run: Callable[[argparse.Namespace], None], *names: str) -> None:
+        name = run.__name__.removesuffix("_command")
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        for argument in names:
+            command.add_argument(argument, metavar=argument.upper(), help=_ARGUMENTS[argument])
+        command.add_argument("--scale", choices=SCALES, default="laptop", help="default: laptop")
+        command.add_argument(
+            "--results", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+        )
+        command.add_argument(
+            "--root", type=Path, default=ROOT, metavar="DIR", help="default: the checkout"
+        )
+        command.set_defaults(run=run)
+
+    add(table_command, "paper", "target")
+    add(figure_command, "paper", "target")
+    add(claims_command, "paper")
+    add(benchmark_command, "paper", "name")
+    add(archive_command, "paper")
+    add(summary_command)
+    add(report_command)
+    add(check_command)
+    return top
+
+
+_ARGUMENTS = {
+    "paper": "name of the paper's folder below papers/",
+    "target": "name of a table or figure in experiments.yaml",
+    "name": "name of a benchmark in the paper's benchmarks.py",
+}
+
+
+def table_command(options: argparse.Namespace) -> None:
+    """Build one table from records, as JSON, CSV, Markdown and LaTeX."""
+    results = _target_results(options, "table")
+    function = _function(options, "tables", "TABLES", options.target)
+    table = tables.build(function, results, options.target)
+    _say(tables.write(table, options.results / options.scale / options.paper / "tables"))
+
+
+def figure_command(options: argparse.Namespace) -> None:
+    """Draw one figure from records, as PNG and SVG."""
+    results = _target_results(options, "figure")
+    function = _function(options, "figures", "FIGURES", options.target)
+    folder = options.results / options.scale / options.paper / "figures"
+    _say(figures.build(function, results, options.target, folder))
+
+
+def claims_command(options: argparse.Namespace) -> None:
+    """Judge the paper's claims on its records."""
+    folder = _folder(options)
+    listed = claims.read_claims(folder)
+    results = Results.load(
+        folder, options.scale, options.results, claims.experiments_of(listed), options.root
+    )
+    judged = [claims.judge(claim, results) for claim in listed]
+    path = options.results / options.scale / options.paper / "claims.json"
+    write_json(path, [item.model_dump(mode="json") for item in judged])
+    for item in judged:
+        print(f"{item.verdict:10} {item.claim}: {item.inequality} (value {item.value}, n {item.n})")
+    _say([path])
+
+
+def benchmark_command(options: argparse.Namespace) -> None:
+    """Run one benchmark beside its peers."""
+    function = _function(options, "benchmarks", "BENCHMARKS", options.name)
+    where = f"papers/{options.paper}/benchmarks.py: {options.name}"
+    rows = [validated(BenchmarkRow, row, where) for row in function(options.scale)]
+    folder = options.results / options.scale / options.paper / "benchmarks"
+    _say([write_json(folder / f"{options.name}.json", [row.model_dump() for row in rows])])
+
+
+def archive_command(options: argparse.Namespace) -> None:
+    """Keep the paper's present records in its folder, one a line."""
+    folder = _folder(options)
+    results = Results.load(
+        folder, options.scale, options.results, root=options.root, complete=False
+    )
+    _say([write_archive(results, folder)])
+
+
+def summary_command(options: argparse.Namespace) -> None:
+    """Write coverage, verdicts and benchmarks of all papers."""
+    _say(write_summary(options.root, options.scale, options.results))
+
+
+def report_command(options: argparse.Namespace) -> None:
+    """Write the report: one self-contained HTML file."""
+    from common.results.report import write_report
+
+    _say([write_report(options.root, options.scale, options.results, _paper_module)])
+
+
+def check_command(options: argparse.Namespace) -> None:
+    """Check every record of a scale against the published schema of records."""
+    schema = json.loads((ROOT / "workflow/schema/record.schema.json").read_text(encoding="utf8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    paths = sorted((options.results / options.scale).rglob("record.json"))
+    if not paths:
+        raise InputError(f"{options.results / options.scale}: holds no records to check")
+    broken = []
+    for path in paths:
+        try:
+            data = json.loads(path.read_text(encoding="utf8"))
+        except ValueError as error:
+            broken.append(f"{path}: not JSON ({error})")
+            continue
+        for fault in validator.iter_errors(data):
+            broken.append(f"{path}: {fault.json_path}: {fault.message}")
+    if broken:
+        raise InputError("; ".join(broken))
+    print(f"{len(paths)} records conform")
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.root / "papers" / options.paper
+    if not (folder / "experiments.yaml").is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/experiments.yaml"))
+        raise InputError(f"paper {options.paper!r}: must be one of {', '.join(known) or 'none'}")
+    return folder
+
+
+def _target_results(options: argparse.Namespace, kind: str) -> Results:
+    folder = _folder(options)
+    targets = load_paper(folder).targets
+    known = [name for name, body in targets.items() if body.kind == kind]
+    if options.target not in known:
+        raise InputError(f"{kind} {options.target!r}: must be one of {', '.join(known) or 'none'}")
+    needed = targets[options.target].experiments
+    return Results.load(folder, options.scale, options.results, needed, options.root)
+
+
+def _function(options: argparse.Namespace, module: str, mapping: str, name: str) -> Any:
+    """The function that a paper's module gives for ``name``."""
+    _folder(options)
+    functions = getattr(_paper_module(options.root, options.paper, module), mapping, {})
+    if name not in functions:
+        known = ", ".join(functions) or "none"
+        raise InputError(
+            f"papers/{options.paper}/{module}.py: {mapping} has no {name!r}; it has {known}"
+        )
+    return functions[name]
+
+
+def _paper_module(root: Path, paper: str, module: str) -> ModuleType:
+    """``papers.<paper>.<module>`` below ``root``, which may be another tree than this checkout."""
+    if not (root / "papers" / paper / f"{module}.py").is_file():
+        raise InputError(f"{root / 'papers' / paper / module}.py: no such file")
+    sys.path.insert(0, str(root.resolve()))
+    package = importlib.import_module("papers")
+    folder = str((root / "papers").resolve())
+    if folder not in package.__path__:
+        package.__path__.insert(0, folder)
+    return importlib.import_module(f"papers.{paper}.{module}")
+
+
+def _say(paths: list[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,79 @@
+"""Benchmarks: ratios to a peer that is timed in the same process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from common.config import Settings
+
+
+class BenchmarkRow(Settings):
+    """Ours over a peer's: ``ratio`` below 1 means less time (or memory) than the peer.
+
+    ``low`` and ``high`` are the extremes over ``n`` pairs of measurements.
+    """
+
+    paper: str
+    what: str
+    peer: str
+    ratio: float = Field(gt=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    n: int = Field(ge=1)
+    ours: float | None = None
+    theirs: float | None = None
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Times of two callables, measured alternately: medians in seconds and ratio ours / peer."""
+
+    ratio: float
+    low: float
+    high: float
+    n: int
+    ours: float
+    theirs: float
+
+    def row(self, paper: str, what: str, peer: str, note: str = "") -> BenchmarkRow:
+        """The comparison as a row of the report."""
+        return BenchmarkRow(paper=paper, what=what, peer=peer, note=note, unit="s", **self.__dict__)
+
+
+def compare(ours: Callable[[], object], peer: Callable[[], object], repeats: int = 7) -> Comparison:
+    """Time two callables in pairs, in turns first and second, after one call of each unmeasured.
+
+    Args:
+        ours, peer: do the same work; a GPU callable must synchronise itself.
+        repeats: number of pairs.
+
+    Returns:
+        Median, minimum and maximum of the pairs' ratios, and both median times.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats {repeats}: must be >= 1")
+    times = np.empty((repeats, 2))
+    sides = (ours, peer)
+    for side in sides:
+        side()
+    for i in range(repeats):
+        for j in (0, 1) if i % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            sides[j]()
+            times[i, j] = time.perf_counter() - start
+    ratios = times[:, 0] / times[:, 1]
+    return Comparison(
+        ratio=float(np.median(ratios)),
+        low=float(ratios.min()),
+        high=float(ratios.max()),
+        n=repeats,
+        ours=float(np.median(times[:, 0])),
+        theirs=float(np.median(times[:, 1])),
+    )

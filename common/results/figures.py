@@ -1,0 +1,134 @@
+"""Figures in one style, written so that equal content gives equal bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from common.config import Paper, Settings, validated
+from common.errors import InputError
+from common.results.records import Context, Results
+from common.results.tables import context_notes
+from common.run import write_atomically
+
+STYLE: Final = Path(__file__).with_name("style.mplstyle")
+#: Okabe and Ito's palette in the order of the style file.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+LINES: Final = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class FigureWithCaption:
+    """A figure, what a reader should see in it, and a description for those who cannot see it."""
+
+    figure: Figure
+    caption: str
+    alt: str
+
+
+class FigureNote(Settings):
+    """What stands beside a figure's image files: caption, alt text, what it was made from."""
+
+    paper: str
+    target: str
+    title: str
+    source: str
+    caption: str
+    alt: str
+    width_px: int
+    height_px: int
+    notes: list[str]
+    context: Context
+
+
+def arm_styles(paper: Paper) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line style of each arm, the same in every figure of the paper.
+
+    Returns:
+        Keyword arguments of ``Axes.plot`` by arm; arms of one name in two experiments share them.
+    """
+    studies = paper.experiments.values()
+    names = dict.fromkeys(arm for study in studies for arm in study.arms)
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": LINES[i // len(COLOURS) % len(LINES)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def build(
+    function: Callable[[Results], Figure | FigureWithCaption],
+    results: Results,
+    target: str,
+    folder: Path,
+) -> list[Path]:
+    """Draw a paper's figure from ``results`` in the shared style and write it to ``folder``."""
+    with plt.style.context(["default", STYLE]):
+        drawn = function(results)
+        body = results.paper.targets[target]
+        if isinstance(drawn, Figure):
+            drawn = FigureWithCaption(drawn, body.title, f"{body.source}: {body.title}")
+        width, height = (round(100 * inches) for inches in drawn.figure.get_size_inches())
+        context = results.context()
+        note = FigureNote(
+            paper=results.paper.paper,
+            target=target,
+            title=body.title,
+            source=body.source,
+            caption=drawn.caption,
+            alt=drawn.alt,
+            width_px=width,
+            height_px=height,
+            notes=[*context_notes(context, True), *([body.note] if body.note else [])],
+            context=context,
+        )
+        try:
+            return save(drawn.figure, folder, target, note)
+        finally:
+            plt.close(drawn.figure)
+
+
+def save(figure: Figure, folder: Path, target: str, note: FigureNote) -> list[Path]:
+    """Write ``<target>.png``, ``.svg`` and ``.json``, the JSON last; returns their paths.
+
+    The bytes hold no date and no random identifier.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
+    for suffix in ("png", "svg"):
+        image = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": target}):
+            figure.savefig(image, format=suffix, metadata=metadata[suffix])
+        path = folder / f"{target}.{suffix}"
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_bytes(image.getvalue())
+        temporary.replace(path)
+        written.append(path)
+    path = folder / f"{target}.json"
+    write_atomically(path, json.dumps(note.model_dump(mode="json"), indent=1) + "\n")
+    return [*written, path]
+
+
+def read_note(path: Path) -> FigureNote:
+    """The note beside a figure. Raises InputError if it is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not the note of a figure ({error})") from None
+    return validated(FigureNote, data, str(path))

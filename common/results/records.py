@@ -1,0 +1,394 @@
+"""Records of one paper at one scale, as tables, figures and claims see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common import ROOT
+from common.config import Paper, RunKey, Scale, Settings, load_paper, validated
+from common.errors import InputError
+from common.run import DataIdentity, Record, code_sha256, file_sha256, read_record, write_atomically
+
+Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
+PUBLISHED_COLUMNS: Final = (
+    "paper",
+    "table_or_figure",
+    "row",
+    "column",
+    "metric",
+    "value",
+    "std",
+    "unit",
+    "confidence",
+    "source",
+)
+FRAME_COLUMNS: Final = (
+    "paper",
+    "experiment",
+    "arm",
+    "seed",
+    "scale",
+    "metric",
+    "value",
+    "device",
+    "real",
+)
+
+
+class Published(Settings):
+    """One number of the paper: ``text`` as printed there, ``value`` where it is a number."""
+
+    value: float | None
+    text: str
+    std: float | None
+    unit: str
+    confidence: Confidence
+    source: str
+
+
+class Context(Settings):
+    """What every table and figure says about the records it was made from."""
+
+    scale: Scale
+    data: list[str]
+    devices: list[str]
+    seeds: list[int]
+    runs: int
+    newest: str
+    stale: list[str]
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record and the folder of its artifacts; ``folder`` is None in an archive.
+
+    ``stale`` names what has changed since the run: "", "code", "settings" or both.
+    """
+
+    record: Record
+    folder: Path | None
+    stale: str
+
+    @property
+    def name(self) -> str:
+        """Experiment, arm and seed, for messages."""
+        return f"{self.record.experiment}/{self.record.arm}/seed{self.record.seed}"
+
+    def read_csv(self, name: str) -> pd.DataFrame:
+        """A CSV artifact. Raises InputError if it is absent, altered or was not archived."""
+        return pd.read_csv(self._artifact(name))
+
+    def read_json(self, name: str) -> Any:
+        """A JSON artifact. Raises InputError if it is absent, altered or was not archived."""
+        return json.loads(self._artifact(name).read_text(encoding="utf8"))
+
+    def _artifact(self, name: str) -> Path:
+        known = self.record.artifacts
+        if name not in known:
+            raise InputError(f"{self.name}: no artifact {name!r}; it has {sorted(known) or 'none'}")
+        if self.folder is None:
+            raise InputError(f"{self.name}: {name!r} is not kept in an archive of records")
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, though its record names it")
+        if file_sha256(path) != known[name].sha256:
+            raise InputError(f"{path}: differs from the file that its record describes")
+        return path
+
+
+class Results:
+    """Records of one paper at one scale, and the paper's own numbers.
+
+    Made by :meth:`load` or :meth:`from_archive`.
+
+    Attributes:
+        paper: the experiment file.
+        scale: scale of every record.
+        published: ``published.csv``; ``value`` is NaN where ``text`` is not a number.
+        experiments: names of the experiments whose records were asked for.
+    """
+
+    def __init__(
+        self,
+        paper: Paper,
+        scale: Scale,
+        stored: Iterable[StoredRecord],
+        published: pd.DataFrame,
+        experiments: Sequence[str] | None = None,
+    ) -> None:
+        self.paper, self.scale, self.published = paper, scale, published
+        self.experiments = list(paper.experiments if experiments is None else experiments)
+        self._stored = sorted(
+            (item for item in stored if item.record.experiment in self.experiments),
+            key=lambda item: (item.record.experiment, item.record.arm, item.record.seed),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        scale: Scale,
+        results: Path = Path("results"),
+        experiments: Sequence[str] | None = None,
+        root: Path = ROOT,
+        complete: bool = True,
+    ) -> Results:
+        """Results of the paper in ``folder`` from ``results/<scale>/<paper>``.
+
+        Args:
+            experiments: names of those that are needed (default: all).
+            complete: whether a missing run is an error or is left out.
+
+        Raises:
+            InputError: a run is missing, or a record cannot be read or breaks the schema.
+        """
+        paper = load_paper(folder)
+        code = present_code(paper.paper, root)
+        stored = []
+        for key in paper.runs(scale, experiments):
+            path = key.record(results)
+            if not path.is_file():
+                if complete:
+                    raise InputError(f"{path}: no such record; make it with: {command(key)}")
+                continue
+            record = read_record(path)
+            if _key(record) != key:
+                raise InputError(f"{path}: is the record of another run, {_key(record).folder}")
+            stored.append(StoredRecord(record, path.parent, staleness(record, paper, code)))
+        return cls(paper, scale, stored, read_published(folder), experiments)
+
+    @classmethod
+    def from_archive(
+        cls,
+        folder: Path,
+        scale: Scale,
+        experiments: Sequence[str] | None = None,
+        root: Path = ROOT,
+    ) -> Results:
+        """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
+        paper = load_paper(folder)
+        code = present_code(paper.paper, root)
+        records = read_archive(archive_path(folder, scale))
+        known = [item for item in records if item.experiment in paper.experiments]
+        stored = [StoredRecord(item, None, staleness(item, paper, code)) for item in known]
+        return cls(paper, scale, stored, read_published(folder), experiments)
+
+    def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
+        """Records of an experiment (of one arm), by arm and seed; empty if not run at this scale.
+
+        Raises:
+            InputError: no such experiment or arm, or the target does not name the experiment.
+        """
+        if experiment not in self.experiments:
+            raise InputError(
+                f"{self.paper.paper}: experiment {experiment!r} is not among those of the target:"
+                f" {', '.join(self.experiments)}"
+            )
+        arms = self.paper.experiments[experiment].arms
+        if arm is not None and arm not in arms:
+            raise InputError(
+                f"{self.paper.paper}.{experiment}: no arm {arm!r}; it has {', '.join(arms)}"
+            )
+        return [
+            item
+            for item in self._stored
+            if item.record.experiment == experiment and arm in (None, item.record.arm)
+        ]
+
+    def metric(self, experiment: str, arm: str, metric: str) -> dict[int, float]:
+        """Value of ``metric`` by seed. Raises InputError if a record lacks it."""
+        found = {}
+        for item in self.records(experiment, arm):
+            if metric not in item.record.metrics:
+                names = ", ".join(item.record.metrics)
+                raise InputError(f"{item.name}: no metric {metric!r}; it has {names}")
+            found[item.record.seed] = item.record.metrics[metric]
+        return found
+
+    def values(self, experiment: str, arm: str, metric: str) -> NDArray[np.float64]:
+        """Values of ``metric`` over seeds, shape (seeds,)."""
+        return np.array(list(self.metric(experiment, arm, metric).values()), dtype=np.float64)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every metric of every record, one a row."""
+        rows = [
+            {
+                "paper": item.record.paper,
+                "experiment": item.record.experiment,
+                "arm": item.record.arm,
+                "seed": item.record.seed,
+                "scale": item.record.scale,
+                "metric": metric,
+                "value": value,
+                "device": item.record.provenance.device,
+                "real": bool(item.record.data) and all(data.real for data in item.record.data),
+            }
+            for item in self._stored
+            for metric, value in item.record.metrics.items()
+        ]
+        return pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
+
+    def published_value(self, table: str, row: str, column: str, metric: str) -> Published | None:
+        """The paper's own number; None where it gives none.
+
+        Raises:
+            InputError: ``published.csv`` has different numbers under this key.
+        """
+        frame = self.published
+        keys = {"table_or_figure": table, "row": row, "column": column, "metric": metric}
+        chosen = np.ones(len(frame), dtype=bool)
+        for name, key in keys.items():
+            chosen &= (frame[name] == key).to_numpy()
+        found = frame[chosen]
+        if found.empty or not found["text"].iloc[0]:
+            return None
+        if found["text"].nunique() > 1:
+            raise InputError(
+                f"{self.paper.paper}/published.csv: {table} | {row} | {column} | {metric}"
+                f" has several values: {', '.join(found['text'])}"
+            )
+        first = found.iloc[0]
+        return Published(
+            value=None if pd.isna(first["value"]) else float(first["value"]),
+            text=first["text"],
+            std=None if pd.isna(first["std"]) else float(first["std"]),
+            unit=first["unit"],
+            confidence=first["confidence"],
+            source=first["source"],
+        )
+
+    @property
+    def stored(self) -> list[StoredRecord]:
+        """All records, by experiment, arm and seed."""
+        return list(self._stored)
+
+    def context(self) -> Context:
+        """Scale, data, devices, seeds and staleness of these records."""
+        records = [item.record for item in self._stored]
+        data = {f"{data.name} ({origin(data)})" for item in records for data in item.data}
+        return Context(
+            scale=self.scale,
+            data=sorted(data),
+            devices=sorted({item.provenance.device for item in records}),
+            seeds=sorted({item.seed for item in records}),
+            runs=len(records),
+            newest=max((item.provenance.started_at for item in records), default=""),
+            stale=[f"{item.name} ({item.stale})" for item in self._stored if item.stale],
+        )
+
+
+def origin(data: DataIdentity) -> str:
+    """Whether data is real, and if not, that it is made."""
+    return "real" if data.real else "generator"
+
+
+def command(key: RunKey) -> str:
+    """The command line of one run."""
+    return (
+        f"python papers/{key.paper}/train.py {key.experiment}"
+        f" --arm {key.arm} --seed {key.seed} --scale {key.scale}"
+    )
+
+
+def _key(record: Record) -> RunKey:
+    return RunKey(record.paper, record.experiment, record.arm, record.seed, record.scale)
+
+
+def present_code(paper: str, root: Path) -> str:
+    """Checksum of the code that a run would have now (see :func:`common.run.code_sha256`)."""
+    return code_sha256(paper, root if (root / "common").is_dir() else ROOT)
+
+
+def staleness(record: Record, paper: Paper, code: str) -> str:
+    """What has changed since ``record`` was made: "", "code", "settings" or "code, settings"."""
+    changed = [] if record.provenance.code_sha256 == code else ["code"]
+    study = paper.experiments.get(record.experiment)
+    if study is None or record.arm not in study.arms or study.program != record.program:
+        return ", ".join([*changed, "settings"])
+    wanted = paper.settings(record.experiment, record.arm, record.scale)
+    if not _contains(record.settings, wanted):
+        changed.append("settings")
+    return ", ".join(changed)
+
+
+def _contains(recorded: Any, wanted: Any) -> bool:
+    """Whether validated settings agree with raw ones: defaults may be added, text is parsed."""
+    if isinstance(wanted, Mapping):
+        return isinstance(recorded, Mapping) and all(
+            key in recorded and _contains(recorded[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        same = isinstance(recorded, list) and len(recorded) == len(wanted)
+        return same and all(map(_contains, recorded, wanted))
+    if isinstance(wanted, str) and isinstance(recorded, int | float):
+        try:  # YAML reads 1e-4 as text; pydantic makes it a number
+            return float(wanted) == recorded
+        except ValueError:
+            return False
+    return bool(recorded == wanted)
+
+
+def read_published(folder: Path) -> pd.DataFrame:
+    """``published.csv`` of the paper in ``folder``: ``text`` as printed, ``value`` as a number.
+
+    Raises:
+        InputError: the file is absent, or a column or a confidence is not one of those allowed.
+    """
+    path = folder / "published.csv"
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    if tuple(frame.columns) != PUBLISHED_COLUMNS:
+        raise InputError(f"{path}: columns {list(frame.columns)} must be {PUBLISHED_COLUMNS}")
+    allowed = get_args(Confidence)
+    for line, value in enumerate(frame["confidence"], start=2):
+        if value not in allowed:
+            raise InputError(f"{path}: row {line}: confidence {value!r} must be one of {allowed}")
+    frame["text"] = frame["value"]
+    for name in ("value", "std"):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame
+
+
+def archive_path(folder: Path, scale: str) -> Path:
+    """Path of a paper's archive of records."""
+    return folder / "archive" / f"{scale}.jsonl"
+
+
+def write_archive(results: Results, folder: Path) -> Path:
+    """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path."""
+    path = archive_path(folder, results.scale)
+    lines = [item.record.model_dump_json() + "\n" for item in results.stored]
+    if not lines:
+        raise InputError(f"{results.paper.paper}: no records at scale {results.scale} to archive")
+    write_atomically(path, "".join(lines))
+    return path
+
+
+def read_archive(path: Path) -> list[Record]:
+    """The records in an archive. Raises InputError if a line is not a record."""
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number}: not a record ({error})") from None
+        records.append(validated(Record, data, f"{path}: line {number}"))
+    return records

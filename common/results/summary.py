@@ -1,0 +1,91 @@
+"""What all papers together have reached: coverage, verdicts and benchmarks, as three files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.config import Paper, Scale, find_papers, load_paper, validated
+from common.dag import SUFFIXES
+from common.errors import InputError
+from common.results.benchmarks import BenchmarkRow
+from common.results.claims import Judged
+from common.run import write_atomically
+
+
+def target_file(results: Path, scale: str, paper: Paper, target: str) -> Path:
+    """The JSON of a table or figure: it exists if the target is built."""
+    kind = paper.targets[target].kind
+    return results / scale / paper.paper / f"{kind}s" / f"{target}.{SUFFIXES[kind][0]}"
+
+
+def coverage(paper: Paper, scale: Scale, results: Path) -> dict[str, Any]:
+    """How many of the paper's own tables and figures are built, and why the others are not."""
+    own = {name: body for name, body in paper.targets.items() if body.in_paper}
+    absent = [name for name in own if not target_file(results, scale, paper, name).is_file()]
+    missing = [
+        {"name": item.name, "title": item.title, "reason": item.reason}
+        for item in paper.not_rebuilt
+    ]
+    missing += [
+        {"name": name, "title": own[name].title, "reason": f"not built yet at scale {scale}"}
+        for name in absent
+    ]
+    return {
+        "targets": len(own) + len(paper.not_rebuilt),
+        "rebuilt": len(own) - len(absent),
+        "not_rebuilt": missing,
+    }
+
+
+def judged_claims(results: Path, scale: str, paper: str) -> list[Judged]:
+    """Verdicts of one paper; empty where none are written."""
+    path = results / scale / paper / "claims.json"
+    return [validated(Judged, item, str(path)) for item in _read_list(path)]
+
+
+def benchmark_rows(results: Path, scale: str, paper: str) -> list[BenchmarkRow]:
+    """Rows of a paper's benchmarks, by name of the benchmark."""
+    paths = sorted((results / scale / paper / "benchmarks").glob("*.json"))
+    return [validated(BenchmarkRow, row, str(path)) for path in paths for row in _read_list(path)]
+
+
+def write_summary(root: Path, scale: Scale, results: Path) -> list[Path]:
+    """Write ``coverage.json``, ``claims.json`` and ``benchmarks.json`` over all papers."""
+    papers = [load_paper(folder) for folder in find_papers(root)]
+    names = [paper.paper for paper in papers]
+    contents: dict[str, Any] = {
+        "coverage": {paper.paper: coverage(paper, scale, results) for paper in papers},
+        "claims": [
+            item.model_dump(mode="json")
+            for name in names
+            for item in judged_claims(results, scale, name)
+        ],
+        "benchmarks": [
+            row.model_dump(mode="json")
+            for name in names
+            for row in benchmark_rows(results, scale, name)
+        ],
+    }
+    return [
+        write_json(results / scale / f"{name}.json", content) for name, content in contents.items()
+    ]
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write ``value`` as JSON, atomically; returns ``path``."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(data, list):
+        raise InputError(f"{path}: must hold a list")
+    return data

@@ -1,0 +1,368 @@
+"""A table of the paper: our number, the published one and their difference, in four formats."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from common.config import Paper, Settings, validated
+from common.errors import InputError
+from common.results.records import Confidence, Context, Results
+from common.run import write_atomically
+
+MISSING: Final = "—"
+#: How a published number is marked by its confidence.
+MARKS: Final[dict[str, str]] = {
+    "verified": "",
+    "artifact": "authors' artifact",
+    "upstream-readme": "upstream README",
+    "recalled": "unverified",
+}
+NOT_COMPARABLE: Final = (
+    "Made at scale {scale}: data, model and schedule are smaller than the paper's, so these numbers"
+    " are not comparable with the published ones in absolute terms."
+)
+
+
+class Cell(Settings):
+    """One entry of a table: mean and standard deviation over ``n`` seeds, and the paper's number.
+
+    ``mean`` is None where nothing was run; ``std`` needs two seeds. ``published_text`` is the
+    entry as printed in the paper, ``published`` its value where it is a number.
+    """
+
+    row: str
+    column: str
+    metric: str
+    unit: str = ""
+    mean: float | None = None
+    std: float | None = None
+    n: int = Field(0, ge=0)
+    published: float | None = None
+    published_std: float | None = None
+    published_text: str = ""
+    confidence: Confidence | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus published; None where one is missing."""
+        if self.mean is None or self.published is None:
+            return None
+        return self.mean - self.published
+
+    @property
+    def ours_text(self) -> str:
+        """``mean ± std (n)``, or an em dash."""
+        if self.mean is None:
+            return MISSING
+        spread = "" if self.std is None else f" ± {self._number(self.std)}"
+        return f"{self._number(self.mean)}{spread} ({self.n})"
+
+    @property
+    def published_with_std(self) -> str:
+        """The published number as printed, with its deviation, or an em dash."""
+        if not self.published_text:
+            return MISSING
+        spread = "" if self.published_std is None else f" ± {self.published_std:g}"
+        return f"{self.published_text}{spread}"
+
+    @property
+    def mark(self) -> str:
+        """Where the published number comes from, if not read in the paper itself."""
+        return MARKS[self.confidence] if self.confidence else ""
+
+    @property
+    def difference_text(self) -> str:
+        """Signed difference and, where it makes sense, in percent of the published number."""
+        if self.difference is None or self.published is None:
+            return MISSING
+        text = ("+" if self.difference >= 0 else "−") + self._number(abs(self.difference))
+        if self.published:
+            share = 100 * self.difference / abs(self.published)
+            text += f" ({'+' if share >= 0 else '−'}{abs(share):.0f} %)"
+        return text
+
+    def _number(self, value: float) -> str:
+        largest = max(abs(value or 0), abs(self.mean or 0), abs(self.published or 0))
+        if value and (largest < 1e-3 or largest >= 1e7):
+            return f"{value:.2e}"
+        return f"{value:.{max(_decimals(self.published_text), _significant(largest))}f}"
+
+
+def _decimals(text: str) -> int:
+    """Digits after the point of a number as printed; 0 for other text."""
+    whole, point, digits = text.partition(".")
+    return len(digits) if point and whole.lstrip("+-").isdigit() and digits.isdigit() else 0
+
+
+def _significant(value: float, digits: int = 3) -> int:
+    """Decimals that show ``digits`` significant digits of ``value``."""
+    if not value:
+        return 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+class Table(Settings):
+    """A table laid out as in the paper: rows x columns of cells.
+
+    Rows stand in the order of their first cell; so do columns, unless ``columns`` orders them. A
+    column may hold several metrics, which then stand side by side. ``paper``, ``target``,
+    ``title``, ``source`` and ``context`` are filled in by :func:`finished`.
+    """
+
+    cells: list[Cell] = Field(min_length=1)
+    row_header: str = ""
+    columns: list[str] = Field([])
+    notes: list[str] = Field([])
+    paper: str = ""
+    target: str = ""
+    title: str = ""
+    source: str = ""
+    context: Context | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        keys = [(cell.row, cell.column, cell.metric) for cell in self.cells]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"cells: {twice[0]} is given twice")
+        unknown = sorted({cell.column for cell in self.cells} - set(self.columns))
+        if self.columns and unknown:
+            raise ValueError(f"columns: {unknown} of cells are not among {self.columns}")
+        return self
+
+    @property
+    def rows(self) -> list[str]:
+        """Row names, in order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def layout(self) -> list[tuple[str, str]]:
+        """(column, metric) pairs, in order."""
+        pairs = list(dict.fromkeys((cell.column, cell.metric) for cell in self.cells))
+        names = self.columns or list(dict.fromkeys(column for column, _ in pairs))
+        return sorted(pairs, key=lambda pair: names.index(pair[0]))
+
+    def heading(self, column: str, metric: str) -> str:
+        """Heading of a column: its name, the metric where they differ, and the unit."""
+        several = len({metric for _, metric in self.layout}) > 1
+        units = {cell.unit for cell in self.cells if (cell.column, cell.metric) == (column, metric)}
+        text = f"{column}: {metric}" if column and several else column or metric
+        unit = units.pop() if len(units) == 1 else ""
+        return f"{text} ({unit})" if unit and f"({unit})" not in text else text
+
+    def cell(self, row: str, column: str, metric: str) -> Cell:
+        """The cell at a place; an empty one where the table has none."""
+        for cell in self.cells:
+            if (cell.row, cell.column, cell.metric) == (row, column, metric):
+                return cell
+        return Cell(row=row, column=column, metric=metric)
+
+    @property
+    def has_published(self) -> bool:
+        """Whether any cell has a published number."""
+        return any(cell.published_text for cell in self.cells)
+
+    def all_notes(self) -> list[str]:
+        """What must be said below the table, the made-from line first."""
+        if self.context is None:
+            return self.notes
+        return [*context_notes(self.context, self.has_published), *self.notes]
+
+
+def context_notes(context: Context, compared: bool) -> list[str]:
+    """Scale, data, device, seeds; that numbers do not compare; which records are stale."""
+    seeds = len(context.seeds)
+    notes = [
+        f"Scale: {context.scale}. Data: {', '.join(context.data) or 'none'}."
+        f" Device: {', '.join(context.devices) or 'none'}."
+        f" {seeds} {'seed' if seeds == 1 else 'seeds'}; ours is mean ± standard deviation"
+        f" (number of seeds)."
+    ]
+    if compared and context.scale != "paper":
+        notes.append(NOT_COMPARABLE.format(scale=context.scale))
+    if context.stale:
+        shown = ", ".join(context.stale[:3]) + (", …" if len(context.stale) > 3 else "")
+        notes.append(
+            f"STALE: {len(context.stale)} of {context.runs} records were made with other code or"
+            f" settings than the present ones: {shown}."
+        )
+    return notes
+
+
+def cell(
+    results: Results,
+    row: str,
+    column: str,
+    *,
+    experiment: str,
+    arm: str,
+    metric: str,
+    label: str | None = None,
+    unit: str = "",
+    factor: float = 1.0,
+    published: tuple[str, str, str, str] | None = None,
+) -> Cell:
+    """A cell from records: mean and sample deviation of ``metric`` over seeds, times ``factor``.
+
+    Args:
+        row, column: place in the table.
+        experiment, arm, metric: which numbers.
+        label: the metric's name in the table (default: ``metric``).
+        unit: unit after multiplication by ``factor``.
+        factor: e.g. 1 / 3600 for a metric in seconds shown in hours.
+        published: key in published.csv: (table_or_figure, row, column, metric).
+    """
+    values = results.values(experiment, arm, metric) * factor
+    theirs = results.published_value(*published) if published else None
+    return Cell(
+        row=row,
+        column=column,
+        metric=metric if label is None else label,
+        unit=unit,
+        mean=float(values.mean()) if len(values) else None,
+        std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        n=len(values),
+        published=theirs.value if theirs else None,
+        published_std=theirs.std if theirs else None,
+        published_text=theirs.text if theirs else "",
+        confidence=theirs.confidence if theirs else None,
+    )
+
+
+def finished(table: Table, paper: Paper, target: str, context: Context) -> Table:
+    """``table`` with its place in the paper and what it was made from."""
+    body = paper.targets[target]
+    return table.model_copy(
+        update={
+            "paper": paper.paper,
+            "target": target,
+            "title": table.title or body.title,
+            "source": body.source,
+            "notes": [*([body.note] if body.note else []), *table.notes],
+            "context": context,
+        }
+    )
+
+
+def build(function: Callable[[Results], Table], results: Results, target: str) -> Table:
+    """The finished table that a paper's function makes of ``results``."""
+    return finished(function(results), results.paper, target, results.context())
+
+
+def write(table: Table, folder: Path) -> list[Path]:
+    """Write ``<target>.json``, ``.csv``, ``.md`` and ``.tex``; returns their paths."""
+    texts = {
+        "csv": to_csv(table),
+        "md": to_markdown(table),
+        "tex": to_latex(table),
+        "json": json.dumps(table.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
+    }
+    for suffix, text in texts.items():
+        write_atomically(folder / f"{table.target}.{suffix}", text)
+    return [folder / f"{table.target}.{suffix}" for suffix in texts]
+
+
+def read(path: Path) -> Table:
+    """The table in a JSON file. Raises InputError if it is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a table ({error})") from None
+    return validated(Table, data, str(path))
+
+
+def to_csv(table: Table) -> str:
+    """One cell a line; a missing number is an empty field."""
+    context = table.context
+    rows = [
+        {
+            "paper": table.paper,
+            "target": table.target,
+            "scale": context.scale if context else "",
+            "data": "; ".join(context.data) if context else "",
+            "device": "; ".join(context.devices) if context else "",
+            "stale": bool(context and context.stale),
+            **cell.model_dump(exclude={"published_text"}),
+            "published_text": cell.published_text,
+            "difference": cell.difference,
+        }
+        for cell in table.cells
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.10g")
+
+
+def spread(table: Table) -> pd.DataFrame:
+    """The table as text, laid out as in the paper.
+
+    Under each row of the paper stand ours, published and difference (only ours where the table
+    has no published number).
+    """
+    lines = ["ours", "published", "difference"] if table.has_published else ["ours"]
+    content = {
+        table.heading(column, metric): [
+            _line(table.cell(row, column, metric), line) for row in table.rows for line in lines
+        ]
+        for column, metric in table.layout
+    }
+    index = pd.MultiIndex.from_product([table.rows, lines], names=[table.row_header, ""])
+    frame = pd.DataFrame(content, index=index)
+    return frame if table.has_published else frame.droplevel(1)
+
+
+def _line(cell: Cell, line: str) -> str:
+    if line == "ours":
+        return cell.ours_text
+    if line == "difference":
+        return cell.difference_text
+    return cell.published_with_std + (f" [{cell.mark}]" if cell.mark else "")
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub Markdown with title and notes."""
+    frame = spread(table).reset_index()
+    if table.has_published:  # name each row once
+        names = frame.iloc[:, 0]
+        frame.isetitem(0, names.where(names != names.shift(), "").to_numpy())
+    escaped = frame.map(lambda text: str(text).replace("|", "\\|"))
+    escaped.columns = pd.Index([str(name).replace("|", "\\|") for name in frame.columns])
+    body = escaped.to_markdown(index=False, disable_numparse=True)
+    notes = "".join(f"\n- {note}" for note in table.all_notes())
+    return f"### {table.source}: {table.title}\n\n{body}\n{notes}\n"
+
+
+#: Characters that pdflatex does not set as they are.
+_LATEX: Final = {"±": r"$\pm$", "—": "---", "−": "$-$", "…": r"\ldots{}", "×": r"$\times$"}
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment (needs booktabs and multirow)."""
+    frame = spread(table)
+    frame.index.names = [_escape(str(name)) for name in frame.index.names]
+    styler = frame.style.format(escape="latex")
+    styler.format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+    text = styler.to_latex(
+        hrules=True,
+        clines="skip-last;data" if table.has_published else None,
+        caption=_escape(f"{table.title} ({table.source})"),
+        label=f"tab:{table.paper}:{table.target}",
+        position_float="centering",
+    )
+    notes = "".join(f"\\par {_escape(note)}\n" for note in table.all_notes())
+    text = text.replace("\\end{table}", f"\\footnotesize\n{notes}\\end{{table}}")
+    for character, command in _LATEX.items():
+        text = text.replace(character, command)
+    return text
+
+
+def _escape(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
