@@ -120,9 +120,7 @@ class Paper(Settings):
     experiments: dict[str, Experiment] = Field(min_length=1)
     targets: dict[str, Target] = Field(min_length=1)
     not_rebuilt: list[NotRebuilt] = []
-    benchmarks: dict[str, str] = Field(
-        {}, description="name -> title; `benchmarks.py NAME --scale S --out FILE` runs one"
-    )
+    benchmarks: dict[str, str] = Field({}, description="name in BENCHMARKS of benchmarks.py: title")
 
     @model_validator(mode="after")
     def _check(self) -> Paper:

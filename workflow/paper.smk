@@ -132,11 +132,12 @@ for benchmark, title in jobs.paper.benchmarks.items():
             runtime=30,
         params:
             scale=SCALE,
+            paper=PAPER,
             benchmark=benchmark,
             title=title,
         shell:
-            "python {input.program} {params.benchmark} --scale {params.scale}"
-            " --out {output} > {log} 2>&1"
+            "python -m common.results benchmark {params.paper} {params.benchmark}"
+            " --scale {params.scale} > {log} 2>&1"
 
 
 rule:

@@ -58,7 +58,8 @@ def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_by_hand_writes_the_record_where_the_dag_expects_it(folder: Path) -> None:
-    words = "study --arm ours --seed 4 --scale smoke --set steps=3 --set optim.lr=2".split()
+    words = ["study", "--arm", "ours", "--seed", "4", "--scale", "smoke"]
+    words += ["--set", "steps=3", "--set", "optim.lr=2"]
     done = call(folder, *words)
     assert done.returncode == 0, done.stderr
     record = read_record(folder.parent / "results/smoke/tiny/study/ours/seed4/record.json")
