@@ -1,0 +1,202 @@
+"""Rules of the house: who imports whom, what agrees with what, what is not kept here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from common import ROOT
+from common.config import SCALES, Paper, find_papers, load_paper, schema_text, validated
+from common.results.claims import read_claims
+from common.results.records import read_published
+from common.run import Record
+from workflow import environment, pins
+
+PAPERS = {folder.name: folder for folder in find_papers()}
+each_paper = pytest.mark.parametrize("name", PAPERS)
+
+
+def committed() -> list[Path]:
+    """Files under version control."""
+    done = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.decode().split("\0") if name]
+
+
+def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
+    """Dotted names of the modules that a module of ``package`` imports, relative ones resolved."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def papers_among(modules: Iterable[str]) -> set[str]:
+    """Names of the papers that modules belong to."""
+    parts = [name.split(".") for name in modules]
+    return {name[1] for name in parts if name[0] == "papers" and len(name) > 1}
+
+
+def papers_imported(path: Path) -> set[str]:
+    """Names of the papers whose modules a file imports."""
+    package = path.relative_to(ROOT).parts[:-1]
+    return papers_among(imported(path.read_text(encoding="utf8"), package))
+
+
+def test_the_core_knows_no_paper() -> None:
+    files = sorted((ROOT / "common").rglob("*.py"))
+    assert files
+    assert {str(path): papers_imported(path) for path in files if papers_imported(path)} == {}
+
+
+def test_papers_import_the_core_and_themselves_alone() -> None:
+    allowed = {"sama": {"sama", "betty"}}
+    for folder in sorted(path for path in (ROOT / "papers").iterdir() if path.is_dir()):
+        for path in folder.rglob("*.py"):
+            others = papers_imported(path) - allowed.get(folder.name, {folder.name})
+            assert not others, f"{path} imports papers {others}"
+
+
+def test_every_way_to_import_a_paper_is_seen() -> None:
+    source = "from ..two import x\nfrom papers import three\nimport papers.four.five\nimport os"
+    assert papers_among(imported(source, ("papers", "one"))) == {"two", "three", "four"}
+    assert papers_among(imported("from . import x", ("papers", "one"))) == {"one"}
+
+
+def test_schemas_are_those_of_the_models() -> None:
+    folder = ROOT / "workflow" / "schema"
+    for name, model in (("experiments", Paper), ("record", Record)):
+        text = (folder / f"{name}.schema.json").read_text(encoding="utf8")
+        assert text == schema_text(model), "run: python -m common.config schema"
+
+
+@each_paper
+def test_every_arm_validates_at_every_scale(name: str) -> None:
+    paper = load_paper(PAPERS[name])
+    programs = importlib.import_module(f"papers.{name}.programs").PROGRAMS
+    for experiment, study in paper.experiments.items():
+        assert study.program in programs
+        for arm in study.arms:
+            for scale in SCALES:
+                raw = paper.settings(experiment, arm, scale)
+                where = f"{name}.{experiment}.{arm} at {scale}"
+                validated(programs[study.program].settings, raw, where)
+
+
+@each_paper
+def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(name: str) -> None:
+    paper = load_paper(PAPERS[name])
+
+    def given(module: str, mapping: str) -> set[str]:
+        if not (PAPERS[name] / f"{module}.py").exists():
+            return set()
+        found: ModuleType = importlib.import_module(f"papers.{name}.{module}")
+        return set(getattr(found, mapping))
+
+    def named(kind: str) -> set[str]:
+        return {target for target, body in paper.targets.items() if body.kind == kind}
+
+    assert given("tables", "TABLES") == named("table")
+    assert given("figures", "FIGURES") == named("figure")
+    assert given("benchmarks", "BENCHMARKS") == set(paper.benchmarks)
+
+
+@each_paper
+def test_claims_name_known_experiments_and_arms(name: str) -> None:
+    claims = read_claims(PAPERS[name])
+    paper = load_paper(PAPERS[name])
+    for claim in claims:
+        for operand in (claim.a, claim.b or claim.a):
+            study = paper.experiments[operand.experiment]
+            assert operand.arm in study.arms_of("laptop"), f"{claim.claim} is never judged"
+            assert len(study.seeds["laptop"]) >= 3, f"{claim.claim} needs three seeds"
+
+
+@each_paper
+def test_published_numbers_are_well_formed(name: str) -> None:
+    frame = read_published(PAPERS[name])
+    assert len(frame)
+    assert set(frame["paper"]) == {name}
+    assert (frame["source"].str.len() > 0).all()
+    assert (frame["text"].str.len() > 0).all()
+
+
+@each_paper
+def test_a_paper_has_what_every_paper_has(name: str) -> None:
+    for file in ("README.md", "Snakefile", "train.py", "programs.py", "claims.yaml"):
+        assert (PAPERS[name] / file).is_file(), file
+    assert f'PAPER = "{name}"' in (PAPERS[name] / "Snakefile").read_text(encoding="utf8")
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "misc", "tools"}
+    for path in committed():
+        parts = {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
+        assert not parts & drawers, path
+
+
+def test_no_committed_file_is_above_one_megabyte() -> None:
+    large = {str(path): path.stat().st_size for path in committed() if path.is_file()}
+    assert {path: size for path, size in large.items() if size > 1_000_000} == {}
+
+
+def pinned() -> dict[str, str]:
+    """Versions in requirements.txt, by normalised name."""
+    lines = environment.PINS.read_text(encoding="utf8").splitlines()
+    pairs = [line.split("==") for line in lines if line[:1].isalnum()]
+    return {normalised(name): version.strip() for name, version in pairs}
+
+
+def normalised(name: str) -> str:
+    """A project's name as the package index compares it, without extras."""
+    return name.partition("[")[0].strip().lower().replace("_", "-").replace(".", "-")
+
+
+def test_requirements_hold_every_pin_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(pin for extra in extras for pin in extra)]
+    for pin in wanted:
+        name, version = pin.split("==")
+        assert pinned()[normalised(name)] == version, "run: make pins"
+
+
+def test_requirements_name_versions_and_nothing_else() -> None:
+    for line in environment.PINS.read_text(encoding="utf8").splitlines():
+        if not line.lstrip().startswith("#"):
+            name, version = line.split("==")
+            assert name == name.strip()
+            assert version.replace(".", "").replace("post", "").isalnum()
+
+
+def test_the_environment_that_runs_this_holds_the_pins() -> None:
+    assert environment.differences() == [], "run: make env"
+
+
+def test_conda_installs_the_same_pins_on_a_supported_python() -> None:
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf8"))
+    assert content["channels"] == ["conda-forge", "nodefaults"]
+    *packages, last = content["dependencies"]
+    assert f"python={environment.SUPPORTED[-1]}" in packages
+    assert "pip" in packages
+    assert last == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+def test_the_conda_environment_of_rules_is_made_of_the_same_pins() -> None:
+    path = ROOT / "workflow" / "envs" / "reproductions.yaml"
+    text = environment.PINS.read_text(encoding="utf8")
+    assert path.read_text(encoding="utf8") == pins.conda_environment(text), "run: make pins"
+    assert yaml.safe_load(path.read_text(encoding="utf8"))["channels"][-1] == "nodefaults"
