@@ -249,7 +249,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    merge = "tag:yaml.org,2002:merge"  # `<<: *anchor`; keys beside it may override what it brings
+    own = (key for key, _ in node.value if key.tag != merge)
+    keys = [loader.construct_object(key, deep=True) for key in own]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
         raise yaml.YAMLError(f"key {twice[0]!r} is given twice (line {node.start_mark.line + 1})")

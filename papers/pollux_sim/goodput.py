@@ -66,7 +66,8 @@ def iteration_time(theta: Theta, crosses_nodes: bool, num_gpus: int, local_bsz: 
     larger, smaller = max(compute, sync), min(compute, sync)
     if smaller <= 0.0:
         return larger
-    return larger * (1.0 + (smaller / larger) ** theta.gamma) ** (1.0 / theta.gamma)
+    norm: float = (1.0 + (smaller / larger) ** theta.gamma) ** (1.0 / theta.gamma)
+    return larger * norm
 
 
 @njit(cache=True)

@@ -12,6 +12,7 @@ import math
 from papers.pollux_sim.applications import Application
 from papers.pollux_sim.cluster import Cluster, place_greedily
 from papers.pollux_sim.job import Allocation, Job, clip_to_max_batch
+from papers.pollux_sim.tuned_jobs import packed
 
 
 class Optimus:
@@ -85,12 +86,10 @@ def _packed_step_time(
     app: Application, batch_size: int, num_gpus: int, gpus_per_node: int
 ) -> float:
     """True seconds of a step on packed nodes; one GPU always accumulates (artifact)."""
-    full, rest = divmod(num_gpus, gpus_per_node)
-    placement = (gpus_per_node,) * full + ((rest,) if rest else ())
     local = math.ceil(batch_size / num_gpus - 1e-8)
     accum = math.ceil(local / app.max_local_bsz - 1e-8) - 1
     if num_gpus == 1:
         accum = max(1, accum)
     local, accum = clip_to_max_batch(math.ceil(local / (accum + 1) - 1e-8), accum, num_gpus, app)
-    step, sync = app.timing(placement, local)
+    step, sync = app.timing(packed(num_gpus, gpus_per_node), local)
     return step + (step - sync) * accum

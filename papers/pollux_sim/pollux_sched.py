@@ -100,9 +100,11 @@ class PolluxSched:
         if not self.upstream:
             row_of = {job.name: row for row, job in enumerate(jobs)}
             target = [row_of[names[row]] for row in source]
-        start = _empty(len(front.length), len(jobs), front.node.shape[2])
-        for to, given in zip(start, front, strict=True):
-            to[:, target] = given[:, source]
+        start = _empty(len(front.length), len(jobs), _row_length(cluster))
+        width = front.node.shape[2]  # narrower where an auto-scaled cluster has grown
+        start.node[:, target, :width] = front.node[:, source]
+        start.gpus[:, target, :width] = front.gpus[:, source]
+        start.length[:, target] = front.length[:, source]
         return start
 
 

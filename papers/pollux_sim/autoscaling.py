@@ -1,0 +1,96 @@
+"""Cloud auto-scaling by goodput, and by throughput as the comparator. Sec. 5.3, Fig. 9.
+
+The cluster grows when its jobs use the GPUs they have too well: when the sum of speedups per GPU
+exceeds U, to the size at which that ratio is predicted to be about L. It does not shrink.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from papers.pollux_sim.cluster import Cluster
+from papers.pollux_sim.goodput import best_batch
+from papers.pollux_sim.job import Allocation, Job
+from papers.pollux_sim.pollux_agent import PolluxAgent
+from papers.pollux_sim.tuned_jobs import packed
+
+Measure = Literal["goodput", "throughput"]
+#: Gradient (sqr, var) under which every batch size is equally efficient.
+PERFECT_STATISTICS = (0.0, 1.0)
+
+
+class ThroughputAgent(PolluxAgent):
+    """An agent that is blind to statistical efficiency: it maximises samples per second."""
+
+    def observe(
+        self,
+        num_nodes: int,
+        num_gpus: int,
+        local_bsz: int,
+        times: tuple[float, float],
+        statistics: tuple[float, float],
+    ) -> None:
+        """Learn the times and ignore the gradient."""
+        super().observe(num_nodes, num_gpus, local_bsz, times, PERFECT_STATISTICS)
+
+
+class UtilityAutoscaler:
+    """Grows the cluster by the utility of its jobs.
+
+    Args:
+        max_nodes: largest cluster.
+        measure: what a speedup counts; "throughput" takes EFFICIENCY as 1, the rule of a
+            scheduler that does not know it (the comparator of Fig. 9, after Or et al. 2020).
+        upper, lower: U and L.
+    """
+
+    def __init__(
+        self, max_nodes: int, measure: Measure, upper: float = 2 / 3, lower: float = 1 / 2
+    ) -> None:
+        self.max_nodes, self.measure = max_nodes, measure
+        self.upper, self.lower = upper, lower
+
+    def num_nodes(self, jobs: list[Job], cluster: Cluster, now: int) -> int:
+        """Nodes that the cluster should have now."""
+        size = cluster.num_nodes
+        if size >= self.max_nodes or self._utility(jobs, size, cluster) <= self.upper:
+            return size
+        return min(
+            range(size + 1, self.max_nodes + 1),
+            key=lambda nodes: abs(self._utility(jobs, nodes, cluster) - self.lower),
+        )
+
+    def _utility(self, jobs: list[Job], num_nodes: int, cluster: Cluster) -> float:
+        """Sum of speedups over one GPU per GPU, each job on an equal share of the cluster."""
+        share = max(num_nodes * cluster.gpus_per_node // len(jobs), 1)
+        total = 0.0
+        for job in jobs:
+            agent = job.batch
+            if not isinstance(agent, PolluxAgent) or agent.theta is None:
+                total += share
+                continue
+            gpus = min(share, agent.feasible_gpus)
+            crosses = len(packed(gpus, cluster.gpus_per_node)) > 1
+            total += self._value(agent, crosses, gpus) / self._value(agent, False, 1)
+        return total / (num_nodes * cluster.gpus_per_node)
+
+    def _value(self, agent: PolluxAgent, crosses_nodes: bool, num_gpus: int) -> float:
+        sqr, var = PERFECT_STATISTICS if self.measure == "throughput" else agent.statistics
+        value: float = best_batch(agent.theta, sqr, var, agent.limits, crosses_nodes, num_gpus)[0]
+        return value
+
+
+class EqualShares:
+    """Gives every job the same number of packed GPUs; one job gets the whole cluster."""
+
+    def allocate(self, jobs: list[Job], cluster: Cluster, now: int) -> dict[str, Allocation]:
+        """Consecutive GPUs, in order of submission; GPUs that do not divide stay idle."""
+        share = cluster.num_gpus // len(jobs)
+        result: dict[str, Allocation] = {}
+        for index, job in enumerate(jobs):
+            pairs: dict[int, int] = {}
+            for gpu in range(index * share, (index + 1) * share):
+                node = gpu // cluster.gpus_per_node
+                pairs[node] = pairs.get(node, 0) + 1
+            result[job.name] = tuple(pairs.items())
+        return result

@@ -1,0 +1,12 @@
+"""What ``program:`` in experiments.yaml means for this paper."""
+
+from __future__ import annotations
+
+from common.config import Program
+from papers.pollux_sim.autoscale_study import AutoscaleSettings, run_autoscaling
+from papers.pollux_sim.scenario import SimulateSettings, run_simulation
+
+PROGRAMS = {
+    "simulate": Program(SimulateSettings, run_simulation),
+    "autoscale": Program(AutoscaleSettings, run_autoscaling),
+}

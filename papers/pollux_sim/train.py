@@ -1,0 +1,135 @@
+"""Entry point: ``python papers/pollux_sim/train.py EXPERIMENT --arm A --seed S``, or ``simulate``.
+
+``simulate`` runs any workload file; everything else is an experiment of the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.cli import guarded, paper_parser, run_experiment
+from common.config import RunKey, load_paper, validated
+from common.errors import InputError
+from common.run import Run
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def add_simulate(command: argparse.ArgumentParser) -> None:
+    """Options of the ``simulate`` command."""
+    add = command.add_argument
+    add(
+        "--workload",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="CSV: name, time, application, num_replicas, batch_size",
+    )
+    add("--policy", choices=("pollux", "tiresias", "optimus"), default="pollux")
+    add("--nodes", type=int, default=16, help="nodes of the cluster (default: 16)")
+    add("--gpus-per-node", type=int, default=4, help="1 to 4 (default: 4)")
+    add("--seed", type=int, default=0, help="of Pollux's search (default: 0)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of record.json and jobs.csv")
+    add(
+        "--interval", type=int, default=60, metavar="S", help="scheduling interval, s (default: 60)"
+    )
+    add("--p", type=float, default=-1.0, help="exponent of Pollux's fitness (default: -1)")
+    add(
+        "--interference",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="speed lost by distributed jobs that share a node, 0 to 1 (default: 0)",
+    )
+    add("--no-avoidance", action="store_true", help="let distributed jobs share nodes")
+    add(
+        "--autoscale",
+        choices=("goodput", "throughput"),
+        default="",
+        help="grow the cluster by this measure",
+    )
+    add("--max-nodes", type=int, help="largest cluster with --autoscale")
+    add("--population", type=int, default=100, help="of the search (default: 100)")
+    add("--generations", type=int, default=100, help="of the search (default: 100)")
+    add(
+        "--compat",
+        choices=("fixed", "upstream"),
+        default="fixed",
+        help="upstream keeps two quirks of the artifact (default: fixed)",
+    )
+    add("--fairness", action="store_true", help="also compute finish-time fairness")
+    add(
+        "--applications",
+        choices=("auto", "traces", "fitted"),
+        default="auto",
+        help="measured traces, formulas fitted to them, or traces where they are found (default)",
+    )
+    add(
+        "--data-root",
+        metavar="DIR",
+        help="folder that holds pollux/ (default: REPRO_DATA, the cache)",
+    )
+
+
+def run_file(options: argparse.Namespace) -> Path:
+    """Simulate a workload file; returns the path of the record."""
+    from papers.pollux_sim.ground_truth import pollux_folder
+    from papers.pollux_sim.scenario import SimulateSettings, run_simulation
+
+    applications = options.applications
+    if applications == "auto":
+        try:
+            pollux_folder(options.data_root)
+            applications = "traces"
+        except InputError:
+            applications = "fitted"
+    raw = {
+        "policy": options.policy,
+        "applications": applications,
+        "workload": "file",
+        "file": str(options.workload),
+        "cluster": {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node},
+        "interval_s": options.interval,
+        "power": options.p,
+        "interference": options.interference,
+        "avoid_interference": not options.no_avoidance,
+        "autoscale": options.autoscale,
+        "max_nodes": options.max_nodes,
+        "search": {
+            "population_size": options.population,
+            "generations": options.generations,
+            "upstream": options.compat == "upstream",
+        },
+        "fairness": options.fairness,
+        "trace": True,
+        "data_root": options.data_root,
+    }
+    settings = validated(SimulateSettings, raw, "simulate")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: must be >= 0")
+    scale = "paper" if applications == "traces" else "laptop"
+    key = RunKey("pollux_sim", "simulate", options.policy, options.seed, scale)
+    with Run(key, "simulate", settings, options.out, options.out / "work") as run:
+        return run.finish(run_simulation(settings, run))
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    paper = load_paper(FOLDER)
+    parser, commands = paper_parser(paper)
+    simulate = commands.add_parser(
+        "simulate", help="simulate a workload file", description="Simulate a workload file."
+    )
+    add_simulate(simulate)
+    options = parser.parse_args()
+    if options.command == "simulate":
+        run_file(options)
+        return
+    from papers.pollux_sim.programs import PROGRAMS
+
+    run_experiment(paper, PROGRAMS, options)
+
+
+if __name__ == "__main__":
+    guarded(main)
