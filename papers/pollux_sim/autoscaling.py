@@ -51,24 +51,23 @@ class UtilityAutoscaler:
         self.upper, self.lower = upper, lower
 
     def num_nodes(self, jobs: list[Job], cluster: Cluster, now: int) -> int:
-        """Nodes that the cluster should have now."""
+        """Nodes that the cluster should have now; jobs that have not run yet do not count."""
         size = cluster.num_nodes
-        if size >= self.max_nodes or self._utility(jobs, size, cluster) <= self.upper:
+        known = [
+            job.batch for job in jobs if isinstance(job.batch, PolluxAgent) and job.batch.has_run
+        ]
+        if not known or size >= self.max_nodes or self._utility(known, size, cluster) <= self.upper:
             return size
         return min(
             range(size + 1, self.max_nodes + 1),
-            key=lambda nodes: abs(self._utility(jobs, nodes, cluster) - self.lower),
+            key=lambda nodes: abs(self._utility(known, nodes, cluster) - self.lower),
         )
 
-    def _utility(self, jobs: list[Job], num_nodes: int, cluster: Cluster) -> float:
+    def _utility(self, agents: list[PolluxAgent], num_nodes: int, cluster: Cluster) -> float:
         """Sum of speedups over one GPU per GPU, each job on an equal share of the cluster."""
-        share = max(num_nodes * cluster.gpus_per_node // len(jobs), 1)
+        share = max(num_nodes * cluster.gpus_per_node // len(agents), 1)
         total = 0.0
-        for job in jobs:
-            agent = job.batch
-            if not isinstance(agent, PolluxAgent) or agent.theta is None:
-                total += share
-                continue
+        for agent in agents:
             gpus = min(share, agent.feasible_gpus)
             crosses = len(packed(gpus, cluster.gpus_per_node)) > 1
             total += self._value(agent, crosses, gpus) / self._value(agent, False, 1)

@@ -62,6 +62,11 @@ class PolluxAgent:
         return self._theta
 
     @property
+    def has_run(self) -> bool:
+        """Whether any step was observed."""
+        return bool(self._rows)
+
+    @property
     def gpu_cap(self) -> int:
         """Most GPUs that the job may hold next: twice the most that it has tried."""
         if self._known_theta is not None:
