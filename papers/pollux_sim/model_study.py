@@ -220,15 +220,19 @@ def configurations(rows: TimingRows) -> tuple[NDArray[np.float64], NDArray[np.in
 
 
 def heldout_error(rows: TimingRows, share: float, rng: np.random.Generator) -> float:
-    """Mean absolute relative error of T_iter on a random share of configurations, left out.
+    """Mean absolute relative error of T_iter on a random share of configurations, left out."""
+    kept, unseen = split(rows, share, rng)
+    return timing_error(fit(observations(kept)), unseen).mean_abs_error
 
-    Placements of one (N, K, m) are left out together: the model cannot tell them apart.
-    """
+
+def split(
+    rows: TimingRows, share: float, rng: np.random.Generator
+) -> tuple[TimingRows, TimingRows]:
+    """(kept, left out) rows; placements that the model cannot tell apart (N, K, m) go together."""
     keys, group = configurations(rows)
     held = (rng.permutation(len(keys)) < share * len(keys))[group]
-    kept = TimingRows(rows.points[~held], rows.times[~held])
-    unseen = TimingRows(rows.points[held], rows.times[held])
-    return timing_error(fit(observations(kept)), unseen).mean_abs_error
+    kept, unseen = (TimingRows(rows.points[mask], rows.times[mask]) for mask in (~held, held))
+    return kept, unseen
 
 
 def application_metrics(measured: Measurements, theta: Theta) -> dict[str, float]:
