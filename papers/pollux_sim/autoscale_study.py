@@ -10,7 +10,7 @@ from papers.pollux_sim.autoscaling import EqualShares, Measure, ThroughputAgent,
 from papers.pollux_sim.cluster import Cluster
 from papers.pollux_sim.ground_truth import Source, load_applications
 from papers.pollux_sim.job import Job
-from papers.pollux_sim.parametric import ParametricApplication, load_parametric
+from papers.pollux_sim.parametric import fitted_theta
 from papers.pollux_sim.pollux_agent import PolluxAgent
 from papers.pollux_sim.simulator import simulate
 
@@ -33,10 +33,9 @@ class AutoscaleSettings(Settings):
 def run_autoscaling(settings: AutoscaleSettings, run: Run) -> dict[str, float]:
     """Cost in node hours, completion time and mean efficiency; writes timeline.csv."""
     app = load_applications(settings.applications, run, settings.data_root)[settings.application]
-    fitted = load_parametric()[settings.application]
-    assert isinstance(fitted, ParametricApplication)
+    theta = fitted_theta(settings.application)
     agent = PolluxAgent if settings.tune_by == "goodput" else ThroughputAgent
-    job = Job(app.name, app, 0, agent(app, known_theta=fitted.theta))
+    job = Job(app.name, app, 0, agent(app, known_theta=theta))
     outcome = simulate(
         [job],
         EqualShares(),

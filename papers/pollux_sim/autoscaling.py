@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 from papers.pollux_sim.cluster import Cluster
-from papers.pollux_sim.goodput import best_batch
 from papers.pollux_sim.job import Allocation, Job
 from papers.pollux_sim.pollux_agent import PolluxAgent
 from papers.pollux_sim.tuned_jobs import packed
@@ -66,17 +65,13 @@ class UtilityAutoscaler:
     def _utility(self, agents: list[PolluxAgent], num_nodes: int, cluster: Cluster) -> float:
         """Sum of speedups over one GPU per GPU, each job on an equal share of the cluster."""
         share = max(num_nodes * cluster.gpus_per_node // len(agents), 1)
+        assumed = PERFECT_STATISTICS if self.measure == "throughput" else None
         total = 0.0
         for agent in agents:
             gpus = min(share, agent.feasible_gpus)
             crosses = len(packed(gpus, cluster.gpus_per_node)) > 1
-            total += self._value(agent, crosses, gpus) / self._value(agent, False, 1)
+            total += agent.goodput(crosses, gpus, assumed) / agent.goodput(False, 1, assumed)
         return total / (num_nodes * cluster.gpus_per_node)
-
-    def _value(self, agent: PolluxAgent, crosses_nodes: bool, num_gpus: int) -> float:
-        sqr, var = PERFECT_STATISTICS if self.measure == "throughput" else agent.statistics
-        value: float = best_batch(agent.theta, sqr, var, agent.limits, crosses_nodes, num_gpus)[0]
-        return value
 
 
 class EqualShares:

@@ -13,7 +13,8 @@ Two rows or allocations are taken as equal when their 64-bit hashes are: within 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -27,10 +28,13 @@ SELECT_PROBABILITY = 0.1
 ZERO_PROBABILITY = 0.1
 #: Repeats of the mating step that look for children not seen before.
 MATING_ATTEMPTS = 101
+_Function = TypeVar("_Function", bound=Callable[..., object])
 _outer = njit(cache=True, error_model="numpy")
 # Functions that allocate nothing are compiled without reference counting: Numba would count each
 # array again at every access through a tuple, atomically, which took two thirds of the time.
-_inner = njit(cache=True, error_model="numpy", _nrt=False)
+_inner: Callable[[_Function], _Function] = njit(  # type: ignore[call-overload]
+    cache=True, error_model="numpy", _nrt=False
+)
 
 #: Added to every speedup so that a job without GPUs does not make the power mean zero.
 SPEEDUP_FLOOR = 1e-3
@@ -556,9 +560,9 @@ def search(
         problem, initial, population_size, generations, seeded(seed)
     )
     first = slots[:size]
-    fitness = population.fitness[first]
+    fitness, rows = population.fitness[first], population.rows
     return Front(
-        Allocations(*(array[first] for array in population.rows)),
+        Allocations(rows.node[first], rows.gpus[first], rows.length[first]),
         fitness,
         population.utility[first],
         int(np.argmax(fitness)),

@@ -139,6 +139,11 @@ def load_fits(path: Path = FITTED) -> dict[str, Fit]:
     return validated(Fits, read_yaml(path), str(path)).applications
 
 
+def fitted_theta(name: str) -> Theta:
+    """The throughput model fitted offline to all of one application's measurements."""
+    return Theta(**load_fits()[name].theta)
+
+
 def load_parametric(path: Path = FITTED) -> dict[str, Application]:
     """All six applications as fitted formulas. Raises InputError if the file is unusable."""
     return {name: ParametricApplication(name, fit) for name, fit in load_fits(path).items()}

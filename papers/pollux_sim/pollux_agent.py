@@ -101,14 +101,25 @@ class PolluxAgent:
         _, local_bsz, accum_steps = self._best(num_nodes > 1, num_gpus)
         return clip_to_max_batch(local_bsz, accum_steps, num_gpus, app)
 
-    def goodput(self, crosses_nodes: bool, num_gpus: int) -> float:
-        """Largest predicted goodput, samples/s."""
-        return self._best(crosses_nodes, num_gpus)[0]
+    def goodput(
+        self, crosses_nodes: bool, num_gpus: int, statistics: tuple[float, float] | None = None
+    ) -> float:
+        """Largest predicted goodput, samples/s; gradient ``statistics`` default to the observed.
 
-    def _best(self, crosses_nodes: bool, num_gpus: int) -> tuple[float, int, int]:
-        sqr, var = self.statistics
+        Raises:
+            RuntimeError: no step was observed yet.
+        """
+        return self._best(crosses_nodes, num_gpus, statistics)[0]
+
+    def _best(
+        self, crosses_nodes: bool, num_gpus: int, statistics: tuple[float, float] | None = None
+    ) -> tuple[float, int, int]:
+        theta = self.theta
+        if theta is None:
+            raise RuntimeError(f"{self.application.name}: no step was observed yet")
+        sqr, var = statistics or self.statistics
         best: tuple[float, int, int] = best_batch(
-            self.theta, sqr, var, self.limits, crosses_nodes, num_gpus
+            theta, sqr, var, self.limits, crosses_nodes, num_gpus
         )
         return best
 

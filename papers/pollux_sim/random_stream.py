@@ -45,7 +45,7 @@ def next_bits(state: State) -> np.uint64:
     """64 random bits; advances ``state``."""
     first, second, third, fourth = state[0], state[1], state[2], state[3]
     total = first + fourth
-    result = ((total << _U23) | (total >> _U41)) + first
+    result: np.uint64 = ((total << _U23) | (total >> _U41)) + first
     third ^= first
     fourth ^= second
     state[1] = second ^ third

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.config import Settings
@@ -15,9 +16,9 @@ from common.run import DataIdentity, Run, file_sha256
 from papers.pollux_sim.applications import Application
 from papers.pollux_sim.cluster import Cluster, Policy
 from papers.pollux_sim.ground_truth import Source, load_applications, note_files, pollux_folder
-from papers.pollux_sim.job import FixedBatch, Job
-from papers.pollux_sim.parametric import load_fits, load_parametric
-from papers.pollux_sim.simulator import Simulation, simulate
+from papers.pollux_sim.job import BatchChoice, FixedBatch, Job
+from papers.pollux_sim.parametric import fitted_theta, load_fits
+from papers.pollux_sim.simulator import Autoscaler, Simulation, simulate
 from papers.pollux_sim.workloads import (
     PHILLY_MIX,
     JobSpec,
@@ -159,23 +160,20 @@ class Scenario:
         jobs = []
         for spec in self.specs:
             app = self.applications[spec.application]
-            batch = self._agent(app) if self.settings.policy == "pollux" else None
-            batch = batch or FixedBatch(spec.batch_size, app)
+            adaptive = self.settings.policy == "pollux"
+            batch = self._agent(app) if adaptive else FixedBatch(spec.batch_size, app)
             jobs.append(Job(spec.name, app, spec.time, batch))
         return sorted(jobs, key=lambda job: job.submission_time)
 
-    def _agent(self, app: Application):  # type: ignore[no-untyped-def]
+    def _agent(self, app: Application) -> BatchChoice:
         from papers.pollux_sim.pollux_agent import MAX_GPUS, PolluxAgent
 
         rigid = app.name == RIGID_APPLICATION
-        known = None
-        if self.settings.known_theta:
-            known = load_parametric()[app.name].theta  # type: ignore[attr-defined]
         return PolluxAgent(
             app,
             fixed_batch_size=RIGID_BATCH if rigid else None,
             gpu_limit=1 if rigid else MAX_GPUS,
-            known_theta=known,
+            known_theta=fitted_theta(app.name) if self.settings.known_theta else None,
         )
 
     def policy(self, seed: int) -> Policy:
@@ -203,7 +201,7 @@ class Scenario:
             upstream=settings.search.upstream,
         )
 
-    def autoscaler(self):  # type: ignore[no-untyped-def]
+    def autoscaler(self) -> Autoscaler | None:
         """The auto-scaler, None without one."""
         if not self.settings.autoscale or self.settings.max_nodes is None:
             return None
@@ -219,7 +217,7 @@ class Scenario:
         batch = app.max_batch_size if self.settings.policy == "pollux" else spec.batch_size
         return min(batch // app.min_local_bsz, 64)
 
-    def fairness(self, outcome: Simulation) -> np.ndarray:
+    def fairness(self, outcome: Simulation) -> NDArray[np.float64]:
         """Finish-time fairness of every job of ``outcome``."""
         from papers.pollux_sim.fairness import finish_time_fairness
 
@@ -284,7 +282,11 @@ def _artifact_workload(settings: SimulateSettings, seed: int) -> str:
 
 
 def _write_artifacts(
-    run: Run, specs: list[JobSpec], outcome: Simulation, rho: np.ndarray | None, trace: bool
+    run: Run,
+    specs: list[JobSpec],
+    outcome: Simulation,
+    rho: NDArray[np.float64] | None,
+    trace: bool,
 ) -> None:
     """jobs.csv, timeline.csv and, where asked for, allocations.csv."""
     by_name = {spec.name: spec for spec in specs}
