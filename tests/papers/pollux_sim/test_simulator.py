@@ -213,7 +213,7 @@ def test_a_new_job_is_believed_to_scale_perfectly(fitted: dict[str, Application]
 
 
 def test_rho_of_a_job_alone_is_one(fitted: dict[str, Application]) -> None:
-    """A job that has the whole cluster gets its equal share: only the first round's wait differs."""
+    """A job that has the whole cluster gets its equal share: only the first wait differs."""
     app = fitted["cifar10"]
     make = lambda: [Job("a", app, 0, FixedBatch(512, app))]  # noqa: E731
     outcome = simulate(make(), EqualShares(), Cluster(2, 4))
