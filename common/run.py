@@ -71,7 +71,8 @@ class Provenance(Settings):
     command: list[str]
     git_commit: str
     git_dirty: bool
-    code_sha256: str = Field(description="over the Python files of common/ and of the paper")
+    code: list[str] = Field(description="modules of common and papers that the run had loaded")
+    code_sha256: str = Field(description="over those files")
     python: str
     packages: dict[str, str]
     platform: str
@@ -233,11 +234,13 @@ class Run:
     def _provenance(self) -> Provenance:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         commit, dirty = git_state()
+        code = loaded_code()
         return Provenance(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             git_commit=commit,
             git_dirty=dirty,
-            code_sha256=code_sha256(self.key.paper),
+            code=list(code),
+            code_sha256=code_sha256(code.values()),
             python=platform.python_version(),
             packages=package_versions(),
             platform=platform.platform(),
@@ -303,12 +306,27 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def code_sha256(paper: str, root: Path = ROOT) -> str:
-    """SHA-256 over the Python files of ``common/`` and of the paper: tells stale records."""
+def loaded_code() -> dict[str, Path]:
+    """Modules of ``common`` and ``papers`` that this process has loaded: path in the tree -> file.
+
+    Only what is loaded can have changed a number: records do not go stale over a table's layout.
+    """
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] in ("common", "papers") and file:
+            folder = Path(*name.split("."))
+            inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
+            found[inside.with_suffix(".py").as_posix()] = Path(file)
+    return found
+
+
+def code_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 over the contents of ``files`` in their order; an absent one counts as empty."""
     digest = hashlib.sha256()
-    folders = (root / "common", root / "papers" / paper)
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in files:
+        text = path.read_bytes() if path.is_file() else b""
+        digest.update(hashlib.sha256(text).digest())
     return digest.hexdigest()
 
 

@@ -152,7 +152,6 @@ class Results:
             InputError: a run is missing, or a record cannot be read or breaks the schema.
         """
         paper = load_paper(folder)
-        code = present_code(paper.paper, root)
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
@@ -163,7 +162,7 @@ class Results:
             record = read_record(path)
             if _key(record) != key:
                 raise InputError(f"{path}: is the record of another run, {_key(record).folder}")
-            stored.append(StoredRecord(record, path.parent, staleness(record, paper, code)))
+            stored.append(StoredRecord(record, path.parent, staleness(record, paper, root)))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     @classmethod
@@ -176,10 +175,9 @@ class Results:
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
         paper = load_paper(folder)
-        code = present_code(paper.paper, root)
         records = read_archive(archive_path(folder, scale))
         known = [item for item in records if item.experiment in paper.experiments]
-        stored = [StoredRecord(item, None, staleness(item, paper, code)) for item in known]
+        stored = [StoredRecord(item, None, staleness(item, paper, root)) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
@@ -304,14 +302,12 @@ def _key(record: Record) -> RunKey:
     return RunKey(record.paper, record.experiment, record.arm, record.seed, record.scale)
 
 
-def present_code(paper: str, root: Path) -> str:
-    """Checksum of the code that a run would have now (see :func:`common.run.code_sha256`)."""
-    return code_sha256(paper, root if (root / "common").is_dir() else ROOT)
-
-
-def staleness(record: Record, paper: Paper, code: str) -> str:
+def staleness(record: Record, paper: Paper, root: Path) -> str:
     """What has changed since ``record`` was made: "", "code", "settings" or "code, settings"."""
-    changed = [] if record.provenance.code_sha256 == code else ["code"]
+    made = record.provenance
+    places = {"papers": root, "common": root if (root / "common").is_dir() else ROOT}
+    present = code_sha256(places[name.partition("/")[0]] / name for name in made.code)
+    changed = [] if made.code_sha256 == present else ["code"]
     study = paper.experiments.get(record.experiment)
     if study is None or record.arm not in study.arms or study.program != record.program:
         return ", ".join([*changed, "settings"])

@@ -187,18 +187,23 @@ def test_a_record_with_a_key_of_another_version_is_refused(tmp_path: Path) -> No
             read_record(path)
 
 
-def test_code_hash_changes_with_the_paper_and_with_common_only(tmp_path: Path) -> None:
-    for name in ("common/a.py", "papers/tiny/b.py", "papers/other/c.py", "papers/tiny/d.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
-    first = code_sha256("tiny", tmp_path)
-    for name in ("papers/other/c.py", "papers/tiny/d.yaml"):
-        (tmp_path / name).write_text("x = 2\n")
-    assert code_sha256("tiny", tmp_path) == first
-    (tmp_path / "common/a.py").write_text("x = 2\n")
-    second = code_sha256("tiny", tmp_path)
-    (tmp_path / "papers/tiny/b.py").rename(tmp_path / "papers/tiny/e.py")
-    assert len({first, second, code_sha256("tiny", tmp_path)}) == 3
+def test_a_record_names_the_modules_it_loaded_and_their_checksum(tmp_path: Path) -> None:
+    made = read_record(make_record(tmp_path, 0.5)).provenance
+    assert {"common/__init__.py", "common/run.py", "common/config.py"} <= set(made.code)
+    assert all(name.startswith(("common/", "papers/")) for name in made.code)
+    assert made.code_sha256 == code_sha256(ROOT / name for name in made.code)
+
+
+def test_code_hash_changes_with_any_file_and_with_their_order(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.py", tmp_path / "b.py"
+    one.write_text("x = 1\n")
+    other.write_text("x = 2\n")
+    hashes = {code_sha256([one, other]), code_sha256([other, one]), code_sha256([one])}
+    other.write_text("x = 3\n")
+    hashes.add(code_sha256([one, other]))
+    other.unlink()
+    hashes.add(code_sha256([one, other]))
+    assert len(hashes) == 5
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
