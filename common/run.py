@@ -321,18 +321,12 @@ def loaded_code() -> dict[str, Path]:
     return found
 
 
-#: Code that only shows numbers: changing it leaves records as true as they were.
-_PRESENTATION = ("common/results/", "/tables.py", "/figures.py", "/benchmarks.py")
-
-
-def code_sha256(paper: str, root: Path = ROOT) -> str:
-    """SHA-256 over the Python files of ``common/`` and of the paper that make its numbers."""
+def code_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 over the contents of ``files`` in their order; an absent one counts as empty."""
     digest = hashlib.sha256()
-    folders = (root / "common", root / "papers" / paper)
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if not (name.startswith(_PRESENTATION[0]) or name.endswith(_PRESENTATION[1:])):
-            digest.update(name.encode() + b"\0" + path.read_bytes())
+    for path in files:
+        text = path.read_bytes() if path.is_file() else b""
+        digest.update(hashlib.sha256(text).digest())
     return digest.hexdigest()
 
 
