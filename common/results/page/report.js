@@ -1,0 +1,103 @@
+"use strict";
+
+// Theme: the system's, until the button says otherwise.
+const root = document.documentElement;
+const themeButton = document.getElementById("theme");
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
+const showTheme = () => {
+  themeButton.textContent = isDark() ? "Light" : "Dark";
+  themeButton.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
+  themeButton.setAttribute("aria-pressed", String(isDark()));
+};
+themeButton.addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  showTheme();
+});
+systemDark.addEventListener("change", showTheme);
+showTheme();
+
+// Sorting: by data-value where a cell has it, else by text; what is missing comes last.
+const key = (row, index) => {
+  const cell = row.cells[index];
+  const value = cell.dataset.value;
+  if (value === undefined) return cell.textContent.trim();
+  return value === "" ? null : Number(value);
+};
+const compare = (a, b) =>
+  typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b;
+for (const button of document.querySelectorAll(".sort")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th");
+    const body = head.closest("table").tBodies[0];
+    const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of head.closest("thead").querySelectorAll("[aria-sort]")) {
+      other.setAttribute("aria-sort", "none");
+    }
+    head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+    const keyed = [...body.rows].map((row) => [key(row, head.cellIndex), row]);
+    keyed.sort(([a], [b]) => {
+      if (a === null || b === null) return (a === null) - (b === null);
+      return direction * compare(a, b);
+    });
+    body.append(...keyed.map(([, row]) => row));
+  });
+}
+
+// Filter: rows that contain every word.
+for (const input of document.querySelectorAll(".filter input")) {
+  const target = input.closest(".target");
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of target.querySelector("tbody").rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    target.querySelector(".none-left").hidden = shown > 0;
+  });
+}
+
+// Figures: enlarge in a dialog; Escape, its button or a click beside it closes.
+const dialog = document.getElementById("enlarged");
+for (const button of document.querySelectorAll(".expand")) {
+  button.addEventListener("click", () => {
+    const small = button.querySelector("img");
+    const large = dialog.querySelector("img");
+    large.src = small.src;
+    large.alt = small.alt;
+    dialog.showModal();
+  });
+}
+dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("click", (event) => {
+  if (event.target === dialog) dialog.close();
+});
+
+// A link into a closed section opens it; printing opens all.
+const reveal = () => {
+  const details = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
+  if (details) details.open = true;
+};
+addEventListener("hashchange", reveal);
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
+reveal();
+
+// The contents mark the section in view.
+const links = new Map(
+  [...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]),
+);
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      for (const link of links.values()) link.removeAttribute("aria-current");
+      links.get(target.id)?.setAttribute("aria-current", "true");
+    }
+  },
+  { rootMargin: "-10% 0px -80% 0px" },
+);
+for (const id of links.keys()) watcher.observe(document.getElementById(id));

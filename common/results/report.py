@@ -1,0 +1,328 @@
+"""The report: one HTML file with everything in it, readable from ``file://``, on paper, on a phone.
+
+Template, style sheet and script lie in ``page/`` and are inlined; images are data URIs.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
+from common.errors import InputError
+from common.results.benchmarks import BenchmarkRow
+from common.results.claims import Judged
+from common.results.figures import FigureNote, read_note
+from common.results.records import Results, StoredRecord, archive_path
+from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
+from common.results.tables import Table, build, read
+from common.run import git_state, write_atomically
+
+PAGE: Final = Path(__file__).with_name("page")
+#: Larger SVG files (clouds of points) are shown as PNG.
+LARGEST_SVG: Final = 400_000
+
+ModuleOf = Callable[[Path, str, str], ModuleType]
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure with its image as a data URI."""
+
+    note: FigureNote
+    image: str
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """What the runs of one experiment cost and what they were made with."""
+
+    name: str
+    title: str
+    source: str
+    runs: int
+    expected: int
+    seeds: list[int]
+    wall_s: float
+    peak_rss_bytes: int
+    peak_gpu_bytes: int
+    data: list[str]
+    machines: list[str]
+    commits: list[str]
+    packages: list[str]
+    stale: list[str]
+
+
+@dataclass(frozen=True)
+class ArchiveView:
+    """Tables made of records that were kept from a run at another scale."""
+
+    scale: str
+    newest: str
+    devices: list[str]
+    runs: int
+    tables: list[Table]
+    without: list[NotRebuilt]
+
+
+@dataclass(frozen=True)
+class PaperView:
+    """One paper's part of the page."""
+
+    paper: Paper
+    coverage: dict[str, Any]
+    claims: list[Judged]
+    tables: list[Table]
+    figures: list[FigureView]
+    archives: list[ArchiveView]
+    benchmarks: list[BenchmarkRow]
+    experiments: list[ExperimentView]
+
+    @property
+    def verdicts(self) -> Counter[str]:
+        """Number of claims by verdict."""
+        return Counter(item.verdict for item in self.claims)
+
+    @property
+    def wall_s(self) -> float:
+        """Wall time of all runs, in seconds."""
+        return sum(study.wall_s for study in self.experiments)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest resident memory of a run."""
+        return max((study.peak_rss_bytes for study in self.experiments), default=0)
+
+    @property
+    def runs(self) -> int:
+        """Number of records."""
+        return sum(study.runs for study in self.experiments)
+
+    @property
+    def stale(self) -> int:
+        """Number of records made with other code or settings."""
+        return sum(len(study.stale) for study in self.experiments)
+
+
+def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -> Path:
+    """Write ``results/<scale>/report/index.html`` from what is there; returns its path.
+
+    Args:
+        module_of: imports ``papers.<paper>.<module>`` below a root; builds archived tables.
+
+    Raises:
+        InputError: a file below ``results/<scale>`` cannot be read.
+    """
+    papers: list[PaperView] = []
+    newest, devices = "", set()
+    for folder in find_papers(root):
+        paper = load_paper(folder)
+        loaded = Results.load(folder, scale, results, root=root, complete=False)
+        context = loaded.context()
+        newest = max(newest, context.newest)
+        devices |= {item.record.provenance.cpu for item in loaded.stored}
+        devices |= {name for name in context.devices if name != "cpu"}
+        papers.append(
+            PaperView(
+                paper=paper,
+                coverage=coverage(paper, scale, results),
+                claims=judged_claims(results, scale, paper.paper),
+                tables=_tables(paper, scale, results),
+                figures=_figures(paper, scale, results),
+                archives=[
+                    _archive(folder, other, root, module_of)
+                    for other in SCALES
+                    if other != scale and archive_path(folder, other).is_file()
+                ],
+                benchmarks=benchmark_rows(results, scale, paper.paper),
+                experiments=[_experiment(paper, name, scale, loaded) for name in paper.experiments],
+            )
+        )
+    commit, dirty = git_state(root)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": duration, "memory": memory, "number": number}
+    environment.globals |= {"strip": interval_strip, "totals": _totals}
+    text = environment.get_template("report.html").render(
+        papers=papers,
+        scale=scale,
+        commit=commit,
+        dirty=dirty,
+        newest=newest,
+        devices=sorted(devices),
+        style=Markup((PAGE / "report.css").read_text(encoding="utf8")),  # noqa: S704
+        script=Markup((PAGE / "report.js").read_text(encoding="utf8")),  # noqa: S704
+    )
+    path = results / scale / "report" / "index.html"
+    write_atomically(path, text)
+    return path
+
+
+def _tables(paper: Paper, scale: Scale, results: Path) -> list[Table]:
+    paths = [
+        target_file(results, scale, paper, name)
+        for name, body in paper.targets.items()
+        if body.kind == "table"
+    ]
+    return [read(path) for path in paths if path.is_file()]
+
+
+def _figures(paper: Paper, scale: Scale, results: Path) -> list[FigureView]:
+    views = []
+    for name, body in paper.targets.items():
+        path = target_file(results, scale, paper, name)
+        if body.kind == "figure" and path.is_file():
+            views.append(FigureView(read_note(path), data_uri(path)))
+    return views
+
+
+def data_uri(note: Path) -> str:
+    """The image beside a figure's JSON: its SVG, or its PNG where that is large."""
+    vector = note.with_suffix(".svg")
+    try:
+        large = vector.stat().st_size > LARGEST_SVG
+        image = note.with_suffix(".png").read_bytes() if large else vector.read_bytes()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    kind = "png" if large else "svg+xml"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> ArchiveView:
+    """Tables of the archived records; a table that cannot be made of them is named with why."""
+    paper = load_paper(folder)
+    everything = Results.from_archive(folder, scale, root=root)
+    made, without = [], []
+    kept = {item.record.experiment for item in everything.stored}
+    for name, body in paper.targets.items():
+        if body.kind != "table" or not kept & set(body.experiments):
+            continue
+        functions = module_of(root, paper.paper, "tables").TABLES
+        try:
+            if name not in functions:
+                raise InputError(f"tables.py: TABLES has no {name!r}")
+            results = Results.from_archive(folder, scale, body.experiments, root)
+            made.append(build(functions[name], results, name))
+        except InputError as error:
+            without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
+    context = everything.context()
+    return ArchiveView(scale, context.newest, context.devices, context.runs, made, without)
+
+
+def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> ExperimentView:
+    study = paper.experiments[name]
+    stored = results.records(name)
+    made = [item.record.provenance for item in stored]
+    packages = {f"{key} {value}" for item in made for key, value in item.packages.items()}
+    return ExperimentView(
+        name=name,
+        title=study.title,
+        source=study.source,
+        runs=len(stored),
+        expected=len(paper.runs(scale, [name])),
+        seeds=sorted({item.record.seed for item in stored}),
+        wall_s=sum(item.wall_s for item in made),
+        peak_rss_bytes=max((item.peak_rss_bytes for item in made), default=0),
+        peak_gpu_bytes=max((item.peak_gpu_bytes for item in made), default=0),
+        data=sorted({_data(item) for item in stored}),
+        machines=sorted({f"{item.device}, {item.precision}, {item.cpu}" for item in made}),
+        commits=sorted({item.git_commit[:10] + "+" * item.git_dirty for item in made}),
+        packages=sorted(packages | {f"python {item.python}" for item in made}),
+        stale=[f"{item.name} ({item.stale})" for item in stored if item.stale],
+    )
+
+
+def _data(item: StoredRecord) -> str:
+    names = {f"{data.name} ({'real' if data.real else 'generator'})" for data in item.record.data}
+    return " + ".join(sorted(names)) or "none"
+
+
+def _totals(papers: list[PaperView]) -> dict[str, Any]:
+    """Sums over papers for the head of the page."""
+    verdicts: Counter[str] = Counter()
+    for view in papers:
+        verdicts += view.verdicts
+    return {
+        "targets": sum(view.coverage["targets"] for view in papers),
+        "rebuilt": sum(view.coverage["rebuilt"] for view in papers),
+        "verdicts": verdicts,
+        "claims": sum(len(view.claims) for view in papers),
+        "runs": sum(view.runs for view in papers),
+        "wall_s": sum(view.wall_s for view in papers),
+        "stale": sum(view.stale for view in papers),
+    }
+
+
+def interval_strip(claim: Judged, width: int = 220) -> Markup:
+    """The claim's interval and value against its threshold, as a small inline SVG."""
+    if claim.value is None:
+        return Markup("")
+    threshold = claim.above if claim.below is None else claim.below
+    assert threshold is not None  # a claim has one of both
+    low, high = claim.interval or (claim.value, claim.value)
+    ends = (min(low, threshold), max(high, threshold))
+    margin = 0.12 * (ends[1] - ends[0]) or 0.1 * abs(ends[0]) or 1.0
+
+    def x(value: float) -> str:
+        return f"{width * (value - ends[0] + margin) / (ends[1] - ends[0] + 2 * margin):.1f}"
+
+    start, end = (x(threshold), str(width)) if claim.below is None else ("0", x(threshold))
+    label = f"value {number(claim.value)}"
+    if claim.interval:
+        label += f", 95 % interval {number(low)} to {number(high)}"
+    label += f", threshold {number(threshold)}"
+    return Markup(
+        '<svg class="strip {verdict}" viewBox="0 0 {width} 24" role="img" aria-label="{label}">'
+        '<rect class="allowed" x="{start}" y="3" width="{span:.1f}" height="18"/>'
+        '<line class="axis" x1="0" x2="{width}" y1="12" y2="12"/>'
+        '<line class="interval" x1="{low}" x2="{high}" y1="12" y2="12"/>'
+        '<line class="threshold" x1="{at}" x2="{at}" y1="1" y2="23"/>'
+        '<circle class="value" cx="{value}" cy="12" r="4"/></svg>'
+    ).format(
+        verdict=claim.verdict,
+        width=width,
+        label=label,
+        start=start,
+        span=float(end) - float(start),
+        low=x(low),
+        high=x(high),
+        at=x(threshold),
+        value=x(claim.value),
+    )
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where that is short."""
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}".replace("-", "−")
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.3g} {unit}"
+    return f"{seconds / 86400:.3g} d"
+
+
+def memory(size: float) -> str:
+    """Bytes as MiB or GiB; an em dash for none."""
+    if not size:
+        return "—"
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
