@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,9 +23,9 @@ from common.results.records import Results, write_archive
 from common.results.summary import write_json, write_summary
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the command line names."""
-    options = parser().parse_args()
+    options = parser().parse_args(argv)
     options.run(options)
 
 

@@ -155,7 +155,12 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "memory": memory, "number": number}
+    environment.filters |= {
+        "duration": duration,
+        "memory": memory,
+        "number": number,
+        "quantity": quantity,
+    }
     environment.globals |= {"strip": interval_strip, "totals": _totals}
     text = environment.get_template("report.html").render(
         papers=papers,
@@ -286,7 +291,7 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         label += f", 95 % interval {number(low)} to {number(high)}"
     label += f", threshold {number(threshold)}"
     return Markup(
-        '<svg class="strip {verdict}" viewBox="0 0 {width} 24" role="img" aria-label="{label}">'
+        '<svg class="strip {verdict}" viewBox="0 0 {width} 24" preserveAspectRatio="xMinYMid" role="img" aria-label="{label}">'
         '<rect class="allowed" x="{start}" y="3" width="{span:.1f}" height="18"/>'
         '<line class="axis" x1="0" x2="{width}" y1="12" y2="12"/>'
         '<line class="interval" x1="{low}" x2="{high}" y1="12" y2="12"/>'
@@ -311,6 +316,15 @@ def number(value: float) -> str:
         return f"{value:.2e}".replace("-", "−")
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit; short times in ms, µs or ns."""
+    if unit == "s" and 0 < value < 1:
+        for factor, name in ((1e3, "ms"), (1e6, "µs"), (1e9, "ns")):
+            if value * factor >= 1 or name == "ns":
+                return f"{number(value * factor)} {name}"
+    return f"{number(value)} {unit}".rstrip()
 
 
 def duration(seconds: float) -> str:

@@ -170,6 +170,11 @@ class Table(Settings):
         """Whether any cell has a published number."""
         return any(cell.published_text for cell in self.cells)
 
+    def compares(self, column: str, metric: str) -> bool:
+        """Whether a column has a published number."""
+        placed = [cell for cell in self.cells if (cell.column, cell.metric) == (column, metric)]
+        return any(cell.published_text for cell in placed)
+
     def all_notes(self) -> list[str]:
         """What must be said below the table, the made-from line first."""
         if self.context is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,12 +129,12 @@ def test_a_killed_simulation_started_again_ends_with_the_same_record(tmp_path: P
         return [*script, *command(folder, many, "--generations", "40")]
 
     first = subprocess.Popen(arguments(tmp_path / "killed"), stderr=subprocess.DEVNULL)
-    try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            first.wait(timeout=1.2)
-    finally:
-        first.kill()
-        first.wait()
+    staging = tmp_path / "killed" / ".out.partial"
+    deadline = time.monotonic() + 30
+    while not staging.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "out" / "record.json").exists()
     records = []
     for name in ("killed", "whole"):
