@@ -291,7 +291,8 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         label += f", 95 % interval {number(low)} to {number(high)}"
     label += f", threshold {number(threshold)}"
     return Markup(
-        '<svg class="strip {verdict}" viewBox="0 0 {width} 24" preserveAspectRatio="xMinYMid" role="img" aria-label="{label}">'
+        '<svg class="strip {verdict}" viewBox="0 0 {width} 24" preserveAspectRatio="xMinYMid"'
+        ' role="img" aria-label="{label}">'
         '<rect class="allowed" x="{start}" y="3" width="{span:.1f}" height="18"/>'
         '<line class="axis" x1="0" x2="{width}" y1="12" y2="12"/>'
         '<line class="interval" x1="{low}" x2="{high}" y1="12" y2="12"/>'
