@@ -332,7 +332,7 @@ def _line(cell: Cell, line: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """GitHub Markdown with title and notes."""
-    frame = spread(table).reset_index()
+    frame = spread(table).reset_index(allow_duplicates=True)
     if table.has_published:  # name each row once
         names = frame.iloc[:, 0]
         frame.isetitem(0, names.where(names != names.shift(), "").to_numpy())

@@ -1,0 +1,191 @@
+"""The report in a real browser: complete, usable and self-contained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from common.results.__main__ import main
+from tests.common.example_results import write_paper, write_records
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
+in_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {NAMES} is installed")
+
+
+class Loaded(NamedTuple):
+    """A page and what it said and asked for while loading."""
+
+    page: sync_api.Page
+    messages: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on the made-up paper, made by the command line from records on."""
+    root = tmp_path_factory.mktemp("report")
+    results = root / "results"
+    folder = write_paper(root)
+    write_records(folder, results)
+    write_records(folder, results, "paper")
+    options = ["--root", str(root), "--results", str(results)]
+    main(["archive", "annealing", "--scale", "paper", *options])
+    for words in (
+        ["table", "annealing", "table1"],
+        ["figure", "annealing", "figure1"],
+        ["claims", "annealing"],
+        ["benchmark", "annealing", "speed"],
+        ["summary"],
+        ["report"],
+    ):
+        main([*words, *options])
+    return results / "laptop/report/index.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    """Headless Chromium."""
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+def opened(browser: sync_api.Browser, report: Path, width: int = 1280, **options: str) -> Loaded:
+    page = browser.new_page(viewport={"width": width, "height": 800}, **options)  # type: ignore[arg-type]
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(report.as_uri())
+    return Loaded(page, messages, requests)
+
+
+def test_the_summaries_agree_with_the_report(report: Path) -> None:
+    folder = report.parent.parent
+    covered = json.loads((folder / "coverage.json").read_text())["annealing"]
+    assert (covered["targets"], covered["rebuilt"]) == (3, 2)
+    verdicts = [item["verdict"] for item in json.loads((folder / "claims.json").read_text())]
+    assert verdicts == ["holds", "fails", "undecided"]
+    assert json.loads((folder / "benchmarks.json").read_text())[0]["peer"] == "list"
+    text = report.read_text(encoding="utf8")
+    assert "<strong>2 of 3</strong>" in text
+    assert re.findall(r'<li class="claim (\w+)"', text) == verdicts
+
+
+@in_browser
+def test_the_page_loads_nothing_else_and_reports_no_error(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    loaded = opened(browser, report)
+    assert [url for url in loaded.requests if not url.startswith("data:")] == [report.as_uri()]
+    assert loaded.messages == []
+    widths = loaded.page.eval_on_selector_all(
+        "main img", "images => images.map(image => image.naturalWidth)"
+    )
+    assert widths
+    assert all(widths)
+
+
+@in_browser
+def test_every_internal_link_leads_somewhere_and_no_identifier_is_used_twice(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    links = page.eval_on_selector_all(
+        "a[href^='#']", "links => links.map(link => link.hash.slice(1))"
+    )
+    ids = page.eval_on_selector_all("[id]", "elements => elements.map(element => element.id)")
+    assert len(links) > 5
+    assert set(links) <= set(ids)
+    assert len(ids) == len(set(ids))
+
+
+@in_browser
+def test_sorting_orders_numbers_both_ways_and_leaves_the_missing_last(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    table = page.locator("#annealing-table1")
+    names = table.locator("tbody th")
+    published = table.locator("th", has_text="published").first
+    button = published.locator("button")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert published.get_attribute("aria-sort") == "ascending"
+    ascending = ["Slow cooling", "Fast cooling", "No temperature at all"]
+    assert names.all_text_contents() == ascending
+    button.click()
+    assert published.get_attribute("aria-sort") == "descending"
+    assert names.all_text_contents() == [ascending[1], ascending[0], ascending[2]]
+
+
+@in_browser
+def test_the_filter_keeps_rows_with_every_word(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    table = page.locator("#annealing-table1")
+    box = table.locator("input[type=search]")
+    box.fill("cooling 14.1")
+    assert table.locator("tbody tr:visible th").all_text_contents() == ["Fast cooling"]
+    box.fill("nothing like this")
+    assert table.locator("tbody tr:visible").count() == 0
+    assert table.locator(".none-left").is_visible()
+    box.fill("")
+    assert table.locator("tbody tr:visible").count() == 3
+
+
+@in_browser
+def test_a_figure_opens_large_and_escape_closes_it(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    page.locator(".expand").first.click()
+    dialog = page.locator("dialog")
+    assert dialog.is_visible()
+    assert dialog.locator("img").get_attribute("alt") == "Three lines; slow cooling is lowest."
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+
+
+@in_browser
+def test_the_button_switches_the_colours(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report, color_scheme="light").page
+    colour = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(colour)
+    page.locator("#theme").click()
+    switched = page.evaluate(colour)
+    assert switched != before
+    dark = opened(browser, report, color_scheme="dark").page
+    assert dark.evaluate(colour) == switched
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_never_wider_than_a_phone(
+    browser: sync_api.Browser, report: Path, scheme: str
+) -> None:
+    page = opened(browser, report, width=360, color_scheme=scheme).page
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    assert page.evaluate("document.body.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@in_browser
+def test_every_column_has_a_scope_and_every_control_a_name(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    assert page.locator("th").count() > 10
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("img:not([alt])").count() == 0
+    unnamed = page.eval_on_selector_all(
+        "button", "all => all.filter(b => !b.textContent.trim() && !b.ariaLabel).length"
+    )
+    assert unnamed == 0
