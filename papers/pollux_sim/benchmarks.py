@@ -181,10 +181,10 @@ class _RecordingSched(PolluxSched):
 
 
 def _rounds(count: int) -> list[tuple[Problem, Allocations]]:
-    """``count`` rounds of a replay of 80 jobs on 16 nodes, those with most jobs."""
+    """``count`` rounds of a busy replay (240 jobs on 16 nodes), from most jobs to fewest."""
     apps = load_parametric()
     recorder = _RecordingSched()
-    specs = _generated(80, 16)
+    specs = _generated(240, 16)
     simulate(_set_up("pollux", specs, apps)[0], recorder, Cluster(16, 4))
     busiest = sorted(recorder.posed, key=lambda posed: -len(posed[0].gpu_cap))
     return busiest[:: max(len(busiest) // count, 1)][:count]
