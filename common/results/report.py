@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged
 from common.results.figures import FigureNote, read_note
-from common.results.records import Results, StoredRecord, archive_path
+from common.results.records import Results, StoredRecord, archive_path, origin
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.tables import Table, build, read
 from common.run import git_state, write_atomically
@@ -252,7 +252,7 @@ def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> Expe
 
 
 def _data(item: StoredRecord) -> str:
-    names = {f"{data.name} ({'real' if data.real else 'generator'})" for data in item.record.data}
+    names = {f"{data.name} ({origin(data)})" for data in item.record.data}
     return " + ".join(sorted(names)) or "none"
 
 
