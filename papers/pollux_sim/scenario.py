@@ -114,10 +114,11 @@ def run_simulation(settings: SimulateSettings, run: Run) -> dict[str, float]:
         )
     metrics = outcome.metrics()
     jct = np.array(outcome.completion_times, dtype=float)
-    for name in sorted({job.application.name for job in jobs}):
+    for name in scenario.applications:
         mine = np.array([job.application.name == name for job in jobs])
-        metrics[f"avg_jct_{name}_s"] = float(jct[mine].mean())
         metrics[f"job_share_{name}_pct"] = 100 * float(mine.mean())
+        if mine.any():
+            metrics[f"avg_jct_{name}_s"] = float(jct[mine].mean())
     rho = scenario.fairness(outcome) if settings.fairness else None
     if rho is not None:
         metrics["rho_p50"], metrics["rho_p99"] = np.percentile(rho, [50, 99]).tolist()
