@@ -54,6 +54,9 @@ class Claim(Settings):
     below: float | None = None
     published: str = ""
     explanation: str = ""
+    deterministic: bool = Field(
+        False, description="nothing in the runs is random: one seed decides, without an interval"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Claim:
@@ -108,6 +111,7 @@ class Judged(Settings):
     source: str
     published: str
     explanation: str
+    deterministic: bool
 
 
 def read_claims(folder: Path) -> list[Claim]:
@@ -130,6 +134,11 @@ def read_claims(folder: Path) -> list[Claim]:
                 known = ", ".join(study.arms)
                 raise InputError(
                     f"{where}: {operand.experiment} has no arm {operand.arm!r}; known: {known}"
+                )
+            if claim.deterministic and any(len(seeds) > 1 for seeds in study.seeds.values()):
+                raise InputError(
+                    f"{where}: deterministic, but {operand.experiment} has several seeds;"
+                    " allowed: one at every scale"
                 )
     return claims
 
@@ -188,7 +197,7 @@ def bootstrap(
 
 def verdict(claim: Claim, interval: tuple[float, float] | None, n: int) -> Verdict:
     """``holds`` if all of ``interval`` satisfies the inequality, ``fails`` if none of it does."""
-    if interval is None or n < FEWEST_SEEDS:
+    if interval is None or (n < FEWEST_SEEDS and not claim.deterministic):
         return "undecided"
     low, high = interval
     if claim.above is not None:

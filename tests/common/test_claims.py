@@ -106,3 +106,18 @@ def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
     results = Results.load(folder, "laptop", tmp_path / "results", root=tmp_path)
     with pytest.raises(InputError, match="no metric 'cost'; it has city_cost, grid_cost"):
         judge(read_claims(folder)[0], results)
+
+
+def test_one_seed_decides_only_where_nothing_is_random() -> None:
+    interval = (1.5, 1.5)
+    assert verdict(claim_of(above=1), interval, 1) == "undecided"
+    assert verdict(claim_of(above=1, deterministic=True), interval, 1) == "holds"
+    assert verdict(claim_of(above=2, deterministic=True), interval, 1) == "fails"
+
+
+def test_a_deterministic_claim_on_an_experiment_of_several_seeds_is_refused(tmp_path: Path) -> None:
+    folder = write_paper(tmp_path)
+    path = folder / "claims.yaml"
+    path.write_text(CLAIMS.rstrip() + "\n    deterministic: true\n")
+    with pytest.raises(InputError, match="deterministic, but search has several seeds"):
+        read_claims(folder)
