@@ -21,7 +21,7 @@ def table1(results: Results) -> Table:
                 published=("table1", arm, "digits", "accuracy"),
             )
             for arm in results.paper.experiments["digits"].arms
-        ]
+        ],
     )
 
 

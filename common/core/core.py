@@ -1,0 +1,292 @@
+"""The core over accelerate: device, precision, distribution, steps, resume, stopping."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin, set_seed
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.utils.data import DataLoader
+
+from common.core.data_order import EpochLoader, EpochOrder
+from common.core.meters import Throughput, peak_gpu_bytes
+from common.core.resume_state import random_state, read_state, set_random_state, write_state
+from common.core.settings import CoreSettings
+from common.errors import InputError
+from common.run import Run
+
+#: Exit status of a run that was told to stop (SIGTERM, SIGUSR1) and saved its state: "try again".
+STOPPED: Final = 75
+FULL: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
+log = logging.getLogger("core")
+Optimiser = TypeVar("Optimiser", bound=torch.optim.Optimizer)
+
+
+class Core:
+    """Services of a training loop.
+
+    Args:
+        settings: see :class:`CoreSettings`.
+        run: seeds, the folder of resume states, and the record's device, precision and memory.
+
+    Attributes:
+        device: where tensors go.
+        step_count: optimiser steps done, over all epochs.
+        history: what :meth:`log_metrics` was given; part of the resume state.
+
+    Raises:
+        InputError: no GPU where one is asked for, fp16 on a CPU, or a batch that does not divide.
+    """
+
+    def __init__(self, settings: CoreSettings, run: Run) -> None:
+        self.settings, self.run = settings, run
+        cuda = _wants_cuda(settings)
+        self.precision = _precision(settings, cuda)
+        if settings.deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+        set_seed(run.seed)
+        self.accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="no" if self.precision == "fp32" else self.precision,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=settings.accumulation, sync_with_dataloader=False
+            ),
+            fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2)
+            if settings.strategy == "fsdp"
+            else None,
+        )
+        self.world_size = self.accelerator.num_processes
+        if self.world_size > 1 and settings.strategy == "single":
+            raise InputError(
+                f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
+            )
+        self.device_batch_size = settings.device_batch_size(self.world_size)
+        self.device: torch.device = self.accelerator.device
+        self.step_count, self.epoch = 0, 0
+        self.history: list[dict[str, float]] = []
+        self._throughput = Throughput(self.device)
+        self._tracked: dict[str, Any] = {}
+        self._stop = False
+        run.device = torch.cuda.get_device_name(self.device) if cuda else "cpu"
+        run.precision = self.precision
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, number: int, _frame: Any) -> None:
+        log.warning("signal %d: saving at the end of this step, then stopping", number)
+        self._stop = True
+
+    @property
+    def fused(self) -> dict[str, bool]:
+        """Arguments that make torch's optimisers fused on CUDA: ``AdamW(..., **core.fused)``."""
+        return {"fused": True} if self.device.type == "cuda" else {}
+
+    def prepare(self, model: nn.Module, optimiser: Optimiser) -> tuple[nn.Module, Optimiser]:
+        """Move to the device, wrap for the strategy, compile; convolutions become channels-last."""
+        if self.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model, optimiser = self.accelerator.prepare(model, optimiser)
+        if self.settings.compile:
+            model.compile()
+        return model, optimiser
+
+    def loader(self, dataset: Any) -> EpochLoader:
+        """Training data in an order that depends on seed and epoch alone."""
+        order = EpochOrder(
+            len(dataset),
+            self.settings.global_batch_size,
+            self.settings.accumulation,
+            self.accelerator.process_index,
+            self.world_size,
+            self.run.seed,
+        )
+        return EpochLoader(dataset, order, self.settings, self.device)
+
+    def evaluation_loader(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
+        """Every sample once, in order; :meth:`gather` drops what pads the last batch."""
+        loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size)
+        prepared: DataLoader[Any] = self.accelerator.prepare_data_loader(loader)
+        return prepared
+
+    def gather(self, values: Any) -> Any:
+        """Values of all devices, (samples, ...), without the padding of an evaluation loader."""
+        return self.accelerator.gather_for_metrics(values)
+
+    def track(self, **objects: Any) -> None:
+        """Name what belongs to the resume state: models, optimisers, schedulers."""
+        self._tracked |= objects
+
+    def epochs(self, loader: EpochLoader, count: int) -> Iterator[tuple[int, Iterator[Any]]]:
+        """(epoch, its micro-batches) from where the resume state stands to ``count`` epochs.
+
+        An epoch whose steps were all done but whose body was not (its evaluation, say) comes again
+        without batches.
+        """
+        self.restore()
+        for epoch in range(self.epoch, count):
+            done = self.step_count - epoch * loader.steps_per_epoch
+            yield epoch, loader.batches(epoch, done)
+            self.epoch = epoch + 1
+
+    def accumulate(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Context of one micro-batch: gradients are synchronised only where a step is due."""
+        context: AbstractContextManager[Any] = self.accelerator.accumulate(model)
+        return context
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Backward pass of a micro-batch's mean loss, scaled for accumulation and precision."""
+        self.accelerator.backward(loss)
+
+    def step(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, scheduler: Any = None
+    ) -> None:
+        """After each micro-batch: where a step is due, clip, step, count, save or stop."""
+        due = self.accelerator.sync_gradients
+        if due and self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        if not due:
+            return
+        if scheduler is not None:
+            scheduler.step()
+        self.step_count += 1
+        self._throughput.add(self.settings.global_batch_size)
+        stop = self._told_to_stop()
+        if stop or self.step_count % self.settings.save_every == 0:
+            self.save()
+        if stop:
+            raise SystemExit(STOPPED)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was told to; all must stop at the same step."""
+        if self.world_size == 1:
+            return self._stop
+        flag = torch.tensor(float(self._stop), device=self.device)
+        return bool(self.accelerator.reduce(flag, "sum").item())
+
+    def log_metrics(self, **metrics: float) -> None:
+        """Append a row to :attr:`history`."""
+        self.history.append({name: float(value) for name, value in metrics.items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the run that a resume state belongs to: its identity, settings and world size."""
+        settings = self.run.settings.model_dump(mode="json")
+        identity = [str(self.run.key), settings, self.world_size]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Write the resume state; all processes must call it."""
+        everyone = [random_state()]
+        if self.world_size > 1:
+            everyone = [None] * self.world_size  # type: ignore[list-item]
+            torch.distributed.all_gather_object(everyone, random_state())
+        state = {
+            "objects": {name: self._state_of(item) for name, item in self._tracked.items()},
+            "step_count": self.step_count,
+            "epoch": self.epoch,
+            "history": self.history,
+            "random": everyone,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+        }
+        if self.accelerator.is_main_process:
+            write_state(self.run.work, self.step_count, state, self.fingerprint)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> bool:
+        """Load the newest usable resume state; False where there is none."""
+        state = read_state(self.run.work, self.fingerprint)
+        if state is None:
+            return False
+        for name, item in self._tracked.items():
+            self._set_state_of(item, state["objects"][name])
+        self.step_count, self.epoch = state["step_count"], state["epoch"]
+        self.history = state["history"]
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"][self.accelerator.process_index])
+        log.info("resumed at step %d", self.step_count)
+        return True
+
+    def _state_of(self, item: Any) -> Any:
+        if self.settings.strategy != "fsdp":
+            return self._plain(item).state_dict()
+        if isinstance(item, nn.Module):
+            return get_model_state_dict(item, options=FULL)
+        if isinstance(item, torch.optim.Optimizer):
+            return get_optimizer_state_dict(self._model_of(item), self._plain(item), options=FULL)
+        return item.state_dict()
+
+    def _set_state_of(self, item: Any, state: Any) -> None:
+        if self.settings.strategy != "fsdp":
+            self._plain(item).load_state_dict(state)
+        elif isinstance(item, nn.Module):
+            set_model_state_dict(item, state, options=FULL)
+        elif isinstance(item, torch.optim.Optimizer):
+            model = self._model_of(item)
+            set_optimizer_state_dict(model, self._plain(item), state, options=FULL)
+        else:
+            item.load_state_dict(state)
+
+    def _plain(self, item: Any) -> Any:
+        """The model or optimiser inside accelerate's wrapper."""
+        if isinstance(item, nn.Module):
+            return self.accelerator.unwrap_model(item)
+        return getattr(item, "optimizer", item)
+
+    def _model_of(self, optimiser: torch.optim.Optimizer) -> nn.Module:
+        """The tracked model whose parameters an optimiser holds."""
+        held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        for item in self._tracked.values():
+            if isinstance(item, nn.Module) and held & {id(p) for p in item.parameters()}:
+                return item
+        raise InputError("an optimiser is tracked without its model; track both")
+
+    def samples_per_s(self) -> float:
+        """Throughput of training after warm-up."""
+        return self._throughput.samples_per_s()
+
+    def finish(self, model: nn.Module | None = None, name: str = "weights.safetensors") -> None:
+        """Note peak memory in the run; write final weights as an artifact if given."""
+        self.run.peak_gpu_bytes = peak_gpu_bytes(self.device)
+        if model is None:
+            return
+        weights = self._state_of(model)
+        if self.accelerator.is_main_process:
+            plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+            save_file(plain, str(Path(self.run.path(name))))
+
+
+def _wants_cuda(settings: CoreSettings) -> bool:
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise InputError("device cuda: no GPU is visible; allowed here: auto, cpu")
+    return there and settings.device != "cpu"
+
+
+def _precision(settings: CoreSettings, cuda: bool) -> str:
+    if settings.precision == "auto":
+        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+    if settings.precision == "fp16" and not cuda:
+        raise InputError("precision fp16: needs a GPU; allowed on a CPU: auto, fp32, bf16")
+    return settings.precision

@@ -1,0 +1,133 @@
+"""Data order that depends on seed and epoch alone: resumable in mid-epoch, on any device count.
+
+Each epoch is one permutation. An optimiser step takes the next global batch of it, and devices and
+micro-batches take equal slices of that; so a step sees the same samples however many devices share
+it. The last samples of an epoch that do not fill a global batch are left out; each epoch leaves out
+others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.core.settings import CoreSettings
+from common.errors import InputError
+
+
+class EpochOrder:
+    """Indices of every micro-batch of one device.
+
+    Args:
+        size: samples in the data set.
+        global_batch_size: samples of an optimiser step.
+        accumulation: micro-batches of a step on a device.
+        rank, world_size: this device, and how many there are.
+        seed: of the permutations.
+
+    Raises:
+        InputError: the data set is smaller than a global batch.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        global_batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if size < global_batch_size:
+            raise InputError(
+                f"global_batch_size {global_batch_size}: the data set has {size} samples; "
+                f"allowed: at most that many"
+            )
+        self.size, self.seed, self.accumulation = size, seed, accumulation
+        self.global_batch_size, self.rank, self.world_size = global_batch_size, rank, world_size
+        self.steps_per_epoch = size // global_batch_size
+
+    def permutation(self, epoch: int) -> torch.Tensor:
+        """(size,) order of an epoch, a function of seed and epoch."""
+        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
+        return torch.randperm(self.size, generator=generator)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
+        """Micro-batches of this device in ``epoch``, from optimiser step ``start`` on."""
+        order = self.permutation(epoch)
+        share = self.global_batch_size // (self.world_size * self.accumulation)
+        for step in range(start, self.steps_per_epoch):
+            whole = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+            for micro in range(self.accumulation):
+                place = (micro * self.world_size + self.rank) * share
+                yield whole[place : place + share].tolist()
+
+
+def mixed(*parts: int) -> int:
+    """One seed below 2**63 from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+class _Seeded(Dataset[Any]):
+    """Seeds every generator before an item, so that a worker's history does not matter."""
+
+    def __init__(self, dataset: Any, seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __getitem__(self, index: int) -> Any:
+        seed = mixed(self.seed, self.epoch, index)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        return self.dataset[index]
+
+
+class EpochLoader:
+    """Micro-batches on the device, epoch by epoch.
+
+    Random augmentation in ``dataset`` is resumed exactly: without worker processes it draws from
+    the global generators, which are part of the resume state; with them every item has a seed of
+    its own.
+    """
+
+    def __init__(
+        self, dataset: Any, order: EpochOrder, settings: CoreSettings, device: torch.device
+    ) -> None:
+        self.dataset, self.order, self.settings, self.device = dataset, order, settings, device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return self.order.steps_per_epoch
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Collated micro-batches of ``epoch`` from optimiser step ``start`` on."""
+        workers = self.settings.num_workers
+        dataset = _Seeded(self.dataset, self.order.seed, epoch) if workers else self.dataset
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=list(self.order.batches(epoch, start)),
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            # A private generator: the loader would draw its base seed from the global one.
+            generator=torch.Generator().manual_seed(mixed(self.order.seed, epoch, 1)),
+        )
+        for batch in loader:
+            yield to_device(batch, self.device)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch on ``device``, copied asynchronously from pinned memory."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch

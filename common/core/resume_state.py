@@ -1,0 +1,101 @@
+"""Resume states on disk: written whole or not at all, checked before they are trusted.
+
+A state is a folder ``step-<n>`` with ``state.pt`` (tensors and plain values, loaded with
+``weights_only``) and ``manifest.json`` (checksum, and the fingerprint of the run it belongs to).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import InputError
+from common.run import file_sha256
+
+#: States kept: the newest, and one to fall back on.
+KEPT = 2
+log = logging.getLogger("resume")
+
+
+def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str) -> None:
+    """Write the state of ``step``; older ones beyond :data:`KEPT` are removed afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / f".writing-{os.getpid()}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    with (writing / "state.pt").open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    manifest = {"sha256": file_sha256(writing / "state.pt"), "fingerprint": fingerprint}
+    with (writing / "manifest.json").open("w", encoding="utf8") as text:
+        json.dump(manifest, text)
+        text.flush()
+        os.fsync(text.fileno())
+    final = folder / f"step-{step:010d}"
+    shutil.rmtree(final, ignore_errors=True)
+    writing.replace(final)
+    for old in states(folder)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def states(folder: Path) -> list[Path]:
+    """Complete states, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The newest usable state; None where there is none.
+
+    A damaged one is passed over with a warning.
+
+    Raises:
+        InputError: the state belongs to a run with other settings or another seed.
+    """
+    for path in states(folder):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf8"))
+            if manifest["sha256"] != file_sha256(path / "state.pt"):
+                raise ValueError("its checksum does not match")
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s: passed over, it is damaged (%s)", path, error)
+            continue
+        if manifest["fingerprint"] != fingerprint:
+            raise InputError(
+                f"{path}: belongs to a run with other settings or another seed; "
+                f"remove {folder} to start afresh, or use another --work folder"
+            )
+        state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        return state
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """State of every generator of this process: Python, NumPy, torch, CUDA."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(np.array(keys)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put every generator back to ``state``."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy(), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
