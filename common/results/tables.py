@@ -151,9 +151,9 @@ class Table(Settings):
         return sorted(pairs, key=lambda pair: names.index(pair[0]))
 
     def heading(self, column: str, metric: str) -> str:
-        """Heading of a column: its name, the metric where they differ, and the unit."""
-        several = len({metric for _, metric in self.layout}) > 1
-        units = {cell.unit for cell in self.cells if (cell.column, cell.metric) == (column, metric)}
+        """Heading of a column: its name, the metric where it holds several, and the unit."""
+        several = len({other for name, other in self.layout if name == column}) > 1
+        units = {cell.unit for cell in self._placed(column, metric)}
         text = f"{column}: {metric}" if column and several else column or metric
         unit = units.pop() if len(units) == 1 else ""
         return f"{text} ({unit})" if unit and f"({unit})" not in text else text
@@ -172,8 +172,21 @@ class Table(Settings):
 
     def compares(self, column: str, metric: str) -> bool:
         """Whether a column has a published number."""
-        placed = [cell for cell in self.cells if (cell.column, cell.metric) == (column, metric)]
-        return any(cell.published_text for cell in placed)
+        return any(cell.published_text for cell in self._placed(column, metric))
+
+    def describes(self, column: str, metric: str) -> bool:
+        """Whether a column holds the paper's words alone: nothing that could be reproduced."""
+        placed = self._placed(column, metric)
+        numbers = any(cell.mean is not None or cell.published is not None for cell in placed)
+        return self.compares(column, metric) and not numbers
+
+    def mark(self, column: str, metric: str) -> str:
+        """The mark that all published numbers of a column share; empty where they differ."""
+        marks = {cell.mark for cell in self._placed(column, metric) if cell.published_text}
+        return marks.pop() if len(marks) == 1 else ""
+
+    def _placed(self, column: str, metric: str) -> list[Cell]:
+        return [cell for cell in self.cells if (cell.column, cell.metric) == (column, metric)]
 
     def all_notes(self) -> list[str]:
         """What must be said below the table, the made-from line first."""

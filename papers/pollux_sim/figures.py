@@ -25,6 +25,8 @@ APPLICATION_COLOUR: Final = dict(zip(APPLICATIONS, COLOURS, strict=False))
 #: Arms of `testbed` shown over time: all with hand-tuned jobs.
 TUNED: Final = {"pollux": "pollux", "optimus-tuned": "optimus", "tiresias-tuned": "tiresias"}
 BIN_S: Final = 1800
+#: Place of a legend that would cover lines inside its axes.
+BELOW: Final[dict[str, Any]] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
 PUBLISHED: Final[dict[str, Any]] = {
     "color": "#444444",
     "marker": "_",
@@ -55,15 +57,15 @@ def figure1(results: Results) -> FigureWithCaption:
     """Scalability by batch size, and the best batch size by GPUs and stage of training."""
     scaling = study(results).read_csv("fig1_scalability.csv")
     best = study(results).read_csv("fig1_best_batch.csv")
-    left, right = axes = panels(1, 2, height=3.0)
+    left, right = axes = panels(1, 2, height=3.6)
     for index, (size, rows) in enumerate(scaling.groupby("batch_size")):
         left.plot(rows.num_gpus, rows.throughput, **line(index), label=f"batch {size}")
     left.set(xlabel="GPUs", ylabel="images / s", title="Throughput", ylim=(0, None))
-    left.legend()
+    left.legend(**BELOW, ncols=2)
     for index, (stage, rows) in enumerate(best.groupby("stage", sort=False)):
-        right.plot(rows.num_gpus, rows.batch_size, **line(index), label=str(stage))
+        right.plot(rows.num_gpus, rows.batch_size, **line(index), label=f"{stage} in training")
     right.set(xlabel="GPUs", ylabel="total batch size", title="Best batch", ylim=(0, None))
-    right.legend(title="of training")
+    right.legend(**BELOW, ncols=1)
     return FigureWithCaption(
         figure_of(axes),
         "ResNet18 on CIFAR-10. Larger batches scale to more GPUs; the batch with the best goodput"
@@ -148,8 +150,8 @@ def figure5(results: Results) -> FigureWithCaption:
         running = bins.gpus_used > 0
         bottom.plot(hours[running], (bins.weighted / bins.gpus_used)[running], **style)
     top.set(ylabel="GPUs in use", ylim=(0, None), title="GPUs")
-    top.legend(loc="upper right")
     bottom.set(ylabel="efficiency", xlabel="hours", ylim=(0, 1.05), title="Statistical efficiency")
+    bottom.legend(loc="lower right", ncols=3)
     return FigureWithCaption(
         figure_of(axes),
         "GPUs in use and their statistical efficiency (weighted by GPUs) over time, hand-tuned"
@@ -320,7 +322,7 @@ def figure9(results: Results) -> FigureWithCaption:
         bottom.plot(hours, rows.efficiency, **style)
     top.set(ylabel="nodes", ylim=(0, None), title="Cluster size")
     bottom.set(ylabel="efficiency", xlabel="hours", ylim=(0, 1.05), title="Statistical efficiency")
-    bottom.legend()
+    bottom.legend(loc="lower right")
     return FigureWithCaption(
         figure_of(axes),
         "One job whose cluster grows by goodput or by throughput. Goodput adds nodes when noisier"

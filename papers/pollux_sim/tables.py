@@ -156,7 +156,7 @@ def figure_table(figure: str, bars: tuple[tuple[str, str, str], ...]) -> Callabl
             cell(
                 results,
                 theirs,
-                "mean over workloads",
+                label,
                 experiment=experiment,
                 arm=arm,
                 metric=metric,
@@ -174,7 +174,9 @@ def figure_table(figure: str, bars: tuple[tuple[str, str, str], ...]) -> Callabl
                 for bar in present
                 for seed in results.metric(bar[0], bar[1], "avg_jct_s")
             ]
-        return Table(row_header="Setting", cells=cells)
+        return Table(
+            row_header="Setting", cells=cells, notes=["Each time is the mean over workloads."]
+        )
 
     return table
 
@@ -182,11 +184,11 @@ def figure_table(figure: str, bars: tuple[tuple[str, str, str], ...]) -> Callabl
 def _one_workload(results: Results, figure: str, bar: tuple[str, str, str], seed: int) -> Cell:
     """Average JCT of one workload, seconds, beside the artifact's."""
     experiment, arm, theirs = bar
-    column = f"workload-{seed}"
-    found = results.published_value(figure, theirs, column, "avg JCT")
+    workload = f"workload-{seed}"
+    found = results.published_value(figure, theirs, workload, "avg JCT")
     return Cell(
         row=theirs,
-        column=column,
+        column=f"avg JCT of {workload}",
         metric="avg JCT",
         unit="s",
         mean=results.metric(experiment, arm, "avg_jct_s")[seed],
