@@ -2,7 +2,8 @@
 
 A run writes its files into a staging folder beside its output; :meth:`Run.finish` moves them into
 place and writes ``record.json`` last, by one atomic rename. A run that is killed leaves what was
-there before; a record that exists is complete.
+there before; a record that exists is complete. Of the processes that torchrun starts for one run,
+the main one (rank 0) locks, writes and finishes; what the others write is thrown away.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -125,6 +127,7 @@ class Run:
         seed: the run's seed; Python's and NumPy's global generators are seeded with it.
         rng: a private NumPy generator seeded with it.
         device, precision: what the run computes on; a program that uses a GPU sets them.
+        main: whether this process writes the record.
     """
 
     def __init__(
@@ -137,10 +140,20 @@ class Run:
         self.staging = out.parent / f".{out.name}.partial"
         self.rng = np.random.default_rng(self.seed)
         self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
+        self.main = os.environ.get("RANK", "0") == "0"
         self._data: list[DataIdentity] = []
 
     def __enter__(self) -> Run:
         seed_python(self.seed)
+        if self.main:
+            self._take_out()
+        else:
+            self.staging = Path(tempfile.mkdtemp())
+        self._started = datetime.now(UTC)
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def _take_out(self) -> None:
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"--out {self.out}: is a file; a folder is needed")
         try:
@@ -149,9 +162,6 @@ class Run:
             self.staging.mkdir()
         except OSError as error:
             raise InputError(f"--out {self.out}: cannot be written ({error.strerror})") from None
-        self._started = datetime.now(UTC)
-        self._clock, self._cpu = time.perf_counter(), time.process_time()
-        return self
 
     def __exit__(
         self,
@@ -160,7 +170,8 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
-        os.close(self._lock)
+        if self.main:
+            os.close(self._lock)
 
     def uses(self, identity: DataIdentity) -> None:
         """Note data that the run reads."""
@@ -201,6 +212,9 @@ class Run:
         broken = sorted(name for name, value in metrics.items() if not np.isfinite(value))
         if broken:
             raise InputError(f"{self.key.folder}: metrics {broken} are not finite numbers")
+        path = self.out / "record.json"
+        if not self.main:
+            return path
         files = sorted(path for path in self.staging.rglob("*") if path.is_file())
         artifacts = {
             path.relative_to(self.staging).as_posix(): Artifact(
@@ -226,7 +240,6 @@ class Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             (self.staging / name).replace(target)
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / "record.json"
         write_atomically(path, record.model_dump_json(indent=1) + "\n")
         shutil.rmtree(self.work, ignore_errors=True)
         return path

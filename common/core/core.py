@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,28 +14,21 @@ from typing import Any, Final, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.utils.data import DataLoader
 
-from common.core.data_order import EpochLoader, EpochOrder
+from common.core import sharding
+from common.core.data_order import EpochLoader, EpochOrder, mixed
 from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import random_state, read_state, set_random_state, write_state
 from common.core.settings import CoreSettings
 from common.errors import InputError
-from common.run import Run
+from common.run import Run, seed_python
 
 #: Exit status of a run that was told to stop (SIGTERM, SIGUSR1) and saved its state: "try again".
 STOPPED: Final = 75
-FULL: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
 log = logging.getLogger("core")
 Optimiser = TypeVar("Optimiser", bound=torch.optim.Optimizer)
 
@@ -60,25 +54,24 @@ class Core:
         cuda = _wants_cuda(settings)
         self.precision = _precision(settings, cuda)
         if settings.deterministic:
-            torch.use_deterministic_algorithms(True)
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(settings.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = settings.tf32
         torch.backends.cudnn.allow_tf32 = settings.tf32
-        set_seed(run.seed)
+        _seed(run.seed)  # the same on every device: they build the same model
         self.accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="no" if self.precision == "fp32" else self.precision,
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=settings.accumulation, sync_with_dataloader=False
             ),
-            fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2)
-            if settings.strategy == "fsdp"
-            else None,
         )
         self.world_size = self.accelerator.num_processes
         if self.world_size > 1 and settings.strategy == "single":
             raise InputError(
                 f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
             )
+        self._sharded = settings.strategy == "fsdp" and self.world_size > 1
         self.device_batch_size = settings.device_batch_size(self.world_size)
         self.device: torch.device = self.accelerator.device
         self.step_count, self.epoch = 0, 0
@@ -88,11 +81,12 @@ class Core:
         self._stop = False
         run.device = torch.cuda.get_device_name(self.device) if cuda else "cpu"
         run.precision = self.precision
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask_to_stop)
+        self._handlers = {
+            number: signal.signal(number, self._ask_to_stop)
+            for number in (signal.SIGTERM, signal.SIGUSR1)
+        }
 
-    def _ask_to_stop(self, number: int, _frame: Any) -> None:
-        log.warning("signal %d: saving at the end of this step, then stopping", number)
+    def _ask_to_stop(self, _number: int, _frame: Any) -> None:
         self._stop = True
 
     @property
@@ -104,7 +98,12 @@ class Core:
         """Move to the device, wrap for the strategy, compile; convolutions become channels-last."""
         if self.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model, optimiser = self.accelerator.prepare(model, optimiser)
+        if self._sharded:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)  # not DDP
+            sharding.shard(model, optimiser, self.device.type)
+            optimiser = self.accelerator.prepare(optimiser)
+        else:
+            model, optimiser = self.accelerator.prepare(model, optimiser)
         if self.settings.compile:
             model.compile()
         return model, optimiser
@@ -123,7 +122,10 @@ class Core:
 
     def evaluation_loader(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
         """Every sample once, in order; :meth:`gather` drops what pads the last batch."""
-        loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size)
+        # A private generator: evaluating must not change training.
+        loader: DataLoader[Any] = DataLoader(
+            dataset, batch_size=batch_size, generator=torch.Generator().manual_seed(0)
+        )
         prepared: DataLoader[Any] = self.accelerator.prepare_data_loader(loader)
         return prepared
 
@@ -132,7 +134,10 @@ class Core:
         return self.accelerator.gather_for_metrics(values)
 
     def track(self, **objects: Any) -> None:
-        """Name what belongs to the resume state: models, optimisers, schedulers."""
+        """Name what belongs to the resume state: models, optimisers, schedulers, own counters.
+
+        Anything with ``state_dict`` and ``load_state_dict`` of tensors and plain values.
+        """
         self._tracked |= objects
 
     def epochs(self, loader: EpochLoader, count: int) -> Iterator[tuple[int, Iterator[Any]]]:
@@ -144,7 +149,7 @@ class Core:
         self.restore()
         for epoch in range(self.epoch, count):
             done = self.step_count - epoch * loader.steps_per_epoch
-            yield epoch, loader.batches(epoch, done)
+            yield epoch, self._throughput.timed(loader.batches(epoch, done))
             self.epoch = epoch + 1
 
     def accumulate(self, model: nn.Module) -> AbstractContextManager[Any]:
@@ -167,7 +172,7 @@ class Core:
         optimiser.zero_grad()
         if not due:
             return
-        if scheduler is not None:
+        if scheduler is not None and not self.accelerator.optimizer_step_was_skipped:
             scheduler.step()
         self.step_count += 1
         self._throughput.add(self.settings.global_batch_size)
@@ -175,6 +180,7 @@ class Core:
         if stop or self.step_count % self.settings.save_every == 0:
             self.save()
         if stop:
+            log.warning("told to stop: state of step %d is saved", self.step_count)
             raise SystemExit(STOPPED)
 
     def _told_to_stop(self) -> bool:
@@ -196,11 +202,12 @@ class Core:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def save(self) -> None:
-        """Write the resume state; all processes must call it."""
-        everyone = [random_state()]
+        """Write the resume state; all processes must call it. :meth:`step` does, when it is due."""
+        own = random_state(self.device, self.run.rng)
+        everyone: list[Any] = [own]
         if self.world_size > 1:
-            everyone = [None] * self.world_size  # type: ignore[list-item]
-            torch.distributed.all_gather_object(everyone, random_state())
+            everyone = [None] * self.world_size
+            torch.distributed.all_gather_object(everyone, own)
         state = {
             "objects": {name: self._state_of(item) for name, item in self._tracked.items()},
             "step_count": self.step_count,
@@ -214,9 +221,15 @@ class Core:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
-        """Load the newest usable resume state; False where there is none."""
+        """Load the newest usable resume state; False where there is none: training starts.
+
+        From here on every device draws other numbers (its own dropout masks, say).
+        """
+        rank = self.accelerator.process_index
         state = read_state(self.run.work, self.fingerprint)
         if state is None:
+            if rank:
+                _seed(mixed(self.run.seed, rank))
             return False
         for name, item in self._tracked.items():
             self._set_state_of(item, state["objects"][name])
@@ -224,29 +237,22 @@ class Core:
         self.history = state["history"]
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"][self.accelerator.process_index])
+        set_random_state(state["random"][rank], self.device, self.run.rng)
         log.info("resumed at step %d", self.step_count)
         return True
 
     def _state_of(self, item: Any) -> Any:
-        if self.settings.strategy != "fsdp":
-            return self._plain(item).state_dict()
-        if isinstance(item, nn.Module):
-            return get_model_state_dict(item, options=FULL)
-        if isinstance(item, torch.optim.Optimizer):
-            return get_optimizer_state_dict(self._model_of(item), self._plain(item), options=FULL)
-        return item.state_dict()
+        plain = self._plain(item)
+        if not self._sharded:
+            return plain.state_dict()
+        return sharding.full_state(plain, self._model_of(plain))
 
     def _set_state_of(self, item: Any, state: Any) -> None:
-        if self.settings.strategy != "fsdp":
-            self._plain(item).load_state_dict(state)
-        elif isinstance(item, nn.Module):
-            set_model_state_dict(item, state, options=FULL)
-        elif isinstance(item, torch.optim.Optimizer):
-            model = self._model_of(item)
-            set_optimizer_state_dict(model, self._plain(item), state, options=FULL)
+        plain = self._plain(item)
+        if self._sharded:
+            sharding.set_full_state(plain, state, self._model_of(plain))
         else:
-            item.load_state_dict(state)
+            plain.load_state_dict(state)
 
     def _plain(self, item: Any) -> Any:
         """The model or optimiser inside accelerate's wrapper."""
@@ -254,27 +260,41 @@ class Core:
             return self.accelerator.unwrap_model(item)
         return getattr(item, "optimizer", item)
 
-    def _model_of(self, optimiser: torch.optim.Optimizer) -> nn.Module:
-        """The tracked model whose parameters an optimiser holds."""
-        held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        for item in self._tracked.values():
-            if isinstance(item, nn.Module) and held & {id(p) for p in item.parameters()}:
-                return item
-        raise InputError("an optimiser is tracked without its model; track both")
+    def _model_of(self, item: Any) -> nn.Module | None:
+        """The tracked model whose parameters an optimiser holds; None for what is no optimiser."""
+        if not isinstance(item, torch.optim.Optimizer):
+            return None
+        held = {id(p) for group in item.param_groups for p in group["params"]}
+        for model in self._tracked.values():
+            if isinstance(model, nn.Module) and held & {id(p) for p in model.parameters()}:
+                return model
+        raise ValueError("an optimiser is tracked without its model; track both")
 
     def samples_per_s(self) -> float:
         """Throughput of training after warm-up."""
         return self._throughput.samples_per_s()
 
     def finish(self, model: nn.Module | None = None, name: str = "weights.safetensors") -> None:
-        """Note peak memory in the run; write final weights as an artifact if given."""
+        """Note peak memory in the run, write final weights as an artifact if given, let go.
+
+        All processes must call it. Signals act as before, and processes talk no more.
+        """
         self.run.peak_gpu_bytes = peak_gpu_bytes(self.device)
-        if model is None:
-            return
-        weights = self._state_of(model)
-        if self.accelerator.is_main_process:
-            plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-            save_file(plain, str(Path(self.run.path(name))))
+        if model is not None:
+            weights = self._state_of(model)
+            if self.accelerator.is_main_process:
+                # Clones: safetensors refuses tensors that share memory (tied weights).
+                plain = {key: value.detach().cpu().clone() for key, value in weights.items()}
+                plain = {key: value.contiguous() for key, value in plain.items()}
+                save_file(plain, str(Path(self.run.path(name))))
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.accelerator.end_training()
+
+
+def _seed(seed: int) -> None:
+    seed_python(seed)
+    torch.manual_seed(seed)
 
 
 def _wants_cuda(settings: CoreSettings) -> bool:
@@ -289,4 +309,6 @@ def _precision(settings: CoreSettings, cuda: bool) -> str:
         return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
     if settings.precision == "fp16" and not cuda:
         raise InputError("precision fp16: needs a GPU; allowed on a CPU: auto, fp32, bf16")
+    if settings.precision == "fp16" and settings.strategy == "fsdp":
+        raise InputError("precision fp16: not with strategy fsdp; allowed: auto, fp32, bf16")
     return settings.precision

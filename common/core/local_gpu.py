@@ -23,7 +23,7 @@ def claimed_gpu(count: int, locks: Path) -> Iterator[str]:
         InputError: all are taken.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given:
+    if given is not None:
         yield given
         return
     locks.mkdir(parents=True, exist_ok=True)

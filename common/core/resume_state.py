@@ -28,7 +28,7 @@ log = logging.getLogger("resume")
 def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str) -> None:
     """Write the state of ``step``; older ones beyond :data:`KEPT` are removed afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / f".writing-{os.getpid()}"
+    writing = folder / ".writing"  # one process writes: common.run locks a run
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     with (writing / "state.pt").open("wb") as stream:
@@ -58,44 +58,48 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     A damaged one is passed over with a warning.
 
     Raises:
-        InputError: the state belongs to a run with other settings or another seed.
+        InputError: the state belongs to a run with other settings, seed or processes.
     """
     for path in states(folder):
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf8"))
             if manifest["sha256"] != file_sha256(path / "state.pt"):
                 raise ValueError("its checksum does not match")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s: passed over, it is damaged (%s)", path, error)
             continue
         if manifest["fingerprint"] != fingerprint:
             raise InputError(
-                f"{path}: belongs to a run with other settings or another seed; "
-                f"remove {folder} to start afresh, or use another --work folder"
+                f"{path}: belongs to a run with other settings, another seed or another number of "
+                f"processes; allowed: the same, another --work folder, or none (remove {folder})"
             )
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return state
     return None
 
 
-def random_state() -> dict[str, Any]:
-    """State of every generator of this process: Python, NumPy, torch, CUDA."""
+def random_state(device: torch.device, private: np.random.Generator) -> dict[str, Any]:
+    """State of every generator of this process: Python, NumPy, torch, GPU, the run's own."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, *rest = np.random.get_state()
     return {
         "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(np.array(keys)), position, has_gauss, cached],
+        "numpy": [name, torch.from_numpy(np.array(keys)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "private": private.bit_generator.state,
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(
+    state: dict[str, Any], device: torch.device, private: np.random.Generator
+) -> None:
     """Put every generator back to ``state``."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy(), position, has_gauss, cached))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    private.bit_generator.state = state["private"]
