@@ -22,9 +22,10 @@ from scipy.optimize import minimize
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow, compare
 from papers.pollux_sim import throughput_fit
+from papers.pollux_sim.allocation_operators import Allocations, Problem
 from papers.pollux_sim.applications import Application
 from papers.pollux_sim.cluster import Cluster, Policy
-from papers.pollux_sim.genetic_search import Allocations, Front, Problem, search
+from papers.pollux_sim.genetic_search import Front, search
 from papers.pollux_sim.ground_truth import pollux_folder
 from papers.pollux_sim.job import Job
 from papers.pollux_sim.parametric import load_fits, load_parametric

@@ -17,8 +17,7 @@ from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.repair import Repair
 from pymoo.optimize import minimize
 
-from papers.pollux_sim.genetic_search import (
-    CROSSOVER_PROBABILITY,
+from papers.pollux_sim.allocation_operators import (
     RESET_PROBABILITY,
     SELECT_PROBABILITY,
     SPEEDUP_FLOOR,
@@ -26,6 +25,7 @@ from papers.pollux_sim.genetic_search import (
     Allocations,
     Problem,
 )
+from papers.pollux_sim.genetic_search import CROSSOVER_PROBABILITY
 
 MAX_NODES = 16
 States = NDArray[np.int64]

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from papers.pollux_sim.allocation_operators import Allocations, Problem
 from papers.pollux_sim.cluster import Cluster
-from papers.pollux_sim.genetic_search import Allocations, Front, Problem, search
+from papers.pollux_sim.genetic_search import Front, search
 from papers.pollux_sim.job import RESTART_DELAY_S, Allocation, Job
 from papers.pollux_sim.pollux_agent import PolluxAgent
 

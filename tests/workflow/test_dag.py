@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_a_second_snakemake_in_the_folder_is_told_so(checkout: Checkout) -> None
 def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Path) -> None:
     words = ("papers/example_paper/train.py", "digits", "--arm", "weak", "--scale", "smoke")
     done = subprocess.run(
-        ("python", *words, "--out", str(tmp_path / "by_hand")),
+        (sys.executable, *words, "--out", str(tmp_path / "by_hand")),
         cwd=built.folder,
         env=dict(os.environ, PYTHONPATH=str(built.folder)),
         capture_output=True,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papers.pollux_sim.genetic_search import SPEEDUP_FLOOR, Allocations, Front, Problem, search
+from papers.pollux_sim.allocation_operators import SPEEDUP_FLOOR, Allocations, Problem
+from papers.pollux_sim.genetic_search import Front, search
 from papers.pollux_sim.random_stream import below, seeded, uniform
 
 
