@@ -201,25 +201,32 @@ def merge_into(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validated(model: type[Model], data: Any, where: str) -> Model:
-    """``model`` from ``data``; InputError names ``where``, key, value and what is allowed."""
+def validated(
+    model: type[Model], data: Any, where: str, options: Mapping[str, str] | None = None
+) -> Model:
+    """``model`` from ``data``; InputError names ``where``, key, value and what is allowed.
+
+    Args:
+        options: the command-line option that gave a key, for the message.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(detail, model) for detail in error.errors()]
+        lines = [_explain(detail, model, options or {}) for detail in error.errors()]
         raise InputError(f"{where}: " + "; ".join(lines)) from None
 
 
-def _explain(detail: Any, model: type[BaseModel]) -> str:
+def _explain(detail: Any, model: type[BaseModel], options: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    name = options.get(key, f"key '{key}'")
     if detail["type"] == "extra_forbidden":
         allowed = ", ".join(sorted(_fields_at(model, detail["loc"][:-1]))) or "no keys"
         return f"unknown key '{key}' (value {detail['input']!r}); allowed: {allowed}"
     if detail["type"] == "missing":
-        return f"key '{key}' is missing"
+        return f"{name} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     shown = repr(detail["input"])
-    return f"key '{key}': {message}" + (f", got {shown}" if len(shown) <= 80 else "")
+    return f"{name}: {message}" + (f", got {shown}" if len(shown) <= 80 else "")
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:

@@ -8,6 +8,7 @@ the main one (rank 0) locks, writes and finishes; what the others write is throw
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -171,6 +172,8 @@ class Run:
     ) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
         if self.main:
+            with contextlib.suppress(OSError):
+                self.out.rmdir()  # where nothing was written
             os.close(self._lock)
 
     def uses(self, identity: DataIdentity) -> None:

@@ -14,6 +14,17 @@ from common.errors import InputError
 from common.run import Run
 
 FOLDER = Path(__file__).resolve().parent
+#: Setting -> the option of ``simulate`` that gives it.
+OPTIONS = {
+    "cluster.nodes": "--nodes",
+    "cluster.gpus_per_node": "--gpus-per-node",
+    "interval_s": "--interval",
+    "power": "--p",
+    "interference": "--interference",
+    "max_nodes": "--max-nodes",
+    "search.population_size": "--population",
+    "search.generations": "--generations",
+}
 
 
 def add_simulate(command: argparse.ArgumentParser) -> None:
@@ -105,7 +116,7 @@ def run_file(options: argparse.Namespace) -> Path:
         "trace": True,
         "data_root": options.data_root,
     }
-    settings = validated(SimulateSettings, raw, "simulate")
+    settings = validated(SimulateSettings, raw, "simulate", OPTIONS)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: must be >= 0")
     scale = "paper" if applications == "traces" else "laptop"
