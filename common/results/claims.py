@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from common.config import NAME, Settings, load_paper, read_yaml, validated
+from common.config import NAME, Scale, Settings, load_paper, read_yaml, validated
 from common.errors import InputError
 from common.results.records import Results
 
@@ -53,7 +53,9 @@ class Claim(Settings):
     above: float | None = None
     below: float | None = None
     published: str = ""
-    explanation: str = ""
+    explanation: str | dict[Scale, str] = Field(
+        "", description="why it fails or stays undecided; by scale where the reasons differ"
+    )
     deterministic: bool = Field(
         False, description="nothing in the runs is random: one seed decides, without an interval"
     )
@@ -65,6 +67,12 @@ class Claim(Settings):
         if (self.statistic == "mean") != (self.b is None):
             raise ValueError(f"'b' is needed by all statistics but mean, not by {self.statistic}")
         return self
+
+    def explained(self, scale: Scale) -> str:
+        """The explanation that goes for ``scale``."""
+        if isinstance(self.explanation, str):
+            return self.explanation
+        return self.explanation.get(scale, "")
 
     @property
     def threshold(self) -> float:
@@ -165,7 +173,8 @@ def judge(claim: Claim, results: Results) -> Judged:
         interval=interval,
         n=len(seeds),
         inequality=claim.inequality,
-        **claim.model_dump(),
+        explanation=claim.explained(results.scale),
+        **claim.model_dump(exclude={"explanation"}),
     )
 
 

@@ -121,3 +121,14 @@ def test_a_deterministic_claim_on_an_experiment_of_several_seeds_is_refused(tmp_
     path.write_text(CLAIMS.rstrip() + "\n    deterministic: true\n")
     with pytest.raises(InputError, match="deterministic, but search has several seeds"):
         read_claims(folder)
+
+
+def test_an_explanation_by_scale_speaks_of_that_scale_alone(tmp_path: Path) -> None:
+    folder = write_paper(tmp_path)
+    path = folder / "claims.yaml"
+    text = path.read_text(encoding="utf8")
+    whole = "explanation: Our problems have more local optima than the paper's."
+    path.write_text(text.replace(whole, "explanation: {laptop: Too small.}"), encoding="utf8")
+    claim = next(item for item in read_claims(folder) if item.claim == "greedy_is_cheap")
+    assert claim.explained("laptop") == "Too small."
+    assert claim.explained("paper") == ""
