@@ -84,7 +84,7 @@ def random_state(device: torch.device, private: np.random.Generator) -> dict[str
     name, keys, *rest = np.random.get_state()
     return {
         "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(np.array(keys)), *rest],
+        "numpy": [name, [int(key) for key in keys], *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "private": private.bit_generator.state,
@@ -98,7 +98,7 @@ def set_random_state(
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy(), *rest))
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
