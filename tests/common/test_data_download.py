@@ -1,0 +1,348 @@
+"""Downloads from a server on this machine: what is kept, what is refused, what is tried again."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from common.data import registry
+from common.data.download import RETRIES, download, fetch
+from common.data.registry import Archive, DataSet, File, Layout
+from common.errors import InputError
+
+TEXT = b"weights\n" * 4000
+OTHER = b"labels\n" * 100
+Kind = Literal["tar", "zip"]
+KINDS: tuple[Kind, ...] = ("tar", "zip")
+
+
+@dataclass
+class Home:
+    """A web server: what it serves, how many replies it still breaks off, what was asked of it."""
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    breaks: int = 0
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """A server on a free port of the loopback interface."""
+
+    class Reply(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.lstrip("/")
+            served.asked.append(name)
+            if name not in served.files:
+                self.send_error(404)
+                return
+            body = served.files[name]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if served.breaks:
+                served.breaks -= 1
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Be silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Reply)
+    served = Home(f"http://127.0.0.1:{server.server_port}/")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield served
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def a_set(layout: Layout, **more: Layout) -> DataSet:
+    return DataSet(
+        name="a_set",
+        title="A set",
+        home="https://example.org",
+        licence="MIT",
+        citation="A. Author",
+        get="ask the author",
+        layouts={"files": layout, **more},
+    )
+
+
+def two_files(home: Home) -> DataSet:
+    """A set of two files, served as they should be."""
+    home.files = {"sub/one": TEXT, "second": OTHER}
+    files = {"sub/one": File(sha256=sha256(TEXT)), "two": File(sha256=sha256(OTHER), url="second")}
+    return a_set(Layout(base=home.url, files=files))
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    """Contents of every file below a folder, hidden ones included."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() or path.is_symlink()
+    }
+
+
+def test_a_good_download_is_put_in_place(home: Home, tmp_path: Path) -> None:
+    download(two_files(home), tmp_path / "root" / "a_set")
+    assert below(tmp_path) == {"root/a_set/sub/one": TEXT, "root/a_set/two": OTHER}
+    assert home.asked == ["sub/one", "second"]
+
+
+def test_what_is_complete_is_not_downloaded_again(home: Home, tmp_path: Path) -> None:
+    entry = two_files(home)
+    (tmp_path / "a_set").mkdir()
+    (tmp_path / "a_set" / "two").write_bytes(OTHER)
+    before = (tmp_path / "a_set" / "two").stat()
+    download(entry, tmp_path / "a_set")
+    assert home.asked == ["sub/one"]
+    after = (tmp_path / "a_set" / "two").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    download(entry, tmp_path / "a_set")
+    assert home.asked == ["sub/one"]
+
+
+def test_a_wrong_file_is_replaced_by_the_right_one(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "a_set").mkdir()
+    (tmp_path / "a_set" / "two").write_bytes(b"stale")
+    download(two_files(home), tmp_path / "a_set")
+    assert below(tmp_path / "a_set")["two"] == OTHER
+
+
+def test_a_wrong_checksum_keeps_nothing_and_names_both_sums(home: Home, tmp_path: Path) -> None:
+    entry = two_files(home)
+    home.files["sub/one"] = b"tampered"
+    with pytest.raises(InputError, match=r"sub/one.*does not match") as caught:
+        download(entry, tmp_path / "a_set")
+    assert sha256(TEXT) in str(caught.value)
+    assert sha256(b"tampered") in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_the_files_that_came_before(home: Home, tmp_path: Path) -> None:
+    entry = two_files(home)
+    del home.files["second"]
+    with pytest.raises(InputError, match=r"'a_set': 404 .*/second; try later, or put it at .*two"):
+        download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {"a_set/sub/one": TEXT}
+    home.files["second"] = OTHER
+    home.asked.clear()
+    download(entry, tmp_path / "a_set")
+    assert home.asked == ["second"]
+
+
+def test_a_broken_transfer_is_tried_again(home: Home, tmp_path: Path) -> None:
+    entry = two_files(home)
+    home.breaks = RETRIES
+    download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {"a_set/sub/one": TEXT, "a_set/two": OTHER}
+    assert home.asked == ["sub/one"] * (RETRIES + 1) + ["second"]
+
+
+def test_a_transfer_that_stays_broken_keeps_nothing(home: Home, tmp_path: Path) -> None:
+    entry = two_files(home)
+    home.breaks = RETRIES + 1
+    with pytest.raises(InputError, match=f"{home.url}sub/one: cannot be downloaded"):
+        download(entry, tmp_path / "a_set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_home_is_named(home: Home, tmp_path: Path) -> None:
+    nobody = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    url = f"http://127.0.0.1:{nobody.server_port}/"
+    nobody.server_close()
+    entry = a_set(Layout(base=url, files={"one": File(sha256=sha256(TEXT))}))
+    message = rf"'a_set': {url}one: .*ConnectionError.*by hand.*common.data verify a_set"
+    with pytest.raises(InputError, match=message):
+        download(entry, tmp_path / "a_set")
+
+
+def test_a_root_that_cannot_be_written_is_named(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("a file", encoding="utf8")
+    with pytest.raises(InputError, match=f"{tmp_path / 'root'}: cannot be written"):
+        download(two_files(home), tmp_path / "root" / "a_set")
+    assert home.asked == []
+
+
+def test_files_without_a_home_are_asked_for_after_the_others(home: Home, tmp_path: Path) -> None:
+    home.files = {"one": TEXT}
+    files = {"one": File(sha256=sha256(TEXT)), "made": File(sha256=sha256(OTHER), url="")}
+    entry = a_set(Layout(base=home.url, files=files))
+    with pytest.raises(InputError, match="still lacks made: ask the author"):
+        download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {"a_set/one": TEXT}
+    (tmp_path / "a_set" / "made").write_bytes(OTHER)
+    download(entry, tmp_path / "a_set")
+
+
+def test_a_set_for_the_hand_says_what_to_put_where(tmp_path: Path) -> None:
+    entry = a_set(Layout(files={"one": File()}))
+    with pytest.raises(InputError, match="'a_set' cannot be downloaded: ask the author"):
+        download(entry, tmp_path / "a_set")
+    with pytest.raises(InputError, match=r"'imagenet' cannot .*ILSVRC2012_img_train.tar"):
+        fetch("imagenet", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'mnits': not registered; did you mean mnist"):
+        fetch("mnits", tmp_path)
+
+
+def test_fetch_puts_a_set_into_the_first_root(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = two_files(home)
+    monkeypatch.setattr(registry, "registry", lambda: {"a_set": entry})
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "named"))
+    assert fetch("a_set") == tmp_path / "named" / "a_set"
+    assert fetch("a_set", tmp_path / "given") == tmp_path / "given" / "a_set"
+    assert len(below(tmp_path)) == 4
+
+
+def packed(
+    kind: Kind, members: dict[str, bytes], link: str | None = None, kind_of_link: bytes = b""
+) -> bytes:
+    """An archive of ``members`` and, last, a link of that name to a file outside."""
+    stream = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as opened:
+            for name, content in members.items():
+                opened.writestr(name, content)
+            if link:
+                item = zipfile.ZipInfo(link)
+                item.external_attr = (stat.S_IFLNK | 0o777) << 16
+                opened.writestr(item, "../../outside")
+    else:
+        with tarfile.open(fileobj=stream, mode="w:gz") as opened_tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                opened_tar.addfile(info, io.BytesIO(content))
+            if link:
+                info = tarfile.TarInfo(link)
+                info.type, info.linkname = kind_of_link or tarfile.SYMTYPE, "../../outside"
+                opened_tar.addfile(info)
+    return stream.getvalue()
+
+
+def archived(
+    home: Home, kind: Kind, content: bytes, files: dict[str, File] | None = None, limit: int = 10**6
+) -> DataSet:
+    """A set that comes as the archive ``content``."""
+    home.files = {"packed": content}
+    archive = Archive(
+        url=home.url + "packed",
+        sha256=sha256(content),
+        bytes=len(content),
+        unpack=kind,
+        limit=limit,
+        files=files or {"one": File(sha256=sha256(TEXT), url="top/one"), "top/two": File()},
+    )
+    return a_set(Layout(archives=[archive]))
+
+
+GOOD = {"top/one": TEXT, "top/two": OTHER, "top/more": b"not registered"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_registered_members_are_unpacked_and_no_others(
+    home: Home, tmp_path: Path, kind: Kind
+) -> None:
+    entry = archived(home, kind, packed(kind, GOOD))
+    download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {"a_set/one": TEXT, "a_set/top/two": OTHER}
+    download(entry, tmp_path / "a_set")
+    assert home.asked == ["packed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["../evil", "top/../../evil", "/tmp/evil-of-a-test"])  # noqa: S108
+def test_an_archive_that_leads_outside_is_refused(
+    home: Home, tmp_path: Path, kind: Kind, name: str
+) -> None:
+    entry = archived(home, kind, packed(kind, {**GOOD, name: b"evil"}))
+    with pytest.raises(InputError, match=f"entry '{name}' leads outside"):
+        download(entry, tmp_path / "root" / "a_set")
+    assert below(tmp_path) == {}
+    assert not Path("/tmp/evil-of-a-test").exists()  # noqa: S108
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"), [("zip", b""), ("tar", tarfile.SYMTYPE), ("tar", tarfile.LNKTYPE)]
+)
+def test_an_archive_with_a_link_is_refused(
+    home: Home, tmp_path: Path, kind: Kind, type_: bytes
+) -> None:
+    entry = archived(home, kind, packed(kind, GOOD, "top/link", type_))
+    with pytest.raises(InputError, match=r"entry 'top/link' .*is a link"):
+        download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    home: Home, tmp_path: Path, kind: Kind
+) -> None:
+    size = len(TEXT) + len(OTHER)
+    entry = archived(home, kind, packed(kind, GOOD), limit=size - 1)
+    with pytest.raises(InputError, match=f"unpacks to {size} bytes, more than the {size - 1} "):
+        download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_lacks_a_file_or_holds_another_one_is_refused(
+    home: Home, tmp_path: Path, kind: Kind
+) -> None:
+    content = packed(kind, GOOD)
+    with pytest.raises(InputError, match="the archive lacks top/three"):
+        download(archived(home, kind, content, {"top/three": File()}), tmp_path / "a_set")
+    wrong = {"top/one": File(sha256=sha256(OTHER))}
+    with pytest.raises(InputError, match=f"top/one: sha256 is {sha256(TEXT)}, the manifest has"):
+        download(archived(home, kind, content, wrong), tmp_path / "a_set")
+    assert below(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(TEXT)[:-20]])
+def test_what_is_no_archive_is_refused(
+    home: Home, tmp_path: Path, kind: Kind, content: bytes
+) -> None:
+    with pytest.raises(InputError, match=f"not a readable {kind} archive"):
+        download(archived(home, kind, content or b" "), tmp_path / "a_set")
+    assert below(tmp_path) == {}
+
+
+def test_the_layout_that_has_a_home_is_the_one_downloaded(home: Home, tmp_path: Path) -> None:
+    official = archived(home, "tar", packed("tar", GOOD)).layouts["files"]
+    entry = a_set(Layout(files={"sheet": File(sha256=sha256(OTHER))}), official=official)
+    download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {"a_set/one": TEXT, "a_set/top/two": OTHER}
