@@ -66,12 +66,14 @@ def download(entry: DataSet, folder: Path) -> None:
     homes = {path: url for path in layout.files if path in wanted and (url := layout.url(path))}
     with _staging(folder) as staging:
         for path, url in homes.items():
-            _retrieve(entry, url, layout.files[path].checksum, staging / path, folder / path)
+            by_hand = f"put it at {folder / path}"
+            _retrieve(entry, url, layout.files[path].checksum, staging / path, by_hand)
             _move(staging, folder, path)
         for archive in layout.archives:
             if wanted & set(archive.files):
                 packed = staging / ".archive"
-                _retrieve(entry, archive.url, f"sha256:{archive.sha256}", packed, folder)
+                by_hand = f"unpack it in {folder}"
+                _retrieve(entry, archive.url, f"sha256:{archive.sha256}", packed, by_hand)
                 unpack(archive, packed, staging)
                 packed.unlink()
                 for path in archive.files:
@@ -97,11 +99,12 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _move(staging: Path, folder: Path, path: str) -> None:
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (staging / path).chmod(0o644)  # pooch's temporary files are for their owner alone
     (staging / path).replace(folder / path)
 
 
-def _retrieve(entry: DataSet, url: str, checksum: str | None, part: Path, target: Path) -> None:
-    """Download ``url`` to ``part``; ``target`` is where a user could put it by hand."""
+def _retrieve(entry: DataSet, url: str, checksum: str | None, part: Path, by_hand: str) -> None:
+    """Download ``url`` to ``part``; ``by_hand`` says what a user can do with a copy of it."""
     log.info("%s: %s", entry.name, url)
     pooch.get_logger().setLevel("WARNING")
     bar = tqdm(total=1, desc=part.name, unit="B", unit_scale=True, disable=None, leave=False)
@@ -112,7 +115,7 @@ def _retrieve(entry: DataSet, url: str, checksum: str | None, part: Path, target
         urls={part.name: url},
         retry_if_failed=RETRIES,
     )
-    by_hand = f"or put it at {target} by hand and run `python -m common.data verify {entry.name}`"
+    otherwise = f"or {by_hand} by hand and run `python -m common.data verify {entry.name}`"
     try:
         with bar:
             store.fetch(
@@ -120,12 +123,12 @@ def _retrieve(entry: DataSet, url: str, checksum: str | None, part: Path, target
             )
     except requests.HTTPError as error:
         raise InputError(
-            f"data set {entry.name!r}: {error}; try later, {by_hand}"  # the error names the URL
+            f"data set {entry.name!r}: {error}; try later, {otherwise}"  # the error names the URL
         ) from None
     except requests.RequestException as error:
         raise InputError(
             f"data set {entry.name!r}: {url}: cannot be downloaded ({type(error).__name__}); "
-            f"check the connection and try again, {by_hand}"
+            f"check the connection and try again, {otherwise}"
         ) from None
     except ValueError as error:  # pooch's word for a wrong checksum; it names both sums
         raise InputError(f"data set {entry.name!r}: {url}: {error}") from None

@@ -116,6 +116,11 @@ def test_a_good_download_is_put_in_place(home: Home, tmp_path: Path) -> None:
     assert home.asked == ["sub/one", "second"]
 
 
+def test_others_can_read_what_was_downloaded(home: Home, tmp_path: Path) -> None:
+    download(two_files(home), tmp_path / "a_set")
+    assert stat.S_IMODE((tmp_path / "a_set" / "two").stat().st_mode) == 0o644
+
+
 def test_what_is_complete_is_not_downloaded_again(home: Home, tmp_path: Path) -> None:
     entry = two_files(home)
     (tmp_path / "a_set").mkdir()
@@ -160,10 +165,10 @@ def test_a_failure_keeps_the_files_that_came_before(home: Home, tmp_path: Path) 
 
 def test_a_broken_transfer_is_tried_again(home: Home, tmp_path: Path) -> None:
     entry = two_files(home)
-    home.breaks = RETRIES
+    home.breaks = 2
     download(entry, tmp_path / "a_set")
     assert below(tmp_path) == {"a_set/sub/one": TEXT, "a_set/two": OTHER}
-    assert home.asked == ["sub/one"] * (RETRIES + 1) + ["second"]
+    assert home.asked == ["sub/one"] * 3 + ["second"]
 
 
 def test_a_transfer_that_stays_broken_keeps_nothing(home: Home, tmp_path: Path) -> None:
@@ -270,6 +275,17 @@ def archived(
 
 
 GOOD = {"top/one": TEXT, "top/two": OTHER, "top/more": b"not registered"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_without_its_server_is_to_be_unpacked_by_hand(
+    home: Home, tmp_path: Path, kind: Kind
+) -> None:
+    entry = archived(home, kind, packed(kind, GOOD))
+    home.files.clear()
+    with pytest.raises(InputError, match=rf"404 .*or unpack it in {tmp_path / 'a_set'} by hand"):
+        download(entry, tmp_path / "a_set")
+    assert below(tmp_path) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
