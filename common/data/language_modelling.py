@@ -70,7 +70,8 @@ def ptb(split: str = "train", root: Path | None = None) -> tuple[str, ...]:
     Source: Marcus et al. 1993, split and 10,000 types of Mikolov et al. 2010.
     """
     _check_split("Penn Treebank", split, SPLITS)
-    return _words(find("ptb", root) / f"ptb.{split}.txt.gz")
+    plain = find("ptb", root) / f"ptb.{split}.txt"
+    return _words(plain if plain.exists() else plain.with_suffix(".txt.gz"))
 
 
 def wikitext2(split: str = "valid", root: Path | None = None) -> tuple[str, ...]:
