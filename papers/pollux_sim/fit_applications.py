@@ -19,6 +19,7 @@ from common.cli import Parser, guarded
 from common.errors import InputError
 from papers.pollux_sim.applications import APPLICATIONS, Constants
 from papers.pollux_sim.goodput import Theta, grad_time, iteration_time
+from papers.pollux_sim.ground_truth import pollux_folder
 from papers.pollux_sim.parametric import (
     FITTED,
     EfficiencyError,
@@ -182,15 +183,15 @@ def _rounded(value: float | np.floating) -> float:
 def main() -> None:
     """Fit all applications, print their errors and write the file."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds pollux/")
+    parser.add_argument(
+        "--data-root", help="folder that holds pollux/ (default: REPRO_DATA, the cache)"
+    )
     parser.add_argument("--out", type=Path, default=FITTED, help="default: beside this module")
     options = parser.parse_args()
     if not options.out.parent.is_dir():
         raise InputError(f"--out {options.out}: its folder must exist")
-    fits = {
-        name: fit_application(name, options.data_root / "pollux" / "traces" / name)
-        for name in APPLICATIONS
-    }
+    traces = pollux_folder(options.data_root) / "traces"
+    fits = {name: fit_application(name, traces / name) for name in APPLICATIONS}
     write_fits(fits, options.out)
     print("application   rows  RMSLE T_iter  T_grad  mean error    p95  efficiency error")
     for name, fit in fits.items():

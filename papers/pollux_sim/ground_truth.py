@@ -45,7 +45,7 @@ def pollux_folder(data_root: str | None = None) -> Path:
 
 
 def note_files(run: Run, names: list[str], data_root: str | None = None) -> None:
-    """Note registered files that ``run`` reads, with their checksums."""
-    folder = pollux_folder(data_root)
-    checksums = {name: file_sha256(folder / name) for name in names}
-    run.uses(DataIdentity(name="pollux", real=True, source="registry", sha256=checksums))
+    """Note registered files that ``run`` reads. Raises InputError if one was altered."""
+    from common.data.registry import identity
+
+    run.uses(identity("pollux", names, Path(data_root) if data_root else None))

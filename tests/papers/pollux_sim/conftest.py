@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from common import ROOT
+from common.data.registry import find
 from papers.pollux_sim.applications import APPLICATIONS
 from papers.pollux_sim.traces import TraceApplication
+from tests.common.real_data import skip_without
 
 
 @pytest.fixture(scope="session")
-def pollux_data() -> Path:
+def pollux_data(data_root: Path) -> Path:
     """Folder with the artifact's traces, workloads and results."""
-    root = Path(os.environ.get("REPRO_DATA", ROOT.parent / "shared" / "data"))
-    if not (root / "pollux" / "traces").is_dir():
-        pytest.skip("the Pollux traces are not there; set REPRO_DATA to the folder of pollux/")
-    return root / "pollux"
+    skip_without("pollux", data_root)
+    return find("pollux", data_root)
 
 
 @pytest.fixture(scope="session")

@@ -234,6 +234,6 @@ def test_fitting_without_data_exits_with_status_two(tmp_path: Path) -> None:
     command += ["--data-root", str(tmp_path), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "placements.csv: no such file" in done.stderr
+    assert f"data set 'pollux' is in none of: {tmp_path}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not out.exists()
