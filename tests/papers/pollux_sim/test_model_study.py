@@ -297,14 +297,9 @@ def test_the_best_metric_is_the_lowest_error_and_the_highest_score(
     assert len(traced(traces["bert"], pollux_data / "traces" / "bert").quality[384]) == 2
 
 
-def test_a_study_of_the_traces_notes_what_it_read(
-    pollux_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("ground_truth", "model_study"):
-        monkeypatch.setattr(
-            f"papers.pollux_sim.{module}.pollux_folder", lambda _root=None: pollux_data
-        )
-    settings = ModelStudySettings(applications="traces")
+def test_a_study_of_the_traces_notes_what_it_read(pollux_data: Path, tmp_path: Path) -> None:
+    root = str(pollux_data.parent)
+    settings = ModelStudySettings(applications="traces", data_root=root)
     with Run(KEY, "model_study", settings, tmp_path / "out", tmp_path / "work") as run:
         record = read_record(run.finish(study(settings, run)))
     assert record.metrics["throughput_error_mean_pct"] <= 10
