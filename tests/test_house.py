@@ -127,6 +127,18 @@ def test_claims_name_known_experiments_and_arms(name: str) -> None:
 
 
 @each_paper
+def test_the_readme_states_the_coverage_of_the_paper(name: str) -> None:
+    paper = load_paper(PAPERS[name])
+    own = [target for target in paper.targets.values() if target.in_paper]
+    row = next(
+        line
+        for line in (ROOT / "README.md").read_text(encoding="utf8").splitlines()
+        if line.startswith(f"| [papers/{name}]")
+    )
+    assert f"{len(own)} of {len(own) + len(paper.not_rebuilt)} tables and figures" in row
+
+
+@each_paper
 def test_published_numbers_are_well_formed(name: str) -> None:
     frame = read_published(PAPERS[name])
     assert len(frame)
