@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import GradientAccumulationPlugin
 from safetensors.torch import save_file
 from torch import nn
@@ -53,6 +54,13 @@ class Core:
         self.settings, self.run = settings, run
         cuda = _wants_cuda(settings)
         self.precision = _precision(settings, cuda)
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets it
+        if self.world_size > 1 and settings.strategy == "single":
+            raise InputError(
+                f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
+            )
+        self.device_batch_size = settings.device_batch_size(self.world_size)
+        self._sharded = settings.strategy == "fsdp" and self.world_size > 1
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
@@ -66,13 +74,6 @@ class Core:
                 num_steps=settings.accumulation, sync_with_dataloader=False
             ),
         )
-        self.world_size = self.accelerator.num_processes
-        if self.world_size > 1 and settings.strategy == "single":
-            raise InputError(
-                f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
-            )
-        self._sharded = settings.strategy == "fsdp" and self.world_size > 1
-        self.device_batch_size = settings.device_batch_size(self.world_size)
         self.device: torch.device = self.accelerator.device
         self.step_count, self.epoch = 0, 0
         self.history: list[dict[str, float]] = []
@@ -90,7 +91,7 @@ class Core:
         self._stop = True
 
     @property
-    def fused(self) -> dict[str, bool]:
+    def fused(self) -> dict[str, Any]:
         """Arguments that make torch's optimisers fused on CUDA: ``AdamW(..., **core.fused)``."""
         return {"fused": True} if self.device.type == "cuda" else {}
 
@@ -258,7 +259,7 @@ class Core:
         """The model or optimiser inside accelerate's wrapper."""
         if isinstance(item, nn.Module):
             return self.accelerator.unwrap_model(item)
-        return getattr(item, "optimizer", item)
+        return item.optimizer if isinstance(item, AcceleratedOptimizer) else item
 
     def _model_of(self, item: Any) -> nn.Module | None:
         """The tracked model whose parameters an optimiser holds; None for what is no optimiser."""
@@ -289,6 +290,8 @@ class Core:
                 save_file(plain, str(Path(self.run.path(name))))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        # Gloo hangs if it is torn down while a collective's tensors are still being released.
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
 

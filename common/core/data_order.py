@@ -9,6 +9,7 @@ others.
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,12 @@ class _Seeded(Dataset[Any]):
         return self.dataset[index]
 
 
+def _leave_stopping_to_the_parent(_worker: int) -> None:
+    """A scheduler signals the whole process group; the parent still needs batches to stop well."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class EpochLoader:
     """Micro-batches on the device, epoch by epoch.
 
@@ -113,6 +120,7 @@ class EpochLoader:
             dataset,
             batch_sampler=list(self.order.batches(epoch, start)),
             num_workers=workers,
+            worker_init_fn=_leave_stopping_to_the_parent,
             pin_memory=self.device.type == "cuda",
             # A private generator: the loader would draw its base seed from the global one.
             generator=torch.Generator().manual_seed(mixed(self.order.seed, epoch, 1)),

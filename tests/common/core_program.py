@@ -1,6 +1,6 @@
 """A small training program on the core, run in processes of its own by the tests.
 
-``python -m tests.common.core_program '{"out": ..., "work": ..., "settings": {"core": {...}}}'``
+``python -m tests.common.core_program JSON`` with the keys out, work, settings, seed, interrupt.
 """
 
 from __future__ import annotations
@@ -69,16 +69,27 @@ class Net(nn.Module):
         return output
 
 
-def train(
-    settings: ProgramSettings, run: Run, interrupt_at: int = -1, interrupt: int = signal.SIGKILL
-) -> dict[str, float]:
-    """Train; send ourselves ``interrupt`` between the micro-batches of step ``interrupt_at``."""
+class Interrupt(Settings):
+    """Send ``signal`` to process ``rank`` in the middle of step ``step``."""
+
+    step: int = -1
+    signal: int = signal.SIGKILL
+    rank: str = "0"
+
+    def act(self, step: int) -> None:
+        """Send it where it is due."""
+        if step == self.step and os.environ.get("RANK", "0") == self.rank:
+            os.kill(os.getpid(), self.signal)
+
+
+def train(settings: ProgramSettings, run: Run, interrupt: Interrupt) -> dict[str, float]:
+    """Train, evaluate after each epoch, leave history and weights."""
     core = Core(settings.core, run)
     noisy, plain = Classification(settings.noisy), Classification(noisy=False)
     loader = core.loader(noisy)
     model: nn.Module = Net(settings.dropout)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.05, **core.fused)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimiser, 4, 0.7)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 / (1 + 0.1 * step))
     model, optimiser = core.prepare(model, optimiser)
     core.track(model=model, optimiser=optimiser, scheduler=scheduler)
     for epoch, batches in core.epochs(loader, settings.epochs):
@@ -86,8 +97,7 @@ def train(
         for inputs, labels in batches:
             with core.accumulate(model):
                 core.backward(nn.functional.cross_entropy(model(inputs), labels))
-            if core.step_count == interrupt_at and run.main:
-                os.kill(os.getpid(), interrupt)
+            interrupt.act(core.step_count)
             core.step(model, optimiser, scheduler)
         model.eval()
         with torch.no_grad():
@@ -102,8 +112,9 @@ def train(
             samples=len(labels),
             ordered=torch.equal(labels.cpu(), plain.labels),
             loss=loss.item(),
-            lr=scheduler.get_last_lr()[0],
+            lr=float(scheduler.get_last_lr()[0]),
             draw=run.rng.random(),
+            last_device_draw=core.gather(torch.rand(1)).tolist()[-1],
         )
     run.write_json("history.json", core.history)
     core.finish(model)
@@ -117,8 +128,8 @@ def main() -> None:
     settings = ProgramSettings.model_validate(options["settings"])
     key = RunKey("test", "core", "arm", options.get("seed", 3), "smoke")
     with Run(key, "core", settings, Path(options["out"]), Path(options["work"])) as run:
-        interrupt = options.get("interrupt", signal.SIGKILL)
-        run.finish(train(settings, run, options.get("interrupt_at", -1), interrupt))
+        interrupt = Interrupt.model_validate(options.get("interrupt", {}))
+        run.finish(train(settings, run, interrupt))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,507 @@
+"""The training core: exact resume, the same numbers on one or two processes, refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import nn
+
+from common import ROOT
+from common.config import RunKey
+from common.core import STOPPED, Core, CoreSettings
+from common.core.data_order import mixed
+from common.core.local_gpu import claimed_gpu
+from common.core.meters import Throughput, peak_gpu_bytes
+from common.core.resume_state import read_state, states, write_state
+from common.errors import InputError
+from common.run import Run, read_record
+from tests.common.core_program import (
+    SAMPLES,
+    Classification,
+    Interrupt,
+    Net,
+    ProgramSettings,
+    train,
+)
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+#: Everything that can make a resume inexact: dropout, noise, Adam, scheduler, accumulation.
+HARD = {
+    "core": {"device": "cpu", "global_batch_size": 8, "accumulation": 2, "save_every": 4},
+    "dropout": 0.3,
+    "noisy": True,
+}
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+
+
+def start(folder: Path, settings: Any, launcher: tuple[str, ...] = (), **options: Any) -> Any:
+    """Run the program in ``folder``; the finished process with its standard error."""
+    where = {"out": str(folder / "out"), "work": str(folder / "work"), "settings": settings}
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "tests.common.core_program", json.dumps(where | options)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def finished(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], Any]:
+    """Weights, history and metrics that a run left."""
+    out = folder / "out"
+    history = json.loads((out / "history.json").read_text())
+    return load_file(out / "weights.safetensors"), history, read_record(out / "record.json").metrics
+
+
+def assert_equal(left: Path, right: Path) -> None:
+    """Two runs ended with the same bits."""
+    (weights, *rest), (others, *others_rest) = finished(left), finished(right)
+    torch.testing.assert_close(weights, others, rtol=0, atol=0)
+    assert rest == others_rest
+
+
+def assert_close(left: Path, right: Path) -> None:
+    """Two runs agree to rounding, but for what each device draws for itself."""
+    (weights, history, _), (others, others_history, _) = finished(left), finished(right)
+    torch.testing.assert_close(weights, others, rtol=0, atol=1e-6)
+    for row, other in zip(history, others_history, strict=True):
+        for name in row.keys() - {"last_device_draw"}:
+            assert row[name] == pytest.approx(other[name], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert start(folder, HARD).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run killed in the middle of its step 10, after the state of step 8."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = start(folder, HARD, interrupt={"step": 10})
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in states(folder / "work")] == [
+        "step-0000000008",
+        "step-0000000004",
+    ]
+    assert not (folder / "out" / "record.json").exists()
+    return folder
+
+
+def test_a_reference_run_evaluates_every_sample_once_in_order(reference: Path) -> None:
+    _, history, metrics = finished(reference)
+    assert [row["samples"] for row in history] == [SAMPLES] * 3
+    assert all(row["ordered"] for row in history)
+    assert metrics["steps"] == 3 * (SAMPLES // 8)
+    assert not (reference / "work").exists()
+    provenance = read_record(reference / "out" / "record.json").provenance
+    assert (provenance.device, provenance.precision) == ("cpu", "fp32")
+    assert provenance.peak_gpu_bytes == 0
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    reference: Path, killed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    done = start(tmp_path, HARD)
+    assert done.returncode == 0
+    assert "resumed at step 8" in done.stderr
+    assert_equal(tmp_path, reference)
+
+
+@pytest.mark.parametrize("change", ["seed", "settings"])
+def test_the_state_of_another_run_is_refused_and_kept(
+    change: str, killed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed / "work", tmp_path / "work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    if change == "seed":
+        done = start(tmp_path, HARD, seed=4)
+        assert done.returncode == 2
+        error = done.stderr
+    else:
+        with pytest.raises(InputError) as refusal:
+            train_here(tmp_path, ProgramSettings.model_validate(HARD | {"dropout": 0.2}))
+        error = str(refusal.value)
+    assert "belongs to a run with other settings, another seed" in error
+    assert "allowed:" in error
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_signal_saves_the_step_and_a_damaged_state_falls_back(
+    reference: Path, tmp_path: Path
+) -> None:
+    done = start(tmp_path, HARD, interrupt={"step": 10, "signal": int(signal.SIGTERM)})
+    assert done.returncode == STOPPED == 75
+    newest, older = states(tmp_path / "work")
+    assert (newest.name, older.name) == ("step-0000000011", "step-0000000008")
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    done = start(tmp_path, HARD)
+    assert done.returncode == 0
+    assert re.search(r"WARNING .*step-0000000011: passed over, it is damaged", done.stderr)
+    assert "resumed at step 8" in done.stderr
+    assert_equal(tmp_path, reference)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process without dropout and noise."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert start(folder, two_processes("single")).returncode == 0
+    return folder
+
+
+def two_processes(strategy: str) -> dict[str, Any]:
+    return {"core": HARD["core"] | {"clip_norm": 1.0, "strategy": strategy}}  # type: ignore[operator]
+
+
+def test_ddp_killed_and_resumed_equals_one_process(plain: Path, tmp_path: Path) -> None:
+    settings = two_processes("ddp")
+    assert start(tmp_path, settings, TORCHRUN, interrupt={"step": 10}).returncode != 0
+    assert states(tmp_path / "work")[0].name == "step-0000000008"
+    done = start(tmp_path, settings, TORCHRUN)
+    assert done.returncode == 0
+    assert done.stderr.count("resumed at step 8") == 2
+    assert_close(tmp_path, plain)
+    # The second device draws a stream of its own, continued where it stopped.
+    stream = torch.Generator().manual_seed(mixed(3, 1))
+    draws = [torch.rand(1, generator=stream).item() for _ in range(3)]
+    assert [row["last_device_draw"] for row in finished(tmp_path)[1]] == draws
+    # One process wrote the record, and nothing is left beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_fsdp_stopped_on_one_device_and_resumed_equals_one_process(
+    plain: Path, tmp_path: Path
+) -> None:
+    settings = two_processes("fsdp")
+    interrupt = {"step": 10, "signal": int(signal.SIGTERM), "rank": "1"}
+    done = start(tmp_path, settings, TORCHRUN, interrupt=interrupt)
+    assert "exitcode  : 75" in done.stderr
+    assert states(tmp_path / "work")[0].name == "step-0000000011"
+    assert start(tmp_path, settings, TORCHRUN).returncode == 0
+    assert_close(tmp_path, plain)
+
+
+def test_the_page_s_example_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "core.md").read_text(encoding="utf8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "digits.py").write_text(block, encoding="utf8")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "digits.py"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 20  # 5 s on a free machine
+    record = read_record(tmp_path / "results" / "digits" / "record.json")
+    assert record.metrics["accuracy"] > 0.9
+    assert set(record.artifacts) == {"history.csv", "weights.safetensors"}
+    assert len(block.splitlines()) < 65
+
+
+# In this process
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state per process."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def train_here(folder: Path, settings: ProgramSettings) -> dict[str, torch.Tensor]:
+    key = RunKey("test", "core", "arm", 3, "smoke")
+    with Run(key, "core", settings, folder / "out", folder / "work") as run:
+        run.finish(train(settings, run, Interrupt()))
+    return finished(folder)[0]
+
+
+@pytest.fixture
+def new_core(tmp_path: Path) -> Iterator[Callable[..., Core]]:
+    """Make a core on the CPU; its signal handlers are taken back afterwards."""
+    made: list[tuple[Core, Run]] = []
+
+    def make(**settings: Any) -> Core:
+        full = ProgramSettings(
+            core=CoreSettings.model_validate({"device": "cpu", "global_batch_size": 8} | settings)
+        )
+        key = RunKey("test", "core", "arm", 3, "smoke")
+        run = Run(key, "core", full, tmp_path / f"out{len(made)}", tmp_path / "work")
+        run.__enter__()
+        core = Core(full.core, run)
+        made.append((core, run))
+        return core
+
+    yield make
+    for core, run in made:
+        core.finish()
+        run.__exit__(None, None, None)
+
+
+def one_epoch(core: Core, model: nn.Module, optimiser: torch.optim.Optimizer) -> nn.Module:
+    prepared, optimiser = core.prepare(model, optimiser)
+    for inputs, labels in core.loader(Classification(noisy=False)).batches(0):
+        with core.accumulate(prepared):
+            core.backward(nn.functional.cross_entropy(prepared(inputs), labels))
+        core.step(prepared, optimiser)
+    return model
+
+
+@pytest.mark.parametrize("accumulation", [2, 8])
+def test_micro_batches_add_up_to_the_batch(
+    accumulation: int, new_core: Callable[..., Core]
+) -> None:
+    trained = []
+    for parts in (1, accumulation):
+        core = new_core(accumulation=parts)
+        model = Net(dropout=0.0)
+        one_epoch(core, model, torch.optim.SGD(model.parameters(), lr=0.5))
+        assert core.step_count == SAMPLES // 8
+        trained.append(model.state_dict())
+    torch.testing.assert_close(trained[0], trained[1], rtol=0, atol=1e-6)
+
+
+def test_clipping_and_accumulation_follow_torch_by_hand(new_core: Callable[..., Core]) -> None:
+    core = new_core(accumulation=2, clip_norm=0.1)
+    data, model = Classification(noisy=False), Net(dropout=0.0)
+    hand = Net(dropout=0.0)
+    hand.load_state_dict(model.state_dict())
+    one_epoch(core, model, torch.optim.SGD(model.parameters(), lr=1.0))
+    optimiser = torch.optim.SGD(hand.parameters(), lr=1.0)
+    order = core.loader(data).order.permutation(0)
+    for step in range(core.step_count):
+        batch = order[step * 8 : (step + 1) * 8]
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(hand(data.inputs[batch]), data.labels[batch]).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(hand.parameters(), 0.1)
+        assert norm > 0.1  # or clipping is not tested
+        optimiser.step()
+    torch.testing.assert_close(model.state_dict(), hand.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_the_scheduler_moves_once_per_optimiser_step(new_core: Callable[..., Core]) -> None:
+    core = new_core(accumulation=4)
+    model: nn.Module = Net(dropout=0.0)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    model, optimiser = core.prepare(model, optimiser)
+    rates = []
+    for inputs, labels in core.loader(Classification(noisy=False)).batches(0):
+        with core.accumulate(model):
+            core.backward(nn.functional.cross_entropy(model(inputs), labels))
+        core.step(model, optimiser, scheduler)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates == [0.5 ** (micro // 4) for micro in range(1, 25)]
+
+
+def test_evaluating_does_not_change_training(new_core: Callable[..., Core]) -> None:
+    core = new_core()
+    before = torch.get_rng_state()
+    seen = [core.gather(labels) for _, labels in core.evaluation_loader(Classification(False), 9)]
+    assert torch.equal(torch.cat(seen), Classification(False).labels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_tied_weights_are_written(new_core: Callable[..., Core]) -> None:
+    core = new_core()
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    core.finish(model)
+    written = load_file(core.run.path("weights.safetensors"))
+    assert torch.equal(written["a.weight"], written["b.weight"])
+
+
+def test_a_finished_core_no_longer_catches_signals(new_core: Callable[..., Core]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    core = new_core()
+    assert signal.getsignal(signal.SIGTERM) != before
+    core.finish()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "words"),
+    [
+        ({"precision": "fp16"}, 1, r"precision fp16: .* allowed on a CPU: auto, fp32, bf16"),
+        ({"accumulation": 3}, 1, r"global_batch_size 8: must be a multiple of .* 1 x 3 = 3"),
+        (
+            {"accumulation": 2, "strategy": "ddp", "global_batch_size": 6},
+            2,
+            r"global_batch_size 6: must be a multiple of .* 2 x 2 = 4",
+        ),
+        ({}, 2, r"strategy single: torchrun started 2 processes; allowed: ddp, fsdp"),
+    ],
+)
+def test_an_impossible_choice_is_refused_before_anything_starts(
+    settings: dict[str, Any],
+    processes: int,
+    words: str,
+    new_core: Callable[..., Core],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(InputError, match=words):
+        new_core(**settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_refused(new_core: Callable[..., Core]) -> None:
+    with pytest.raises(InputError, match=r"device cuda: no GPU is visible; allowed here: auto"):
+        new_core(device="cuda")
+
+
+def test_data_smaller_than_a_batch_is_refused(new_core: Callable[..., Core]) -> None:
+    with pytest.raises(InputError, match=r"global_batch_size 64: the data set has 53 samples"):
+        new_core(global_batch_size=64).loader(Classification(False))
+
+
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "no state", "not an object", "empty"])
+def test_a_damaged_state_is_passed_over(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        write_state(tmp_path, step, {"step": step, "x": torch.arange(step)}, "mine")
+    newest, older = states(tmp_path)
+    assert (newest.name, older.name) == ("step-0000000003", "step-0000000002")
+    match damage:
+        case "cut":
+            (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-1])
+        case "no manifest":
+            (newest / "manifest.json").unlink()
+        case "no state":
+            (newest / "state.pt").unlink()
+        case "not an object":
+            (newest / "manifest.json").write_text("[]")
+        case "empty":
+            (newest / "manifest.json").write_text("")
+    (tmp_path / ".writing").mkdir()  # what a kill leaves
+    with caplog.at_level(logging.WARNING):
+        state = read_state(tmp_path, "mine")
+    assert state is not None
+    assert state["step"] == 2
+    assert "step-0000000003: passed over, it is damaged" in caplog.text
+    write_state(tmp_path, 4, {"step": 4}, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-0000000003",
+        "step-0000000004",
+    ]
+
+
+def test_no_state_is_no_state(tmp_path: Path) -> None:
+    assert read_state(tmp_path / "absent", "mine") is None
+
+
+def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs() -> None:
+    meter = Throughput(torch.device("cpu"), warm_up=2)
+
+    def epoch(pause_s: float) -> None:
+        for _ in meter.timed(range(4)):
+            time.sleep(pause_s if meter._steps < 2 else 0.01)
+            meter.add(10)
+
+    assert meter.samples_per_s() == 0
+    epoch(0.3)
+    time.sleep(0.5)  # an evaluation
+    epoch(0.3)
+    counted, slept = 60, 6 * 0.01
+    assert 0.5 * counted / slept < meter.samples_per_s() <= counted / slept
+    assert peak_gpu_bytes(torch.device("cpu")) == 0
+
+
+def _hold(count: int, locks: Path, talk: Connection) -> None:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        with claimed_gpu(count, locks) as index:
+            talk.send((index, os.environ["CUDA_VISIBLE_DEVICES"]))
+            talk.recv()
+    except InputError as error:
+        talk.send(str(error))
+
+
+def test_claims_take_different_gpus_and_free_them(tmp_path: Path) -> None:
+    forked, holders = get_context("fork"), []
+
+    def claim() -> Any:
+        ours, theirs = forked.Pipe()
+        process = forked.Process(target=_hold, args=(2, tmp_path / "locks", theirs))
+        process.start()
+        holders.append((process, ours))
+        assert ours.poll(20)
+        return ours.recv()
+
+    assert claim() == ("0", "0")
+    assert claim() == ("1", "1")
+    assert "all 2 GPUs are taken; allowed:" in claim()
+    holders[0][0].kill()
+    holders[0][0].join()
+    assert claim() == ("0", "0")
+    holders[1][1].send("leave")
+    holders[1][0].join()
+    assert claim() == ("1", "1")
+    for process, _ in holders:
+        process.kill()
+        process.join()
+
+
+def test_a_claim_is_taken_back_and_a_given_gpu_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with claimed_gpu(1, tmp_path) as index:
+        assert index == os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    for given in ("3", ""):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        with claimed_gpu(1, tmp_path / "none") as index:
+            assert index == os.environ["CUDA_VISIBLE_DEVICES"] == given
+    assert not (tmp_path / "none").exists()
+
+
+def test_other_processes_of_a_run_neither_lock_nor_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, settings = RunKey("test", "core", "arm", 3, "smoke"), ProgramSettings()
+    with Run(key, "core", settings, tmp_path / "out", tmp_path / "work") as main:
+        monkeypatch.setenv("RANK", "1")
+        with Run(key, "core", settings, tmp_path / "out", tmp_path / "work") as other:
+            other.write_json("a.json", "other")
+            main.write_json("a.json", "main")
+            staging = other.staging
+            other.finish({"loss": 0.0})
+            assert not (tmp_path / "out" / "record.json").exists()
+        assert not staging.exists()
+        record = read_record(main.finish({"loss": np.float64(1.0)}))
+    assert record.metrics == {"loss": 1.0}
+    assert json.loads((tmp_path / "out" / "a.json").read_text()) == "main"

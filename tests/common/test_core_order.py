@@ -1,0 +1,127 @@
+"""Data order: a function of seed and epoch alone, shared without loss between devices."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import Dataset
+
+from common.core import CoreSettings, EpochLoader, EpochOrder
+from common.errors import InputError
+
+#: size, share of a micro-batch, accumulation, world size, seed, epoch
+PARTS = st.tuples(
+    st.integers(1, 200),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2**40),
+    st.integers(0, 50),
+).filter(lambda parts: parts[0] >= parts[1] * parts[2] * parts[3])
+
+
+@given(PARTS)
+def test_an_epoch_is_the_permutation_s_whole_batches_without_repeats(
+    parts: tuple[int, ...],
+) -> None:
+    size, share, accumulation, world, seed, epoch = parts
+    batch = share * accumulation * world
+    order = EpochOrder(size, batch, seed=seed)
+    steps = list(order.batches(epoch))
+    assert len(steps) == order.steps_per_epoch == size // batch
+    assert sorted(order.permutation(epoch).tolist()) == list(range(size))
+    assert list(chain(*steps)) == order.permutation(epoch)[: len(steps) * batch].tolist()
+
+
+@given(PARTS)
+def test_devices_and_micro_batches_share_the_step_of_one_device(parts: tuple[int, ...]) -> None:
+    size, share, accumulation, world, seed, epoch = parts
+    batch = share * accumulation * world
+    whole = list(EpochOrder(size, batch, seed=seed).batches(epoch))
+    devices = [
+        list(EpochOrder(size, batch, accumulation, rank, world, seed).batches(epoch))
+        for rank in range(world)
+    ]
+    for step, expected in enumerate(whole):
+        mine = slice(step * accumulation, (step + 1) * accumulation)
+        micro_batches = [micro for device in devices for micro in device[mine]]
+        assert {len(micro) for micro in micro_batches} == {share}
+        assert sorted(chain(*micro_batches)) == sorted(expected)
+
+
+@given(PARTS, st.integers(0, 200))
+def test_starting_at_a_step_gives_the_tail_of_the_epoch(parts: tuple[int, ...], start: int) -> None:
+    size, share, accumulation, world, seed, epoch = parts
+    batch = share * accumulation * world
+    order = EpochOrder(size, batch, accumulation, world - 1, world, seed)
+    start = min(start, order.steps_per_epoch)
+    assert list(order.batches(epoch, start)) == list(order.batches(epoch))[start * accumulation :]
+
+
+@given(st.integers(0, 2**40), st.integers(0, 50))
+def test_another_seed_or_epoch_gives_another_order(seed: int, epoch: int) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return EpochOrder(60, 1, seed=seed).permutation(epoch).tolist()
+
+    assert order(seed, epoch) == order(seed, epoch)
+    assert order(seed, epoch) != order(seed + 1, epoch)
+    assert order(seed, epoch) != order(seed, epoch + 1)
+
+
+def test_data_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"global_batch_size 8: the data set has 7 .* allowed"):
+        EpochOrder(7, 8)
+
+
+class Noise(Dataset[Any]):
+    """Index and one draw from every global generator."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        draws = (random.random(), float(np.random.random()), torch.rand(()).item())
+        return torch.tensor([index, *draws], dtype=torch.float64)
+
+
+def items(workers: int, seed: int = 3, epoch: int = 1, start: int = 0) -> torch.Tensor:
+    settings = CoreSettings(global_batch_size=4, num_workers=workers)
+    loader = EpochLoader(Noise(), EpochOrder(12, 4, seed=seed), settings, torch.device("cpu"))
+    return torch.cat(list(loader.batches(epoch, start)))
+
+
+def test_items_from_workers_do_not_depend_on_workers_or_on_where_the_epoch_starts() -> None:
+    one = items(1)
+    assert torch.equal(items(2), one)
+    assert torch.equal(items(2, start=1), one[4:])
+    assert len(set(one[:, 1:].flatten().tolist())) == 36  # every draw differs
+    again = items(1, epoch=2)
+    assert set(again[:, 1].tolist()).isdisjoint(one[:, 1].tolist())
+
+
+def test_without_workers_the_order_is_the_same_and_noise_is_the_global_stream_s() -> None:
+    torch.manual_seed(5)
+    expected = [torch.rand(()).item() for _ in range(12)]
+    torch.manual_seed(5)
+    found = items(0)
+    assert found[:, 0].tolist() == items(1)[:, 0].tolist()
+    assert found[:, 3].tolist() == expected
+
+
+def test_nested_batches_keep_their_structure_on_the_way_to_the_device() -> None:
+    from common.core.data_order import to_device
+
+    batch = {"x": torch.ones(2), "pair": (torch.zeros(1), "name"), "list": [torch.ones(1), 3]}
+    moved = to_device(batch, torch.device("meta"))
+    assert moved["x"].device.type == moved["pair"][0].device.type == "meta"
+    assert moved["list"][0].device.type == "meta"
+    assert isinstance(moved["pair"], tuple)
+    assert moved["pair"][1] == "name"
+    assert moved["list"][1] == 3
