@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +31,6 @@ from common.run import Run, seed_python
 #: Exit status of a run that was told to stop (SIGTERM, SIGUSR1) and saved its state: "try again".
 STOPPED: Final = 75
 log = logging.getLogger("core")
-Optimiser = TypeVar("Optimiser", bound=torch.optim.Optimizer)
 
 
 class Core:
@@ -95,7 +94,9 @@ class Core:
         """Arguments that make torch's optimisers fused on CUDA: ``AdamW(..., **core.fused)``."""
         return {"fused": True} if self.device.type == "cuda" else {}
 
-    def prepare(self, model: nn.Module, optimiser: Optimiser) -> tuple[nn.Module, Optimiser]:
+    def prepare(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> tuple[nn.Module, AcceleratedOptimizer]:
         """Move to the device, wrap for the strategy, compile; convolutions become channels-last."""
         if self.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,9 +164,12 @@ class Core:
         self.accelerator.backward(loss)
 
     def step(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, scheduler: Any = None
+        self, model: nn.Module, optimiser: AcceleratedOptimizer, scheduler: Any = None
     ) -> None:
-        """After each micro-batch: where a step is due, clip, step, count, save or stop."""
+        """After each micro-batch: where a step is due, clip, step, count, save or stop.
+
+        ``scheduler`` moves with the step, but for one that fp16's scaler skipped (overflow).
+        """
         due = self.accelerator.sync_gradients
         if due and self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
@@ -173,7 +177,7 @@ class Core:
         optimiser.zero_grad()
         if not due:
             return
-        if scheduler is not None and not self.accelerator.optimizer_step_was_skipped:
+        if scheduler is not None and not optimiser.step_was_skipped:
             scheduler.step()
         self.step_count += 1
         self._throughput.add(self.settings.global_batch_size)

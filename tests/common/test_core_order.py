@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from itertools import chain
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -125,3 +128,20 @@ def test_nested_batches_keep_their_structure_on_the_way_to_the_device() -> None:
     assert isinstance(moved["pair"], tuple)
     assert moved["pair"][1] == "name"
     assert moved["list"][1] == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_to_the_whole_group_leaves_the_workers_at_work(
+    number: signal.Signals,
+) -> None:
+    settings = CoreSettings(global_batch_size=1, num_workers=2)
+    loader = EpochLoader(Noise(), EpochOrder(12, 1), settings, torch.device("cpu"))
+    before = set(active_children())
+    batches = loader.batches(0)
+    found = [next(batches)]
+    workers = set(active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    assert len(found + list(batches)) == 12
