@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -20,7 +21,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.core import sharding
 from common.core.data_order import EpochLoader, EpochOrder, mixed
 from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import random_state, read_state, set_random_state, write_state
@@ -59,7 +59,9 @@ class Core:
                 f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
             )
         self.device_batch_size = settings.device_batch_size(self.world_size)
-        self._sharded = settings.strategy == "fsdp" and self.world_size > 1
+        self._sharding = (
+            _sharding() if settings.strategy == "fsdp" and self.world_size > 1 else None
+        )
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
@@ -100,9 +102,9 @@ class Core:
         """Move to the device, wrap for the strategy, compile; convolutions become channels-last."""
         if self.device.type == "cuda" and any(isinstance(m, nn.Conv2d) for m in model.modules()):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._sharded:
+        if self._sharding:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)  # not DDP
-            sharding.shard(model, optimiser, self.device.type)
+            self._sharding.shard(model, optimiser, self.device.type)
             optimiser = self.accelerator.prepare(optimiser)
         else:
             model, optimiser = self.accelerator.prepare(model, optimiser)
@@ -248,14 +250,14 @@ class Core:
 
     def _state_of(self, item: Any) -> Any:
         plain = self._plain(item)
-        if not self._sharded:
-            return plain.state_dict()
-        return sharding.full_state(plain, self._model_of(plain))
+        if self._sharding:
+            return self._sharding.full_state(plain, self._model_of(plain))
+        return plain.state_dict()
 
     def _set_state_of(self, item: Any, state: Any) -> None:
         plain = self._plain(item)
-        if self._sharded:
-            sharding.set_full_state(plain, state, self._model_of(plain))
+        if self._sharding:
+            self._sharding.set_full_state(plain, state, self._model_of(plain))
         else:
             plain.load_state_dict(state)
 
@@ -302,6 +304,13 @@ class Core:
 def _seed(seed: int) -> None:
     seed_python(seed)
     torch.manual_seed(seed)
+
+
+def _sharding() -> ModuleType:
+    """Imported where it is used alone: it takes as long as a third of torch."""
+    from common.core import sharding
+
+    return sharding
 
 
 def _wants_cuda(settings: CoreSettings) -> bool:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common import ROOT
+from common.cli import guarded
 from common.config import RunKey
 from common.core import STOPPED, Core, CoreSettings
 from common.core.data_order import mixed
@@ -33,14 +34,8 @@ from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import read_state, states, write_state
 from common.errors import InputError
 from common.run import Run, read_record
-from tests.common.core_program import (
-    SAMPLES,
-    Classification,
-    Interrupt,
-    Net,
-    ProgramSettings,
-    train,
-)
+from tests.common import core_program
+from tests.common.core_program import SAMPLES, Classification, Net, ProgramSettings
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 #: Everything that can make a resume inexact: dropout, noise, Adam, scheduler, accumulation.
@@ -132,20 +127,22 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert_equal(tmp_path, reference)
 
 
-@pytest.mark.parametrize("change", ["seed", "settings"])
+@pytest.mark.parametrize("change", [{"seed": 4}, {"settings": HARD | {"dropout": 0.2}}])
 def test_the_state_of_another_run_is_refused_and_kept(
-    change: str, killed: Path, tmp_path: Path
+    change: dict[str, Any],
+    killed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(killed / "work", tmp_path / "work")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
-    if change == "seed":
-        done = start(tmp_path, HARD, seed=4)
-        assert done.returncode == 2
-        error = done.stderr
-    else:
-        with pytest.raises(InputError) as refusal:
-            train_here(tmp_path, ProgramSettings.model_validate(HARD | {"dropout": 0.2}))
-        error = str(refusal.value)
+    where = {"out": str(tmp_path / "out"), "work": str(tmp_path / "work"), "settings": HARD}
+    monkeypatch.setattr(sys, "argv", ["core_program", json.dumps(where | change)])
+    with pytest.raises(SystemExit) as exit_:
+        guarded(core_program.main)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
     assert "belongs to a run with other settings, another seed" in error
     assert "allowed:" in error
     assert {path: path.read_bytes() for path in before} == before
@@ -234,18 +231,14 @@ def test_the_page_s_example_runs(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps one state per process."""
+    """Accelerate keeps one state per process, and a core that is refused keeps the signals."""
     torch.set_num_threads(1)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def train_here(folder: Path, settings: ProgramSettings) -> dict[str, torch.Tensor]:
-    key = RunKey("test", "core", "arm", 3, "smoke")
-    with Run(key, "core", settings, folder / "out", folder / "work") as run:
-        run.finish(train(settings, run, Interrupt()))
-    return finished(folder)[0]
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
