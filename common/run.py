@@ -209,6 +209,8 @@ class Run:
     def finish(self, metrics: Mapping[str, float]) -> Path:
         """Put the artifacts in place, then the record, atomically; returns the record's path.
 
+        The main process does; the others leave it to it.
+
         Raises:
             InputError: a metric is NaN or infinite (a failed run is an error, never a number).
         """
