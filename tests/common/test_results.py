@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.results import figures, tables
 from common.results.__main__ import main
 from common.results.benchmarks import compare
-from common.results.records import Context, Results, read_published
+from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
 from tests.common.example_results import COSTS, write_paper, write_records
@@ -281,3 +281,27 @@ def test_comparing_a_callable_with_itself_counts_its_pairs_and_orders_its_ratios
     assert timed.low <= timed.ratio <= timed.high
     row = timed.row("p", "append", "append")
     assert (row.n, row.unit) == (4, "s")
+
+
+def test_a_column_of_words_describes_and_one_with_numbers_compares() -> None:
+    words = Cell(row="r", column="Task", metric="Task", published_text="Speech")
+    pair = [
+        Cell(row="r", column="score", metric=name, mean=1.0, n=1, published=2.0, published_text="2")
+        for name in ("mean", "median")
+    ]
+    table = Table(cells=[words, *pair])
+    assert table.describes("Task", "Task")
+    assert table.heading("Task", "Task") == "Task"
+    assert not table.describes("score", "mean")
+    assert table.heading("score", "mean") == "score: mean"
+
+
+def test_a_mark_that_a_whole_column_shares_is_given_once() -> None:
+    def cells(*confidence: Confidence) -> list[Cell]:
+        return [
+            Cell(row=str(i), column="c", metric="m", published_text="1", confidence=each)
+            for i, each in enumerate(confidence)
+        ]
+
+    assert Table(cells=cells("artifact", "artifact")).mark("c", "m") == "authors' artifact"
+    assert Table(cells=cells("artifact", "verified")).mark("c", "m") == ""
