@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -188,6 +189,7 @@ class Core:
             self.save()
         if stop:
             log.warning("told to stop: state of step %d is saved", self.step_count)
+            self._part()
             raise SystemExit(STOPPED)
 
     def _told_to_stop(self) -> bool:
@@ -296,8 +298,15 @@ class Core:
                 save_file(plain, str(Path(self.run.path(name))))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        # Gloo hangs if it is torn down while a collective's tensors are still being released.
-        self.accelerator.wait_for_everyone()
+        self._part()
+
+    def _part(self) -> None:
+        """Leave the process group, together."""
+        if self.world_size > 1:
+            self.accelerator.wait_for_everyone()
+            # torch joins gloo's threads with the GIL held. They need it to release the tensors of
+            # the last collectives; without this pause one run in ten hangs here for ever.
+            time.sleep(0.3)
         self.accelerator.end_training()
 
 
