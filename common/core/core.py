@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.core.data_order import EpochLoader, EpochOrder, mixed
+from common.core.local_gpu import claimed_gpu, visible_gpus
 from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import random_state, read_state, set_random_state, write_state
 from common.core.settings import CoreSettings
@@ -63,6 +64,9 @@ class Core:
         self._sharding = (
             _sharding() if settings.strategy == "fsdp" and self.world_size > 1 else None
         )
+        self._claim = ExitStack()
+        if cuda and self.world_size == 1 and visible_gpus() > 1:
+            self._claim.enter_context(claimed_gpu(visible_gpus()))
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
@@ -308,6 +312,7 @@ class Core:
             # the last collectives; without this pause one run in ten hangs here for ever.
             time.sleep(0.3)
         self.accelerator.end_training()
+        self._claim.close()
 
 
 def _seed(seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,19 @@ from filelock import FileLock, Timeout
 
 from common.errors import InputError
 
+#: Locks of all runs of this user on this machine, from any checkout.
+LOCKS = Path(tempfile.gettempdir()) / f"paper-reproductions-gpus-{os.getuid()}"
+
+
+def visible_gpus() -> int:
+    """GPUs of this machine, counted without initialising CUDA."""
+    import torch
+
+    return torch.cuda.device_count()
+
 
 @contextmanager
-def claimed_gpu(count: int, locks: Path) -> Iterator[str]:
+def claimed_gpu(count: int, locks: Path = LOCKS) -> Iterator[str]:
     """Hold one of ``count`` local GPUs and make it the only visible one.
 
     Call it before CUDA is initialised. Where ``CUDA_VISIBLE_DEVICES`` is set already (by SLURM,

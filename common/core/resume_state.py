@@ -1,7 +1,8 @@
 """Resume states on disk: written whole or not at all, checked before they are trusted.
 
 A state is a folder ``step-<n>`` with ``state.pt`` (tensors and plain values, loaded with
-``weights_only``) and ``manifest.json`` (checksum, and the fingerprint of the run it belongs to).
+``weights_only``) and ``manifest.json`` (checksum, fingerprint of the run that it belongs to, code
+that saved it).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from common import ROOT
 from common.errors import InputError
-from common.run import file_sha256
+from common.run import file_sha256, loaded_code
 
 #: States kept: the newest, and one to fall back on.
 KEPT = 2
@@ -35,7 +37,11 @@ def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str
         torch.save(state, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    manifest = {"sha256": file_sha256(writing / "state.pt"), "fingerprint": fingerprint}
+    manifest = {
+        "sha256": file_sha256(writing / "state.pt"),
+        "fingerprint": fingerprint,
+        "code": {name: file_sha256(path) for name, path in loaded_code().items()},
+    }
     with (writing / "manifest.json").open("w", encoding="utf8") as text:
         json.dump(manifest, text)
         text.flush()
@@ -55,7 +61,7 @@ def states(folder: Path) -> list[Path]:
 def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """The newest usable state; None where there is none.
 
-    A damaged one is passed over with a warning.
+    A damaged one is passed over with a warning; one saved by other code is taken, with a warning.
 
     Raises:
         InputError: the state belongs to a run with other settings, seed or processes.
@@ -73,9 +79,17 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
                 f"{path}: belongs to a run with other settings, another seed or another number of "
                 f"processes; allowed: the same, another --work folder, or none (remove {folder})"
             )
+        changed = [name for name, saved in manifest["code"].items() if _now(name) != saved]
+        if changed:
+            log.warning("%s: was saved by other code (%s)", path, ", ".join(changed))
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return state
     return None
+
+
+def _now(name: str) -> str:
+    """Checksum of a module's file as it is; empty if it is gone."""
+    return file_sha256(ROOT / name) if (ROOT / name).is_file() else ""
 
 
 def random_state(device: torch.device, private: np.random.Generator) -> dict[str, Any]:

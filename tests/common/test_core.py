@@ -412,24 +412,42 @@ def test_a_damaged_state_is_passed_over(
     ]
 
 
+def test_a_state_saved_by_other_code_is_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_state(tmp_path, 1, {"step": 1}, "mine")
+    assert read_state(tmp_path, "mine") == {"step": 1}
+    assert "other code" not in caplog.text
+    manifest = tmp_path / "step-0000000001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["code"]["common/run.py"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    assert read_state(tmp_path, "mine") == {"step": 1}
+    assert "was saved by other code (common/run.py)" in caplog.text
+
+
 def test_no_state_is_no_state(tmp_path: Path) -> None:
     assert read_state(tmp_path / "absent", "mine") is None
 
 
-def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs() -> None:
+def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     meter = Throughput(torch.device("cpu"), warm_up=2)
+    now = 0.0
+    monkeypatch.setattr("common.core.meters.time.perf_counter", lambda: now)
 
-    def epoch(pause_s: float) -> None:
+    def epoch() -> None:
+        nonlocal now
         for _ in meter.timed(range(4)):
-            time.sleep(pause_s if meter._steps < 2 else 0.01)
+            now += 100.0 if meter._steps < 2 else 0.5
             meter.add(10)
 
     assert meter.samples_per_s() == 0
-    epoch(0.3)
-    time.sleep(0.5)  # an evaluation
-    epoch(0.3)
-    counted, slept = 60, 6 * 0.01
-    assert 0.5 * counted / slept < meter.samples_per_s() <= counted / slept
+    epoch()
+    now += 1000.0  # an evaluation
+    epoch()
+    assert meter.samples_per_s() == pytest.approx(60 / (6 * 0.5))
     assert peak_gpu_bytes(torch.device("cpu")) == 0
 
 
