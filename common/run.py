@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import platform
-import random
 import resource
 import shutil
 import subprocess
@@ -36,6 +35,7 @@ from tqdm import tqdm
 from common import ROOT
 from common.config import NAME, RunKey, Scale, Settings, validated
 from common.errors import InputError
+from common.seeds import private_generator, seed_python
 
 #: Version of the record's layout; raised when a field changes meaning.
 RECORD_VERSION: Final = 1
@@ -74,7 +74,7 @@ class Provenance(Settings):
     command: list[str]
     git_commit: str
     git_dirty: bool
-    code: list[str] = Field(description="modules of common and papers that the run had loaded")
+    code: list[str] = Field(description="modules that the run had loaded and that compute")
     code_sha256: str = Field(description="over those files")
     python: str
     packages: dict[str, str]
@@ -139,7 +139,7 @@ class Run:
         self.out = out
         self.work = Path("work") / key.folder if work is None else work
         self.staging = out.parent / f".{out.name}.partial"
-        self.rng = np.random.default_rng(self.seed)
+        self.rng = private_generator(self.seed)
         self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
         self.main = os.environ.get("RANK", "0") == "0"
         self._data: list[DataIdentity] = []
@@ -290,12 +290,6 @@ def locked(folder: Path) -> int:
     return descriptor
 
 
-def seed_python(seed: int) -> None:
-    """Seed Python's and NumPy's global generators; torch is seeded by :mod:`common.core`."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
 def read_record(path: Path) -> Record:
     """The checked record in ``path``. Raises InputError if it is absent or does not conform."""
     try:
@@ -324,10 +318,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+#: Modules that read, check, name and write, and compute nothing: settings and checksums of data
+#: stand in the record itself, and are compared there.
+CLERKS = frozenset(
+    f"common/{name}.py"
+    for name in ("__init__", "cli", "config", "data/__init__", "data/registry", "errors", "run")
+)
+
+
 def loaded_code() -> dict[str, Path]:
     """Modules of ``common`` and ``papers`` that this process has loaded: path in the tree -> file.
 
-    Only what is loaded can have changed a number: records do not go stale over a table's layout.
+    Only what is loaded and computes can have changed a number: records do not go stale over a
+    table's layout or a clearer error.
     """
     found = {}
     for name, module in sorted(sys.modules.items()):
@@ -336,7 +339,7 @@ def loaded_code() -> dict[str, Path]:
             folder = Path(*name.split("."))
             inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
             found[inside.with_suffix(".py").as_posix()] = Path(file)
-    return found
+    return {name: path for name, path in found.items() if name not in CLERKS}
 
 
 def code_sha256(files: Iterable[Path]) -> str:

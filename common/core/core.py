@@ -28,7 +28,8 @@ from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import random_state, read_state, set_random_state, write_state
 from common.core.settings import CoreSettings
 from common.errors import InputError
-from common.run import Run, seed_python
+from common.run import Run
+from common.seeds import seed_python
 
 #: Exit status of a run that was told to stop (SIGTERM, SIGUSR1) and saved its state: "try again".
 STOPPED: Final = 75

@@ -83,10 +83,10 @@ class Cell(Settings):
         """Signed difference and, where it makes sense, in percent of the published number."""
         if self.difference is None or self.published is None:
             return MISSING
-        text = ("+" if self.difference >= 0 else "−") + self._number(abs(self.difference))
+        text = _signed(self.difference, self._number(abs(self.difference)))
         if self.published:
             share = 100 * self.difference / abs(self.published)
-            text += f" ({'+' if share >= 0 else '−'}{abs(share):.0f} %)"
+            text += f" ({_signed(share, f'{abs(share):.0f}')} %)"
         return text
 
     def _number(self, value: float) -> str:
@@ -94,6 +94,13 @@ class Cell(Settings):
         if value and (largest < 1e-3 or largest >= 1e7):
             return f"{value:.2e}"
         return f"{value:.{max(_decimals(self.published_text), _significant(largest))}f}"
+
+
+def _signed(value: float, shown: str) -> str:
+    """``shown`` with the sign of ``value``; without one where it is rounded to zero."""
+    if not shown.strip("0.e+-"):
+        return shown
+    return ("+" if value >= 0 else "−") + shown
 
 
 def _decimals(text: str) -> int:

@@ -91,8 +91,14 @@ def test_every_bar_of_figure_8_stands_beside_the_artifacts_own_summary(
         cell = placed(table, theirs, "avg JCT")
         assert cell.published == pytest.approx(summary["mean"] / 3600, rel=1e-3)
         assert cell.n == 8
-        for number, average in summary["avgs"].items():
-            found = placed(table, theirs, f"avg JCT of workload-{number.split('-')[-1]}")
+
+
+def test_every_workload_stands_beside_the_artifacts_own_summary(pollux_data: Path) -> None:
+    table = TABLES["table_workloads"](made_up("paper"))
+    for policy in ("pollux", "optimus", "tiresias"):
+        path = pollux_data / "results-jobload" / f"{policy}-1.0" / "summary.json"
+        for number, average in json.loads(path.read_text())["avgs"].items():
+            found = placed(table, f"workload-{number.split('-')[-1]}", policy)
             assert found.published == pytest.approx(average, rel=1e-3)
 
 
