@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -12,8 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,8 @@ from common.cli import guarded
 from common.config import RunKey
 from common.core import STOPPED, Core, CoreSettings
 from common.core.data_order import mixed
-from common.core.local_gpu import claimed_gpu
 from common.core.meters import Throughput, peak_gpu_bytes
-from common.core.resume_state import read_state, states, write_state
+from common.core.resume_state import states
 from common.errors import InputError
 from common.run import Run, read_record
 from tests.common import core_program
@@ -380,56 +376,6 @@ def test_data_smaller_than_a_batch_is_refused(new_core: Callable[..., Core]) -> 
         new_core(global_batch_size=64).loader(Classification(False))
 
 
-@pytest.mark.parametrize("damage", ["cut", "no manifest", "no state", "not an object", "empty"])
-def test_a_damaged_state_is_passed_over(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for step in (1, 2, 3):
-        write_state(tmp_path, step, {"step": step, "x": torch.arange(step)}, "mine")
-    newest, older = states(tmp_path)
-    assert (newest.name, older.name) == ("step-0000000003", "step-0000000002")
-    match damage:
-        case "cut":
-            (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-1])
-        case "no manifest":
-            (newest / "manifest.json").unlink()
-        case "no state":
-            (newest / "state.pt").unlink()
-        case "not an object":
-            (newest / "manifest.json").write_text("[]")
-        case "empty":
-            (newest / "manifest.json").write_text("")
-    (tmp_path / ".writing").mkdir()  # what a kill leaves
-    with caplog.at_level(logging.WARNING):
-        state = read_state(tmp_path, "mine")
-    assert state is not None
-    assert state["step"] == 2
-    assert "step-0000000003: passed over, it is damaged" in caplog.text
-    write_state(tmp_path, 4, {"step": 4}, "mine")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "step-0000000003",
-        "step-0000000004",
-    ]
-
-
-def test_a_state_saved_by_other_code_is_taken_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_state(tmp_path, 1, {"step": 1}, "mine")
-    assert read_state(tmp_path, "mine") == {"step": 1}
-    assert "other code" not in caplog.text
-    manifest = tmp_path / "step-0000000001" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["code"]["common/run.py"] = "0" * 64
-    manifest.write_text(json.dumps(content))
-    assert read_state(tmp_path, "mine") == {"step": 1}
-    assert "was saved by other code (common/run.py)" in caplog.text
-
-
-def test_no_state_is_no_state(tmp_path: Path) -> None:
-    assert read_state(tmp_path / "absent", "mine") is None
-
-
 def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -449,55 +395,6 @@ def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs(
     epoch()
     assert meter.samples_per_s() == pytest.approx(60 / (6 * 0.5))
     assert peak_gpu_bytes(torch.device("cpu")) == 0
-
-
-def _hold(count: int, locks: Path, talk: Connection) -> None:
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    try:
-        with claimed_gpu(count, locks) as index:
-            talk.send((index, os.environ["CUDA_VISIBLE_DEVICES"]))
-            talk.recv()
-    except InputError as error:
-        talk.send(str(error))
-
-
-def test_claims_take_different_gpus_and_free_them(tmp_path: Path) -> None:
-    forked, holders = get_context("fork"), []
-
-    def claim() -> Any:
-        ours, theirs = forked.Pipe()
-        process = forked.Process(target=_hold, args=(2, tmp_path / "locks", theirs))
-        process.start()
-        holders.append((process, ours))
-        assert ours.poll(20)
-        return ours.recv()
-
-    assert claim() == ("0", "0")
-    assert claim() == ("1", "1")
-    assert "all 2 GPUs are taken; allowed:" in claim()
-    holders[0][0].kill()
-    holders[0][0].join()
-    assert claim() == ("0", "0")
-    holders[1][1].send("leave")
-    holders[1][0].join()
-    assert claim() == ("1", "1")
-    for process, _ in holders:
-        process.kill()
-        process.join()
-
-
-def test_a_claim_is_taken_back_and_a_given_gpu_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with claimed_gpu(1, tmp_path) as index:
-        assert index == os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    for given in ("3", ""):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        with claimed_gpu(1, tmp_path / "none") as index:
-            assert index == os.environ["CUDA_VISIBLE_DEVICES"] == given
-    assert not (tmp_path / "none").exists()
 
 
 def test_other_processes_of_a_run_neither_lock_nor_write(

@@ -1,0 +1,61 @@
+"""Facts of resume states on disk: whole or passed over, and whose they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from common.core.resume_state import read_state, write_state
+
+
+@pytest.mark.parametrize("damage", ["cut", "no manifest", "no state", "not an object", "empty"])
+def test_a_damaged_state_is_passed_over(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        write_state(tmp_path, step, {"step": step, "x": torch.arange(step)}, "mine")
+    newest, older = states(tmp_path)
+    assert (newest.name, older.name) == ("step-0000000003", "step-0000000002")
+    match damage:
+        case "cut":
+            (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-1])
+        case "no manifest":
+            (newest / "manifest.json").unlink()
+        case "no state":
+            (newest / "state.pt").unlink()
+        case "not an object":
+            (newest / "manifest.json").write_text("[]")
+        case "empty":
+            (newest / "manifest.json").write_text("")
+    (tmp_path / ".writing").mkdir()  # what a kill leaves
+    with caplog.at_level(logging.WARNING):
+        state = read_state(tmp_path, "mine")
+    assert state is not None
+    assert state["step"] == 2
+    assert "step-0000000003: passed over, it is damaged" in caplog.text
+    write_state(tmp_path, 4, {"step": 4}, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-0000000003",
+        "step-0000000004",
+    ]
+
+
+def test_a_state_saved_by_other_code_is_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_state(tmp_path, 1, {"step": 1}, "mine")
+    assert read_state(tmp_path, "mine") == {"step": 1}
+    assert "other code" not in caplog.text
+    manifest = tmp_path / "step-0000000001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["code"]["common/run.py"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    assert read_state(tmp_path, "mine") == {"step": 1}
+    assert "was saved by other code (common/run.py)" in caplog.text
+
+
+def test_no_state_is_no_state(tmp_path: Path) -> None:
+    assert read_state(tmp_path / "absent", "mine") is None
