@@ -7,8 +7,9 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
-from common.core.resume_state import read_state, write_state
+from common.core.resume_state import read_state, states, write_state
 
 
 @pytest.mark.parametrize("damage", ["cut", "no manifest", "no state", "not an object", "empty"])
