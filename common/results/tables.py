@@ -66,12 +66,22 @@ class Cell(Settings):
         return f"{self._number(self.mean)}{spread} ({self.n})"
 
     @property
+    def published_shown(self) -> str:
+        """The published number as printed; four digits of one that was computed from files."""
+        if self.confidence != "artifact" or self.published is None:
+            return self.published_text
+        return f"{self.published:.{_significant(self.published, 4)}f}"
+
+    @property
     def published_with_std(self) -> str:
-        """The published number as printed, with its deviation, or an em dash."""
+        """The published number with its deviation, or an em dash."""
         if not self.published_text:
             return MISSING
-        spread = "" if self.published_std is None else f" ± {self.published_std:g}"
-        return f"{self.published_text}{spread}"
+        if self.published_std is None:
+            return self.published_shown
+        if self.published_shown == self.published_text:
+            return f"{self.published_text} ± {self.published_std:g}"
+        return f"{self.published_shown} ± {self.published_std:.{_decimals(self.published_shown)}f}"
 
     @property
     def mark(self) -> str:
@@ -93,7 +103,7 @@ class Cell(Settings):
         largest = max(abs(value or 0), abs(self.mean or 0), abs(self.published or 0))
         if value and (largest < 1e-3 or largest >= 1e7):
             return f"{value:.2e}"
-        return f"{value:.{max(_decimals(self.published_text), _significant(largest))}f}"
+        return f"{value:.{max(_decimals(self.published_shown), _significant(largest))}f}"
 
 
 def _signed(value: float, shown: str) -> str:

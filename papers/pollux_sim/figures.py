@@ -220,7 +220,9 @@ def figure7(results: Results) -> FigureWithCaption:
         xscale="log",
         ylim=(0, 1.01),
     )
-    ax.set_xticks([0.25, 0.5, 1, 2, 4, 8, 16], ["¼", "½", "1", "2", "4", "8", "16"])
+    ax.set_xticks(
+        [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64], ["¼", "½", "1", "2", "4", "8", "16", "32", "64"]
+    )
     ax.minorticks_off()
     ax.legend(loc="lower right")
     return FigureWithCaption(

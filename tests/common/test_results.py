@@ -305,3 +305,15 @@ def test_a_mark_that_a_whole_column_shares_is_given_once() -> None:
 
     assert Table(cells=cells("artifact", "artifact")).mark("c", "m") == "authors' artifact"
     assert Table(cells=cells("artifact", "verified")).mark("c", "m") == ""
+
+
+def test_a_number_computed_from_files_is_shown_with_four_digits_a_printed_one_as_it_is() -> None:
+    given = {"row": "r", "column": "c", "metric": "m", "mean": 2109.1438, "n": 1}
+    number = {"published": 2088.7688, "published_std": 12.3456, "published_text": "2088.7688"}
+    made = Cell(**given, **number, confidence="artifact")
+    printed = Cell(**given, **number, confidence="verified")
+    assert (made.ours_text, made.published_with_std) == ("2109 (1)", "2089 ± 12")
+    assert (printed.ours_text, printed.published_with_std) == (
+        "2109.1438 (1)",
+        "2088.7688 ± 12.3456",
+    )
