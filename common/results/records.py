@@ -365,11 +365,20 @@ def archive_path(folder: Path, scale: str) -> Path:
 
 
 def write_archive(results: Results, folder: Path) -> Path:
-    """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path."""
+    """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path.
+
+    The first line lists what data they read; a record names it by its place there, because the
+    checksums of many files would otherwise stand in every line.
+    """
     path = archive_path(folder, results.scale)
-    lines = [item.record.model_dump_json() + "\n" for item in results.stored]
-    if not lines:
+    records = [item.record.model_dump(mode="json") for item in results.stored]
+    if not records:
         raise InputError(f"{results.paper.paper}: no records at scale {results.scale} to archive")
+    known: list[Any] = []
+    for record in records:
+        known += [data for data in record["data"] if data not in known]
+        record["data"] = [known.index(data) for data in record["data"]]
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in ({"data": known}, *records)]
     write_atomically(path, "".join(lines))
     return path
 
@@ -377,14 +386,18 @@ def write_archive(results: Results, folder: Path) -> Path:
 def read_archive(path: Path) -> list[Record]:
     """The records in an archive. Raises InputError if a line is not a record."""
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        first, *lines = path.read_text(encoding="utf8").splitlines()
+        known = json.loads(first)["data"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: line 1: not the list of data of an archive") from None
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=2):
         try:
-            data = json.loads(line)
-        except ValueError as error:
+            content = json.loads(line)
+            content["data"] = [known[place] for place in content["data"]]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path}: line {number}: not a record ({error})") from None
-        records.append(validated(Record, data, f"{path}: line {number}"))
+        records.append(validated(Record, content, f"{path}: line {number}"))
     return records
