@@ -250,7 +250,6 @@ class Run:
         return path
 
     def _provenance(self) -> Provenance:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         commit, dirty = git_state()
         code = loaded_code()
         return Provenance(
@@ -269,7 +268,7 @@ class Run:
             started_at=self._started.isoformat(timespec="seconds"),
             wall_s=time.perf_counter() - self._clock,
             cpu_s=time.process_time() - self._cpu,
-            peak_rss_bytes=usage.ru_maxrss * 1024,
+            peak_rss_bytes=peak_rss_bytes(),
             peak_gpu_bytes=self.peak_gpu_bytes,
         )
 
@@ -373,6 +372,20 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this program has had resident.
+
+    The kernel's ru_maxrss would do, but it goes on from the program that started this one.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cpu_name() -> str:

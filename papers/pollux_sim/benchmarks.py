@@ -9,7 +9,6 @@ candidate, 1 to 2 ns each) and by branches, not by bandwidth.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from scipy.optimize import minimize
 
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow, compare
+from common.run import peak_rss_bytes
 from papers.pollux_sim import throughput_fit
 from papers.pollux_sim.allocation_operators import Allocations, Problem
 from papers.pollux_sim.applications import Application
@@ -76,8 +76,7 @@ def replay(policy: PolicyName, specs: list[JobSpec], nodes: int, traces: str) ->
     started = time.process_time()
     outcome = simulate(*_set_up(policy, specs, apps), Cluster(nodes, 4))
     cpu_s = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Replay(cpu_s, peak, outcome.makespan / 3600)
+    return Replay(cpu_s, peak_rss_bytes() / 1e6, outcome.makespan / 3600)
 
 
 def _applications(traces: str) -> dict[str, Application]:

@@ -223,3 +223,14 @@ def test_code_hash_changes_with_any_file_and_with_their_order(tmp_path: Path) ->
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
     assert git_state(tmp_path) == ("unknown", True)
+
+
+def test_peak_memory_is_this_program_s_own_not_that_of_the_one_that_started_it() -> None:
+    """A child of a process that once held 300 MB reports less."""
+    held = bytearray(300_000_000)
+    code = "from common.run import peak_rss_bytes; print(peak_rss_bytes())"
+    done = subprocess.run(
+        (sys.executable, "-c", code), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len(held) == 300_000_000
+    assert 10_000_000 < int(done.stdout) < 200_000_000
