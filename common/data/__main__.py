@@ -44,7 +44,7 @@ def parser() -> Parser:
             "--data-root",
             type=Path,
             metavar="DIR",
-            help="folder that holds the sets; searched before REPRO_DATA and the user's cache",
+            help="folder that holds the sets (default: REPRO_DATA, else the user's cache)",
         )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="a set that `list` shows")
     verifying.add_argument("names", nargs="*", metavar="NAME", help="a set that `list` shows")

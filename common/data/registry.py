@@ -1,8 +1,8 @@
 """Registered data sets: what they consist of, where they come from, where they lie here.
 
 Each set has one YAML manifest in ``manifests/`` (:class:`DataSet`) with the checksum and the home
-of its files. It lies in a folder of its name below ``--data-root``, ``REPRO_DATA`` or the user's
-cache, searched in this order.
+of its files. It lies in a folder of its name below ``--data-root``; where that is not given, below
+``REPRO_DATA`` or the user's cache.
 """
 
 from __future__ import annotations
@@ -158,11 +158,12 @@ def data_set(name: str) -> DataSet:
 
 
 def roots(root: Path | None = None) -> list[Path]:
-    """Folders that are searched, in order."""
-    given = [root] if root else []
+    """Folders that are searched, in order: ``root`` alone if one is named."""
+    if root:
+        return [root]
     named = os.environ.get("REPRO_DATA")
     cache = os.environ.get("REPRO_CACHE")
-    given += [Path(named)] if named else []
+    given = [Path(named)] if named else []
     return [*given, Path(cache) if cache else user_cache_path("paper-reproductions")]
 
 

@@ -137,7 +137,7 @@ def test_a_manifest_that_does_not_conform_is_refused(
 def test_roots_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPRO_DATA", "data")
     monkeypatch.setenv("REPRO_CACHE", "cache")
-    assert roots(Path("given")) == [Path("given"), Path("data"), Path("cache")]
+    assert roots(Path("given")) == [Path("given")]
     assert roots() == [Path("data"), Path("cache")]
 
 
@@ -145,13 +145,23 @@ def test_find_takes_the_first_root_that_has_the_set(
     one: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    monkeypatch.setenv("REPRO_DATA", str(one))
-    monkeypatch.setenv("REPRO_CACHE", str(empty / "cache"))
-    assert find("a_set", empty) == one / "a_set"
+    monkeypatch.setenv("REPRO_DATA", str(empty))
+    monkeypatch.setenv("REPRO_CACHE", str(one))
+    assert find("a_set") == one / "a_set"
     (empty / "a_set").mkdir()
-    assert find("a_set", empty) == empty / "a_set"
+    assert find("a_set") == empty / "a_set"
     with pytest.raises(InputError, match=r"'other' is in none of: .*python -m common.data fetch"):
-        find("other", empty)
+        find("other")
+
+
+def test_a_named_root_is_the_only_one_searched(
+    one: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    monkeypatch.setenv("REPRO_DATA", str(one))
+    assert find("a_set", one) == one / "a_set"
+    with pytest.raises(InputError, match=f"'a_set' is in none of: {empty};"):
+        find("a_set", empty)
 
 
 def test_an_identity_holds_the_checksums_of_the_files_read(one: Path) -> None:
