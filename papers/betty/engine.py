@@ -1,0 +1,186 @@
+"""The engine: builds the program from problems and dependencies, and runs it.
+
+Source: Choe et al. 2023, Sec. 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.errors import InputError
+from papers.betty.configs import EngineConfig
+from papers.betty.distribution import Distribution
+from papers.betty.early_stopping import EarlyStopping
+from papers.betty.envs import Env
+from papers.betty.graph import DataflowGraph
+from papers.betty.loggers import logger_of
+from papers.betty.problems.problem import Problem
+
+log = logging.getLogger("betty")
+Dependencies = Mapping[str, Mapping[Any, Iterable[Any]]]
+
+
+class Engine:
+    """A multilevel program.
+
+    Args:
+        problems: in any order; each becomes an attribute of its name of the engine and of the
+            other problems.
+        config: how to run.
+        dependencies: ``{"u2l": {upper: [lower, ...]}, "l2u": {lower: [upper, ...]}}`` with
+            problems or their names; absent for a single problem.
+        env: shared object.
+
+    Attributes:
+        graph: the dataflow graph; ``print(engine.graph)``, ``engine.graph.mermaid()``.
+        global_step: engine iterations so far.
+
+    Raises:
+        InputError: the graph is not allowed (see :class:`DataflowGraph`), or a problem is not
+            complete.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        config: EngineConfig | None = None,
+        dependencies: Dependencies | None = None,
+        env: Env | None = None,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.problems = list(problems)
+        self.env = env
+        self.global_step = 0
+        self.graph = self._graph(dependencies or {})
+        self.distribution = Distribution(self.config)
+        self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
+        self.early_stopping = EarlyStopping.of(self.config)
+        self._introduce()
+        if env is not None:
+            env.device = self.device
+            env.initialize()
+        for problem in self.problems:
+            problem.initialize(self)
+            self.distribution.broadcast([*problem.parameters(), *problem.module.buffers()])
+
+    def _graph(self, dependencies: Dependencies) -> DataflowGraph:
+        unknown = sorted(set(dependencies) - {"u2l", "l2u"})
+        if unknown:
+            raise InputError(f"dependencies: unknown key {unknown[0]!r}; allowed: u2l, l2u")
+
+        def name(problem: Any) -> str:
+            return problem.name if isinstance(problem, Problem) else str(problem)
+
+        edges = [
+            {
+                name(key): [name(end) for end in ends]
+                for key, ends in dependencies.get(kind, {}).items()
+            }
+            for kind in ("u2l", "l2u")
+        ]
+        return DataflowGraph([problem.name for problem in self.problems], *edges)
+
+    def _introduce(self) -> None:
+        """Make each problem an attribute of its name of the engine, the env and the others."""
+        for problem in self.problems:
+            if hasattr(type(self), problem.name):
+                raise InputError(f"problem name {problem.name!r}: is an attribute of the engine")
+            known: list[Any] = [self, *(other for other in self.problems if other is not problem)]
+            for other in [*known, *([self.env] if self.env else [])]:
+                setattr(other, problem.name, problem)
+            problem.env = self.env
+
+    def problem(self, name: str) -> Problem:
+        """The problem of a name."""
+        return next(problem for problem in self.problems if problem.name == name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the program computes."""
+        return self.distribution.device
+
+    @property
+    def leaves(self) -> list[Problem]:
+        """Problems that the engine steps; they step the others."""
+        return [self.problem(name) for name in self.graph.leaves]
+
+    def set_dependency(self, dependencies: Dependencies) -> None:
+        """Take other dependencies between the same problems, also while running."""
+        self.graph = self._graph(dependencies)
+        for problem in self.problems:
+            problem.initialize(self)
+
+    def train_step(self) -> None:
+        """One step of every leaf."""
+        for leaf in self.leaves:
+            leaf.step(global_step=self.global_step)
+
+    def validation(self) -> Mapping[str, Any] | None:
+        """Numbers to log every ``valid_step`` iterations; override it."""
+        return None
+
+    def run(self) -> Mapping[str, Any] | None:
+        """Run to ``train_iters`` iterations; returns what the last validation gave."""
+        self.train()
+        stats: Mapping[str, Any] | None = None
+        try:
+            with tqdm(
+                total=self.config.train_iters,
+                initial=self.global_step,
+                desc="betty",
+                leave=False,
+                disable=None if self.is_rank_zero() else True,
+            ) as bar:
+                while self.global_step < self.config.train_iters:
+                    self.global_step += 1
+                    self.train_step()
+                    bar.update()
+                    if self.global_step % self.config.valid_step == 0:
+                        stats = self._validate()
+                        if self.early_stopping and self.early_stopping(stats or {}):
+                            log.info("early stop at iteration %d", self.global_step)
+                            break
+        finally:
+            self.distribution.close()
+        return stats
+
+    def _validate(self) -> Mapping[str, Any] | None:
+        if not self.is_rank_zero() or type(self).validation is Engine.validation:
+            return None
+        self.eval()
+        stats = self.validation() or {}
+        self.logger.log(stats, tag="validation", step=self.global_step)
+        self.train()
+        return stats
+
+    def train(self) -> None:
+        """Training mode for every problem."""
+        for problem in self.problems:
+            problem.train()
+
+    def eval(self) -> None:
+        """Evaluation mode for every problem."""
+        for problem in self.problems:
+            problem.eval()
+
+    def is_rank_zero(self) -> bool:
+        """Whether this process logs and validates."""
+        return self.distribution.rank == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every problem and the iteration."""
+        states = {problem.name: problem.state_dict() for problem in self.problems}
+        return {"problems": states, "global_step": self.global_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`. Raises InputError if a problem is missing."""
+        for problem in self.problems:
+            if problem.name not in state["problems"]:
+                raise InputError(f"the state has no problem {problem.name!r}")
+            problem.load_state_dict(state["problems"][problem.name])
+        self.global_step = int(state["global_step"])

@@ -1,0 +1,66 @@
+"""The total derivative of an upper cost: direct part, and a product of Jacobians for each path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from papers.betty.hypergradient.conjugate_gradient import cg
+from papers.betty.hypergradient.finite_difference import darts
+from papers.betty.hypergradient.neumann import neumann
+from papers.betty.hypergradient.reinforce import reinforce
+from papers.betty.hypergradient.sama import sama
+from papers.betty.hypergradient.unrolled import itd
+from papers.betty.hypergradient.vectors import Partial, Vector, added, split, zeros_for_none
+
+if TYPE_CHECKING:
+    from papers.betty.problems.problem import Problem
+
+Method = Callable[[Vector, "Problem", "Sequence[Problem]", "Problem"], list[Partial]]
+METHODS: Final[dict[str, Method]] = {
+    "darts": darts,
+    "neumann": neumann,
+    "cg": cg,
+    "itd": itd,
+    "reinforce": reinforce,
+    "sama": sama,
+}
+
+
+def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Partial:
+    """Total derivative of ``loss`` of ``upper`` by its own ``params``. Eq. 1 and 2.
+
+    Vectors are pushed from ``upper`` down the l2u edges and summed where paths meet; a problem's
+    Jacobian product is evaluated once, for all problems that it is taken by.
+    """
+    engine = upper.engine
+    assert engine is not None
+    factors = engine.graph.factors(upper.name)
+    seeds = [engine.problem(name) for name in engine.graph.seeds(upper.name)]
+    read = [seed.meta_trainable_parameters() for seed in seeds]
+    flat = torch.autograd.grad(
+        loss, [*params, *(tensor for part in read for tensor in part)], allow_unused=True
+    )
+    direct, *pieces = split(flat, [params, *read])
+    upper.check_unused(direct, params)
+    vectors: dict[str, Partial] = {
+        seed.name: piece for seed, piece in zip(seeds, pieces, strict=True)
+    }
+    total: Partial = direct
+    for name, by in factors:
+        curr = engine.problem(name)
+        vector = vectors.get(name)
+        if vector is None or all(part is None for part in vector):
+            continue
+        prevs = [engine.problem(other) for other in by]
+        method = METHODS[curr.jacobian_type(upper)]
+        full = zeros_for_none(vector, curr.meta_trainable_parameters())
+        for prev, partial in zip(prevs, method(full, curr, prevs, upper), strict=True):
+            if prev is upper:
+                total = added(total, partial)
+            else:
+                vectors[prev.name] = added(vectors.get(prev.name), partial)
+    return total

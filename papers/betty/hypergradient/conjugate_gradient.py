@@ -1,0 +1,50 @@
+"""AID-CG: the inverse Hessian by conjugate gradients. Source: Rajeswaran et al. 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from papers.betty.hypergradient.implicit import HessianProduct, implicit_product
+from papers.betty.hypergradient.vectors import Partial, Vector, dot
+
+if TYPE_CHECKING:
+    from papers.betty.problems.problem import Problem
+
+
+def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
+    """``-M s`` with ``s`` after ``cg_iterations`` steps on ``(H + damping I) s = v``.
+
+    Stops early where the residual vanishes or the curvature along the direction is not positive:
+    the Hessian of a network may be indefinite, and a step there would lead away.
+    """
+    config = curr.config
+
+    def solve(hessian: HessianProduct, right: Vector) -> Vector:
+        solution: Vector = [torch.zeros_like(part) for part in right]
+        residual, direction = list(right), list(right)
+        squared = dot(residual, residual)
+        for _ in range(config.cg_iterations):
+            product = hessian(direction)
+            if config.cg_damping:
+                damped = torch._foreach_mul(direction, config.cg_damping)
+                product = list(torch._foreach_add(product, damped))
+            product = list(torch._foreach_mul(product, config.cg_alpha))
+            curvature = dot(direction, product)
+            if not bool((curvature > 0) & (squared > 0)):
+                break
+            length = squared / curvature
+            solution = _along(solution, direction, length)
+            residual = _along(residual, product, -length)
+            before, squared = squared, dot(residual, residual)
+            direction = _along(residual, direction, squared / before)
+        return list(torch._foreach_mul(solution, config.cg_alpha))
+
+    return implicit_product(vector, curr, prevs, upper, solve)
+
+
+def _along(start: Vector, direction: Vector, length: torch.Tensor) -> Vector:
+    """``start + length * direction``."""
+    return list(torch._foreach_add(start, torch._foreach_mul(direction, length)))

@@ -1,0 +1,73 @@
+"""AID-FD: the Hessian's inverse taken as the identity, the mixed derivative as a difference.
+
+Source: Choe et al. 2023, Sec. 3.1; Liu et al. 2019 (DARTS), eq. 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from papers.betty.hypergradient.vectors import Partial, Vector, norm, split, tensors_of
+
+if TYPE_CHECKING:
+    from papers.betty.problems.problem import Problem
+
+
+def darts(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
+    """``-d2C/(dprev dw) v`` by a central difference, with ``H^-1 = I``.
+
+    Args:
+        vector: shaped like ``curr.meta_trainable_parameters()``.
+        curr: the problem whose optimum is differentiated; two passes over its last batch.
+        prevs: the problems by whose parameters; the difference is taken for all at once.
+
+    Returns:
+        For each of ``prevs`` a list shaped like its parameters; error O(eps^2).
+
+    The weights are restored bit for bit, unless ``darts_multitask`` asks for the nudge.
+    """
+    config = curr.config
+    return central_difference(
+        vector, curr, prevs, upper, config.darts_alpha, nudge=config.darts_multitask
+    )
+
+
+def central_difference(
+    vector: Vector,
+    curr: Problem,
+    prevs: Sequence[Problem],
+    upper: Problem,
+    alpha: float,
+    nudge: bool,
+) -> list[Partial]:
+    """Difference of the gradients by ``prevs`` at ``w - eps v`` and ``w + eps v`` over ``2 eps``.
+
+    ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``.
+    """
+    weights = curr.meta_trainable_parameters()
+    # On the device: the length is not looked at from the host.
+    eps = alpha / (norm(vector) + 1e-15)
+    shift = torch._foreach_mul(vector, eps)
+    kept = [weight.detach().clone() for weight in weights]
+    parts = tensors_of(prevs, upper)
+    flat = [tensor for part in parts for tensor in part]
+    grads = []
+    try:
+        for sign in (1, -1):
+            with torch.no_grad():
+                torch._foreach_copy_(weights, kept)
+                torch._foreach_add_(weights, shift, alpha=sign)
+            grads.append(torch.autograd.grad(curr.replayed_loss(), flat, allow_unused=True))
+    finally:
+        if not nudge or len(grads) < 2:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, kept)
+    above, below = grads
+    flat_result = [
+        None if plus is None or minus is None else (minus - plus) / (2 * eps)
+        for plus, minus in zip(above, below, strict=True)
+    ]
+    return split(flat_result, parts)

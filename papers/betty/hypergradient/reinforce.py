@@ -1,0 +1,34 @@
+"""Score-function gradient, for a lower problem whose solution is sampled. Source: Williams 1992."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from papers.betty.hypergradient.vectors import Partial, Vector, split, tensors_of
+
+if TYPE_CHECKING:
+    from papers.betty.problems.problem import Problem
+
+#: Weight of the newest cost in the running mean that serves as baseline.
+BASELINE_RATE = 0.1
+
+
+def reinforce(
+    _vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem
+) -> list[Partial]:
+    """``(C - baseline) d log p/dprev``: an unbiased estimate of ``d E[C]/dprev``.
+
+    ``C`` is the last cost of ``upper``, ``p`` the distribution from which ``curr`` drew its
+    solution (its method ``log_prob``), the baseline a running mean of earlier costs.
+    """
+    cost = upper.last_loss
+    baseline = upper.baseline if upper.baseline is not None else cost
+    upper.baseline = baseline + BASELINE_RATE * (cost - baseline)
+    parts = tensors_of(prevs, upper)
+    flat = torch.autograd.grad(
+        curr.log_prob(), [tensor for part in parts for tensor in part], allow_unused=True
+    )
+    return split([None if part is None else (cost - baseline) * part for part in flat], parts)

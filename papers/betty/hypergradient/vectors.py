@@ -1,0 +1,58 @@
+"""Lists of tensors as vectors: what the Jacobian products share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from papers.betty.problems.problem import Problem
+
+#: Tensors shaped like a problem's parameters; None where a cost does not depend on one.
+Vector = list[Tensor]
+Partial = list[Tensor | None]
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product, a scalar tensor."""
+    return torch.stack([product.sum() for product in torch._foreach_mul(list(a), list(b))]).sum()
+
+
+def norm(vector: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all tensors, a scalar tensor."""
+    return torch.stack(torch._foreach_norm(list(vector))).norm()
+
+
+def zeros_for_none(partial: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vector:
+    """``partial`` with zeros where a cost does not depend on a tensor."""
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(partial, like, strict=True)]
+
+
+def added(a: Sequence[Tensor | None] | None, b: Sequence[Tensor | None]) -> Partial:
+    """Sum, where None is zero."""
+    if a is None:
+        return list(b)
+    return [y if x is None else (x if y is None else x + y) for x, y in zip(a, b, strict=True)]
+
+
+def tensors_of(prevs: Sequence[Problem], upper: Problem) -> list[list[Tensor]]:
+    """Tensors of each of ``prevs`` by which a cost is differentiated.
+
+    A lower problem's are those by which uppers read its optimum; the upper's are its parameters.
+    """
+    return [
+        prev.trainable_parameters() if prev is upper else prev.meta_trainable_parameters()
+        for prev in prevs
+    ]
+
+
+def split(flat: Sequence[Tensor | None], parts: Sequence[Sequence[Tensor]]) -> list[Partial]:
+    """One flat list cut to the lengths of ``parts``."""
+    pieces, start = [], 0
+    for part in parts:
+        pieces.append(list(flat[start : start + len(part)]))
+        start += len(part)
+    return pieces

@@ -1,0 +1,166 @@
+"""A problem whose optimum is differentiated through the steps that led to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from papers.betty.hypergradient.vectors import Partial, Vector, added, split
+from papers.betty.problems.problem import Problem
+from papers.betty.unrolled_optimizer import UnrolledOptimizer
+
+if TYPE_CHECKING:
+    from papers.betty.engine import Engine
+
+
+class IterativeProblem(Problem):
+    """Records its optimiser steps where an upper differentiates through them (ITD-RMAD).
+
+    An upper does so with ``first_order=False``, or all do with this problem's type ``itd``.
+    Otherwise it is an :class:`ImplicitProblem`. The optimiser must be SGD, Adam or AdamW, in fp32 or
+    bf16; its state goes on from step to step as without recording.
+    """
+
+    def initialize(self, engine: Engine) -> None:
+        super().initialize(engine)
+        uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
+        self.unrolls = bool(uppers)
+        self._read = {
+            engine.problem(name)
+            for upper in uppers
+            for factor in engine.graph.factors(upper.name)
+            if factor.problem == self.name
+            for name in factor.by
+        }
+        if self.unrolls:
+            if self.scaler is not None:
+                raise InputError(f"problem {self.name!r}: unrolled steps need fp32 or bf16")
+            self._unrolled = UnrolledOptimizer(self.optimizer, self.name)
+
+    def _is_unrolled_by(self, upper: Problem) -> bool:
+        assert self.engine is not None
+        factors = self.engine.graph.factors(upper.name)
+        inside = any(factor.problem == self.name for factor in factors)
+        return inside and self.jacobian_type(upper) == "itd"
+
+    def jacobian_type(self, upper: Problem) -> str:
+        return "itd" if not upper.config.first_order else self.config.type
+
+    def _begin_loop(self) -> None:
+        super()._begin_loop()
+        if self.unrolls:
+            self._weights = [p.detach().clone().requires_grad_() for p in self._stepped()]
+            self._start = list(self._weights)
+            self._gradient: Partial | None = None
+            self._seen: dict[str, list[Vector]] = {prev.name: [] for prev in self._read}
+            self._unrolled.begin(self._stepped())
+
+    def _end_loop(self) -> None:
+        super()._end_loop()
+        if self.unrolls:
+            self._weights, self._start, self._seen = [], [], {}
+
+    def _stepped(self) -> list[Tensor]:
+        return self.trainable_parameters()
+
+    def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
+        """One step, recorded: the weights become a function of the tensors that they were read from."""
+        if not self.unrolls:
+            return super().one_step_descent(batch)
+        self.cur_batch = self.get_batch() if batch is None else batch
+        self._replay.record(self)
+        with ExitStack() as stack:
+            stack.enter_context(standing_in(self.module, self._stepped(), self._weights))
+            for prev in self._read:
+                tensors = prev.trainable_parameters()
+                snapshot = [t.detach().clone().requires_grad_() for t in tensors]
+                self._seen[prev.name].append(snapshot)
+                stack.enter_context(standing_in(prev.module, tensors, snapshot))
+            loss, stats = self.get_loss(self.cur_batch)
+            gradient = torch.autograd.grad(
+                loss, self._weights, create_graph=True, allow_unused=True
+            )
+        self.check_unused(gradient, self._stepped())
+        self._gradient = added(self._gradient, gradient)
+        if self._count % self.config.gradient_accumulation == 0:
+            self._update(self._gradient)
+            self._gradient = None
+        return stats
+
+    def _update(self, gradient: Partial) -> None:
+        clip = self.config.gradient_clipping
+        present = [g for g in gradient if g is not None]
+        if clip > 0 and present:
+            length = torch.stack([g.norm() for g in present]).norm()
+            factor = (clip / (length + 1e-6)).clamp(max=1.0)
+            gradient = [None if g is None else g * factor for g in gradient]
+        self._weights = self._unrolled.step(self._weights, gradient)
+        params = self._stepped()
+        with torch.no_grad():
+            torch._foreach_copy_(params, [weight.detach() for weight in self._weights])
+        self.param_callback()
+        # What the callback changed is a constant to the recorded steps.
+        moved = torch._foreach_sub(
+            [p.detach() for p in params], [w.detach() for w in self._weights]
+        )
+        self._weights = list(torch._foreach_add(self._weights, moved))
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def unrolled_product(self, vector: Vector, prevs: Sequence[Problem]) -> list[Partial]:
+        """``vector`` times the Jacobian of the present weights by what the loop read of ``prevs``.
+
+        A lower problem moves between the steps; the sum over what each step read of it is the
+        derivative by a common shift.
+        """
+        snapshots = [snapshot for prev in prevs for snapshot in self._seen[prev.name]]
+        flat = torch.autograd.grad(
+            self._weights,
+            [tensor for snapshot in snapshots for tensor in snapshot],
+            grad_outputs=vector,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        pieces = iter(split(flat, snapshots))
+        results = []
+        for prev in prevs:
+            total: Partial | None = None
+            for _ in self._seen[prev.name]:
+                total = added(total, next(pieces))
+            results.append(total or [])
+        return results
+
+
+@contextmanager
+def standing_in(
+    module: nn.Module, originals: Sequence[Tensor], replacements: Sequence[Tensor]
+) -> Iterator[None]:
+    """Let ``module`` compute with ``replacements`` in the place of some of its parameters."""
+    by_id = {id(old): new for old, new in zip(originals, replacements, strict=True)}
+    places = [
+        (part._parameters, name, old)
+        for part in module.modules()
+        for name, old in part._parameters.items()
+        if id(old) in by_id
+    ]
+    try:
+        for slots, name, old in places:
+            slots[name] = by_id[id(old)]  # type: ignore[assignment]
+        _refresh(module)
+        yield
+    finally:
+        for slots, name, old in places:
+            slots[name] = old
+        _refresh(module)
+
+
+def _refresh(module: nn.Module) -> None:
+    """Recurrent modules keep a second list of their parameters."""
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]
