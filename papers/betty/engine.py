@@ -88,10 +88,13 @@ class Engine:
     def _introduce(self) -> None:
         """Make each problem an attribute of its name of the engine, the env and the others."""
         for problem in self.problems:
-            if hasattr(type(self), problem.name):
-                raise InputError(f"problem name {problem.name!r}: is an attribute of the engine")
-            known: list[Any] = [self, *(other for other in self.problems if other is not problem)]
-            for other in [*known, *([self.env] if self.env else [])]:
+            others: list[Any] = [other for other in self.problems if other is not problem]
+            for other in [self, *others, *([self.env] if self.env else [])]:
+                if hasattr(other, problem.name):
+                    raise InputError(
+                        f"problem name {problem.name!r}: would hide an attribute of"
+                        f" {type(other).__name__}; choose another"
+                    )
                 setattr(other, problem.name, problem)
             problem.env = self.env
 

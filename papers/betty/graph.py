@@ -68,8 +68,8 @@ class DataflowGraph:
                 if state[above] == 1:
                     cycle = [*trail[trail.index(above) :], above]
                     raise InputError(
-                        f"dependencies['l2u']: cycle {' -> '.join(cycle)}: a problem cannot wait for"
-                        " its own optimum"
+                        f"dependencies['l2u']: cycle {' -> '.join(cycle)}: a problem cannot wait"
+                        " for its own optimum"
                     )
                 if state[above] == 0:
                     visit(above, [*trail, above])

@@ -20,9 +20,9 @@ class _Checked:
         for field in fields(self):  # type: ignore[arg-type]
             choices = get_args(hints[field.name])
             value = getattr(self, field.name)
-            if choices and all(isinstance(choice, str) for choice in choices):
-                if value not in choices:
-                    self._refuse(field.name, value, "one of " + ", ".join(choices))
+            named = bool(choices) and all(isinstance(choice, str) for choice in choices)
+            if named and value not in choices:
+                self._refuse(field.name, value, "one of " + ", ".join(choices))
         self._check()
 
     def _check(self) -> None:
@@ -51,7 +51,7 @@ class Config(_Checked):
     through the unrolled steps of every lower :class:`IterativeProblem`, whatever its type.
 
     Args:
-        type: ``darts`` (finite difference), ``neumann``, ``cg``, ``itd``, ``reinforce`` or ``sama``.
+        type: ``darts`` (finite difference), ``neumann``, ``cg``, ``itd``, ``reinforce``, ``sama``.
         unroll_steps: optimiser steps before the upper problems are stepped.
         first_order: implicit differentiation of the lower problems.
         retain_graph: accepted for programs written for the published package; graphs are retained
@@ -120,7 +120,7 @@ class EngineConfig(_Checked):
         strategy: device and distribution; several processes are started by torchrun.
         backend: of torch.distributed; empty for nccl on GPUs and gloo on CPUs.
         early_stopping, early_stopping_mode, early_stopping_tolerance, early_stopping_metric: stop
-            after so many validations without a better value of a metric that ``validation`` returns.
+            after so many validations without a better value of a metric that it returns.
     """
 
     train_iters: int = 50000

@@ -22,8 +22,8 @@ class IterativeProblem(Problem):
     """Records its optimiser steps where an upper differentiates through them (ITD-RMAD).
 
     An upper does so with ``first_order=False``, or all do with this problem's type ``itd``.
-    Otherwise it is an :class:`ImplicitProblem`. The optimiser must be SGD, Adam or AdamW, in fp32 or
-    bf16; its state goes on from step to step as without recording.
+    Otherwise it is an :class:`ImplicitProblem`. The optimiser must be SGD, Adam or AdamW, in fp32
+    or bf16; its state goes on from step to step as without recording.
     """
 
     def initialize(self, engine: Engine) -> None:
@@ -69,7 +69,7 @@ class IterativeProblem(Problem):
         return self.trainable_parameters()
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
-        """One step, recorded: the weights become a function of the tensors that they were read from."""
+        """One step, recorded: the weights become a function of what the cost read."""
         if not self.unrolls:
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch

@@ -45,7 +45,7 @@ class Problem(abc.ABC):
         extra_config: whatever the subclass wants as ``self.cfg``.
 
     Raises:
-        InputError: the name is no identifier, or is taken by an attribute of every problem.
+        InputError: the name is no identifier.
     """
 
     def __init__(
@@ -58,10 +58,8 @@ class Problem(abc.ABC):
         train_data_loader: Any = None,
         extra_config: Any = None,
     ) -> None:
-        if not name.isidentifier() or hasattr(type(self), name):
-            raise InputError(
-                f"problem name {name!r}: must be an identifier and no attribute of Problem"
-            )
+        if not name.isidentifier():
+            raise InputError(f"problem name {name!r}: must be a Python identifier")
         self._name = name
         self._config = config or Config()
         self.cfg = extra_config
@@ -116,16 +114,16 @@ class Problem(abc.ABC):
         """The data, where it was not given."""
         return self.train_data_loader
 
-    def on_inner_loop_start(self) -> None:
+    def on_inner_loop_start(self) -> None:  # noqa: B027  (optional)
         """Called before the first step after the upper problems were stepped."""
 
-    def grad_callback(self) -> None:
+    def grad_callback(self) -> None:  # noqa: B027  (optional)
         """Called when gradients have been accumulated, before the optimiser's step."""
 
-    def param_callback(self) -> None:
+    def param_callback(self) -> None:  # noqa: B027  (optional)
         """Called after the optimiser's step, e.g. to project parameters."""
 
-    def epoch_callback(self) -> None:
+    def epoch_callback(self) -> None:  # noqa: B027  (optional)
         """Called when the (first) data loader is exhausted."""
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -382,8 +380,8 @@ class Problem(abc.ABC):
         """``value`` as it was in the step itself, also in replays at perturbed parameters.
 
         For what enters the cost as a constant though it is computed from the parameters: a weight
-        network that reads ``loss.detach()`` would read another loss at the perturbed parameters, and
-        a finite difference would count that change as a gradient.
+        network that reads ``loss.detach()`` would read another loss at the perturbed parameters,
+        and a finite difference would count that change as a gradient.
         """
         return self._replay.held(name, value.detach())
 

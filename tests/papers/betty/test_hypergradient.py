@@ -1,4 +1,4 @@
-"""Facts of hypergradients: closed forms of quadratics, autograd through every step, known orders."""
+"""Facts of hypergradients: closed forms of quadratics, the whole inner loop, known orders."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Bilevel:
         self.b = normal(SIZE, META, generator=generator)
         self.c = normal(SIZE, generator=generator)
         self.w = normal(SIZE, generator=generator)
-        self.l = normal(META, generator=generator)
+        self.u = normal(META, generator=generator)
         self.lower = problem(
             "lower",
             self.w,
-            lambda w, l: w @ self.a @ w / 2 - w @ self.b @ l,
+            lambda w, u: w @ self.a @ w / 2 - w @ self.b @ u,
             ("upper",),
             Config(**config),
         )
         self.upper = problem(
-            "upper", self.l, lambda l, w: (w - self.c).square().sum() / 2 + l @ l / 2, ("lower",)
+            "upper", self.u, lambda u, w: (w - self.c).square().sum() / 2 + u @ u / 2, ("lower",)
         )
         engine([self.lower, self.upper], u2l={"upper": ["lower"]}, l2u={"lower": ["upper"]})
 
@@ -46,13 +46,13 @@ class Bilevel:
     @property
     def exact(self) -> Tensor:
         """The hypergradient at the optimum's Jacobian."""
-        return self.l + self.b.T @ torch.linalg.solve(self.a, self.vector)
+        return self.u + self.b.T @ torch.linalg.solve(self.a, self.vector)
 
 
 def test_finite_difference_is_the_mixed_derivative_and_restores_the_weights_bit_for_bit() -> None:
     program = Bilevel(type="darts")
     found = hypergradient_of(program.upper)
-    assert_close(found, program.l + program.b.T @ program.vector, rtol=1e-9, atol=1e-9)
+    assert_close(found, program.u + program.b.T @ program.vector, rtol=1e-9, atol=1e-9)
     assert torch.equal(program.lower.module.w, program.w)
 
 
@@ -72,7 +72,7 @@ def test_conjugate_gradients_end_after_as_many_steps_as_dimensions() -> None:
 def test_damping_solves_the_damped_system() -> None:
     program = Bilevel(type="cg", cg_iterations=SIZE, cg_damping=0.7)
     damped = program.a + 0.7 * torch.eye(SIZE, dtype=torch.float64)
-    wanted = program.l + program.b.T @ torch.linalg.solve(damped, program.vector)
+    wanted = program.u + program.b.T @ torch.linalg.solve(damped, program.vector)
     assert_close(hypergradient_of(program.upper), wanted, rtol=1e-8, atol=1e-8)
 
 
@@ -84,21 +84,21 @@ def test_the_neumann_series_has_its_known_remainder(terms: int) -> None:
     contraction = torch.eye(SIZE, dtype=torch.float64) - step * program.a
     remainder = torch.linalg.matrix_power(contraction, terms + 1)
     solved = torch.linalg.solve(program.a, program.vector)
-    wanted = program.l + program.b.T @ (solved - remainder @ solved)
+    wanted = program.u + program.b.T @ (solved - remainder @ solved)
     assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_finite_difference_is_of_second_order() -> None:
     """Halving the perturbation of a cubic cost quarters the error."""
     generator = torch.Generator().manual_seed(1)
-    w, l, c = (normal(SIZE, generator=generator) for _ in range(3))
-    exact = l + 4 * w**3 * (w - c)
+    w, u, c = (normal(SIZE, generator=generator) for _ in range(3))
+    exact = u + 4 * w**3 * (w - c)
     errors = []
     for alpha in (0.2, 0.1, 0.05):
         lower = problem(
-            "lower", w, lambda w, l: -(w**4 * l).sum(), ("upper",), Config(darts_alpha=alpha)
+            "lower", w, lambda w, u: -(w**4 * u).sum(), ("upper",), Config(darts_alpha=alpha)
         )
-        upper = problem("upper", l, lambda l, w: (w - c).square().sum() / 2 + l @ l / 2, ("lower",))
+        upper = problem("upper", u, lambda u, w: (w - c).square().sum() / 2 + u @ u / 2, ("lower",))
         engine([lower, upper], u2l={"upper": ["lower"]}, l2u={"lower": ["upper"]})
         errors.append((hypergradient_of(upper) - exact).norm())
     rates = [float(a / b) for a, b in itertools.pairwise(errors)]
@@ -107,7 +107,7 @@ def test_finite_difference_is_of_second_order() -> None:
 
 def test_all_methods_agree_where_the_hessian_is_the_identity() -> None:
     found = []
-    for kind, options in (("darts", {}), ("neumann", {}), ("cg", {})):
+    for kind in ("darts", "neumann", "cg"):
         program = Bilevel(type=kind)
         program.a.copy_(torch.eye(SIZE, dtype=torch.float64))
         found.append(hypergradient_of(program.upper))
@@ -133,20 +133,20 @@ def test_unrolled_steps_have_the_derivative_of_the_whole_inner_loop(name: str, s
     c, start = (normal(SIZE, generator=generator) for _ in range(2))
     meta = normal(META, generator=generator)
 
-    def inner(w: Tensor, l: Tensor) -> Tensor:
-        return w @ a @ w / 2 - w @ b @ l + (w**3).sum() / 10
+    def inner(w: Tensor, u: Tensor) -> Tensor:
+        return w @ a @ w / 2 - w @ b @ u + (w**3).sum() / 10
 
-    def outer(l: Tensor, w: Tensor) -> Tensor:
-        return (w - c).square().sum() / 2 + l @ l / 2
+    def outer(u: Tensor, w: Tensor) -> Tensor:
+        return (w - c).square().sum() / 2 + u @ u / 2
 
-    def run(l: Tensor) -> Tensor:
+    def run(u: Tensor) -> Tensor:
         w = start.clone().requires_grad_()
         optimizer = OPTIMIZERS[name]([w])
         for _ in range(steps):
             optimizer.zero_grad()
-            inner(w, l).backward()
+            inner(w, u).backward()
             optimizer.step()
-        return outer(l, w.detach())
+        return outer(u, w.detach())
 
     eye = torch.eye(META, dtype=torch.float64) * 1e-6
     wanted = torch.stack([(run(meta + e) - run(meta - e)) / 2e-6 for e in eye])
@@ -176,7 +176,7 @@ def test_unrolled_steps_are_those_of_the_optimiser(name: str) -> None:
         lower = problem(
             "lower",
             start,
-            lambda w, l: w @ a @ w / 2 - w.sum() * l.sum(),
+            lambda w, u: w @ a @ w / 2 - w.sum() * u.sum(),
             ("upper",),
             Config(unroll_steps=2),
             OPTIMIZERS[name],
@@ -185,7 +185,7 @@ def test_unrolled_steps_are_those_of_the_optimiser(name: str) -> None:
         upper = problem(
             "upper",
             torch.ones(META, dtype=torch.float64),
-            lambda l, w: w.square().sum(),
+            lambda u, w: w.square().sum(),
             ("lower",),
             Config(first_order=False),
         )
