@@ -51,7 +51,7 @@ class WandbLogger(LineLogger):
 
     def __init__(self) -> None:
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
             raise InputError("logger_type 'wandb': pip install wandb") from None
         self._run = wandb.run or wandb.init()

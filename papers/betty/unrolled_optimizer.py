@@ -87,7 +87,8 @@ def _sgd(weight: Tensor, grad: Tensor, group: _State, state: _State, _decoupled:
             buffer = group["momentum"] * buffer + (1 - group["dampening"]) * grad
         state["momentum_buffer"] = buffer
         grad = grad + group["momentum"] * buffer if group["nesterov"] else buffer
-    return weight - group["lr"] * grad
+    stepped: Tensor = weight - group["lr"] * grad
+    return stepped
 
 
 def _adam(weight: Tensor, grad: Tensor, group: _State, state: _State, decoupled: bool) -> Tensor:
@@ -107,4 +108,5 @@ def _adam(weight: Tensor, grad: Tensor, group: _State, state: _State, decoupled:
     positive = second > 0
     root = torch.where(positive, second, torch.ones_like(second)).sqrt()
     scale = torch.where(positive, root, torch.zeros_like(root)) / (1 - beta2**step) ** 0.5
-    return weight - (lr / (1 - beta1**step)) * first / (scale + group["eps"])
+    stepped: Tensor = weight - (lr / (1 - beta1**step)) * first / (scale + group["eps"])
+    return stepped

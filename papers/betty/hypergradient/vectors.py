@@ -18,12 +18,13 @@ Partial = list[Tensor | None]
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Inner product, a scalar tensor."""
-    return torch.stack([product.sum() for product in torch._foreach_mul(list(a), list(b))]).sum()
+    products = torch._foreach_mul(list(a), list(b))
+    return torch.stack([product.sum() for product in products]).sum()
 
 
 def norm(vector: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all tensors, a scalar tensor."""
-    return torch.stack(torch._foreach_norm(list(vector))).norm()
+    return torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(vector)))))
 
 
 def zeros_for_none(partial: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vector:

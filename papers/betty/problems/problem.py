@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from common.errors import InputError
 from papers.betty.configs import Config
@@ -72,7 +73,7 @@ class Problem(abc.ABC):
         self.cur_batch: Any = None
         self.last_loss = float("nan")
         self.engine: Engine | None = None
-        self.scaler: torch.amp.GradScaler | None = None
+        self.scaler: GradScaler | None = None
         self.training = True
         self._count = 0
         self._loop_starts = True
@@ -174,7 +175,7 @@ class Problem(abc.ABC):
                 raise InputError(
                     f"problem {self.name!r}: precision fp16 needs a GPU; bf16 does not"
                 )
-            self.scaler = torch.amp.GradScaler(
+            self.scaler = GradScaler(
                 self.device.type,
                 init_scale=self.config.initial_dynamic_scale,
                 growth_factor=self.config.scale_factor,
@@ -354,7 +355,7 @@ class Problem(abc.ABC):
             self._epochs[index] += 1
             loader = self.train_data_loader[index]
             for part in (loader, getattr(loader, "sampler", None)):
-                if hasattr(part, "set_epoch"):
+                if part is not None and hasattr(part, "set_epoch"):
                     part.set_epoch(self._epochs[index])
             self._iterators[index] = iter(loader)
             try:

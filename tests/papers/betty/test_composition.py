@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,7 +59,7 @@ def gradient_by_paths(graph: DataflowGraph, upper: str, parts: dict, inverse: bo
         total = total + mixed[upper, other] @ w[other]
     for path in graph.paths(upper):
         vector = mixed[upper, path[1]].T @ w[upper]
-        for curr, prev in zip(path[1:], path[2:], strict=False):
+        for curr, prev in itertools.pairwise(path):
             solved = torch.linalg.solve(parts["A"][curr], vector) if inverse else vector
             vector = -mixed[curr, prev].T @ solved
         total = total + vector

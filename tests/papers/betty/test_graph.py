@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -66,9 +67,7 @@ def test_every_path_starts_with_one_u2l_edge_and_climbs_l2u_edges(graph: Dataflo
             assert first == last == upper
             assert inside[-1] in graph.u2l[upper]
             climb = [*reversed(inside), upper]
-            assert all(
-                above in graph.l2u[low] for low, above in zip(climb, climb[1:], strict=False)
-            )
+            assert all(above in graph.l2u[low] for low, above in itertools.pairwise(climb))
 
 
 @given(graphs())
@@ -77,7 +76,7 @@ def test_merged_factors_walk_every_path_once(graph: DataflowGraph) -> None:
     """Counting the ways through the factors gives the number of paths."""
     for upper in graph.names:
         factors = graph.factors(upper)
-        ways = Counter({name: 1 for name in graph.seeds(upper)})
+        ways = Counter(dict.fromkeys(graph.seeds(upper), 1))
         ended = 0
         for name, by in factors:
             for prev in by:
