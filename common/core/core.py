@@ -187,6 +187,13 @@ class Core:
             return
         if scheduler is not None and not optimiser.step_was_skipped:
             scheduler.step()
+        self.completed_step()
+
+    def completed_step(self) -> None:
+        """Count an optimiser step, save or stop where that is due.
+
+        :meth:`step` calls it; so does a loop that takes its steps in another way.
+        """
         self.step_count += 1
         self._throughput.add(self.settings.global_batch_size)
         stop = self._told_to_stop()

@@ -184,8 +184,13 @@ def find(name: str, root: Path | None = None) -> Path:
     return folder
 
 
-def identity(name: str, files: Iterable[str], root: Path | None = None) -> DataIdentity:
+def identity(
+    name: str, files: Iterable[str] | None = None, root: Path | None = None
+) -> DataIdentity:
     """What a run notes of the registered files it reads: their SHA-256, checked.
+
+    Args:
+        files: paths in the set's folder; every registered file that lies there unless given.
 
     Raises:
         InputError: a file is not in the manifest, is absent, or has another checksum.
@@ -193,6 +198,8 @@ def identity(name: str, files: Iterable[str], root: Path | None = None) -> DataI
     layouts = data_set(name).layouts.values()
     known = {path: file for layout in layouts for path, file in layout.contents.items()}
     folder = find(name, root)
+    if files is None:
+        files = [path for path in known if (folder / path).is_file()]
     checksums = {}
     for path in files:
         if path not in known:

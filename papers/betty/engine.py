@@ -6,7 +6,7 @@ Source: Choe et al. 2023, Sec. 3.2 and 3.3.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +112,11 @@ class Engine:
         """Problems that the engine steps; they step the others."""
         return [self.problem(name) for name in self.graph.leaves]
 
+    @property
+    def between_loops(self) -> bool:
+        """Whether no problem is inside its inner loop, so that a state can be taken."""
+        return all(problem.loop_starts for problem in self.problems)
+
     def set_dependency(self, dependencies: Dependencies) -> None:
         """Take other dependencies between the same problems, also while running."""
         self.graph = self._graph(dependencies)
@@ -127,8 +132,11 @@ class Engine:
         """Numbers to log every ``valid_step`` iterations; override it."""
         return None
 
-    def run(self) -> Mapping[str, Any] | None:
-        """Run to ``train_iters`` iterations; returns what the last validation gave."""
+    def run(self, after_iteration: Callable[[], None] | None = None) -> Mapping[str, Any] | None:
+        """Run to ``train_iters`` iterations; returns what the last validation gave.
+
+        ``after_iteration`` is called after each, e.g. to save a resume state.
+        """
         self.train()
         stats: Mapping[str, Any] | None = None
         try:
@@ -148,6 +156,8 @@ class Engine:
                         if self.early_stopping and self.early_stopping(stats or {}):
                             log.info("early stop at iteration %d", self.global_step)
                             break
+                    if after_iteration:
+                        after_iteration()
         finally:
             self.distribution.close()
         return stats

@@ -110,6 +110,7 @@ class IterativeProblem(Problem):
         )
         self._weights = list(torch._foreach_add(self._weights, moved))
         if self.scheduler is not None:
+            self.optimizer.step()  # without gradients it does nothing, and schedules wait for it
             self.scheduler.step()
 
     def unrolled_product(self, vector: Vector, prevs: Sequence[Problem]) -> list[Partial]:

@@ -342,7 +342,7 @@ class Problem(abc.ABC):
         """The next batch, on the device; a tuple of one from each loader if there are several."""
         if not self._iterators:
             self._iterators = [iter(loader) for loader in self.train_data_loader]
-            self._epochs = [0] * len(self._iterators)
+            self._epochs = self._epochs or [0] * len(self._iterators)
         batches = tuple(self._next(index) for index in range(len(self._iterators)))
         return batches[0] if len(batches) == 1 else batches
 
@@ -399,17 +399,24 @@ class Problem(abc.ABC):
             part.load_state_dict(self._cached[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Module, optimiser, schedule, loss scaler and step count."""
-        parts = self._stateful()
-        return {name: part.state_dict() for name, part in parts.items()} | {"count": self._count}
+        """Module, optimiser, schedule, loss scaler, step count, and the data loaders' positions.
+
+        To be taken between engine iterations at which a loop ended; a loader takes part if it has
+        a ``state_dict``.
+        """
+        parts = self._stateful() | self._loaders_with_state()
+        counters = {"count": self._count, "epochs": list(self._epochs)}
+        return {name: part.state_dict() for name, part in parts.items()} | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`. Raises InputError if a part is missing."""
-        for name, part in self._stateful().items():
+        for name, part in (self._stateful() | self._loaders_with_state()).items():
             if name not in state:
                 raise InputError(f"problem {self.name!r}: its state has no {name!r}")
             part.load_state_dict(state[name])
         self._count = int(state.get("count", 0))
+        self._iterators = []
+        self._epochs = list(state.get("epochs", []))
 
     def _stateful(self) -> dict[str, Any]:
         parts = {
@@ -419,6 +426,13 @@ class Problem(abc.ABC):
             "scaler": self.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    def _loaders_with_state(self) -> dict[str, Any]:
+        return {
+            f"loader{index}": loader
+            for index, loader in enumerate(self.train_data_loader)
+            if hasattr(loader, "load_state_dict")
+        }
 
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
@@ -505,6 +519,11 @@ class Problem(abc.ABC):
         assert self.engine is not None
         engine = self.engine
         return [[engine.problem(name) for name in path] for path in engine.graph.paths(self.name)]
+
+    @property
+    def loop_starts(self) -> bool:
+        """Whether its next step is the first of an inner loop, or none was taken yet."""
+        return self._loop_starts
 
     @property
     def leaf(self) -> bool:

@@ -1,0 +1,51 @@
+"""Seeded batches of tensors whose position can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from common.core.data_order import EpochOrder
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Batches:
+    """Batches of (inputs, targets), one epoch an iteration; each epoch is another permutation.
+
+    Part of a problem's state: a resumed program goes on with the batch after the last one.
+
+    Args:
+        tensors: (n, ...) each; a batch is a tuple of rows of all of them.
+        size: rows of a batch; at most n is taken, and the last incomplete batch is left out.
+        seed: of the permutations.
+        transform: applied to the first tensor of a batch.
+    """
+
+    def __init__(
+        self, *tensors: Tensor, size: int, seed: int, transform: Transform | None = None
+    ) -> None:
+        rows = len(tensors[0])
+        self._tensors, self._transform = tensors, transform
+        self._order = EpochOrder(rows, min(size, rows), seed=seed)
+        self._epoch, self._taken = 0, 0
+
+    def __len__(self) -> int:
+        return self._order.steps_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for rows in self._order.batches(self._epoch, self._taken):
+            self._taken += 1
+            first, *rest = (tensor[rows] for tensor in self._tensors)
+            yield (self._transform(first) if self._transform else first, *rest)
+        self._epoch, self._taken = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position."""
+        return {"epoch": self._epoch, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`; takes effect at the next iteration."""
+        self._epoch, self._taken = state["epoch"], state["taken"]

@@ -1,0 +1,265 @@
+"""Meta-Weight-Net on long-tailed images: Table 1.
+
+The inner problem trains a classifier with sample weights that a small network gives from each
+sample's loss; the outer problem trains that network on a balanced meta set. Source: Choe et al.
+2023, Sec. 4.1; Shu et al. 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.config import Settings
+from common.core import Core, CoreSettings
+from common.data.synthetic import long_tailed
+from common.run import DataIdentity, Run
+from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
+from papers.betty.batches import Batches
+from papers.betty.configs import Strategy
+from papers.betty.networks import MetaWeightNet, ResNet32, mlp
+from papers.betty.training import accuracy, run_engine, saved_bytes, strategy_on
+
+MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
+SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
+Method = Literal["baseline", "clean_only", "itd", "cg", "neumann", "darts"]
+
+
+class MetaWeightNetSettings(Settings):
+    """Data, networks, optimisers, and how the outer problem is differentiated."""
+
+    core: CoreSettings = CoreSettings(global_batch_size=100)
+    data: Literal["digits", "cifar10"]
+    data_root: str | None = None
+    imbalance: float = Field(ge=1, description="largest class over smallest")
+    meta_per_class: int = Field(gt=0)
+    test_per_class: int = Field(60, gt=0, description="digits only; CIFAR-10 has a test set")
+    largest: int = Field(100, gt=0, description="training samples of the largest class")
+    method: Method
+    nudge: bool = Field(False, description="leave weights perturbed after a finite difference")
+    unroll_steps: int = Field(1, gt=0)
+    iterations: int = Field(gt=0, description="steps of the classifier")
+    validate_every: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    meta_batch_size: int = Field(gt=0)
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    milestones: tuple[float, ...] = Field(
+        description="share of iterations at which lr falls to 1/10"
+    )
+    meta_lr: float = Field(gt=0)
+    meta_hidden: int = Field(100, gt=0)
+    alpha: float = Field(0.01, gt=0, description="perturbation of finite differences")
+    normalise: bool = Field(False, description="divide the weights by their mean over the batch")
+
+
+class Split(NamedTuple):
+    """Inputs and labels."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Data(NamedTuple):
+    """Long-tailed training set, balanced meta set, test set."""
+
+    train: Split
+    meta: Split
+    test: Split
+    augment: Any
+
+
+def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, float]:
+    """Train, and return final and best test accuracy (%), time (s) and memory (bytes)."""
+    core = Core(settings.core, run)
+    data = load(settings, run)
+    network = ResNet32() if settings.data == "cifar10" else mlp(64, 64, 10)
+    engine = program(settings, network, data, run.seed, strategy_on(core.device))
+    classifier = engine.problem("classifier")
+    test = Split(*(part.to(core.device) for part in data.test))
+
+    def evaluate() -> dict[str, float]:
+        parts = [classifier(x) for x in test.x.split(1000)]
+        return {"accuracy_pct": accuracy(torch.cat(parts), test.y)}
+
+    history = run_engine(engine, core, evaluate, settings.validate_every)
+    run.write_rows("history.csv", history.rows)
+    core.finish()
+    reached = [row["accuracy_pct"] for row in history.rows]
+    return {
+        "accuracy_pct": reached[-1],
+        "best_accuracy_pct": max(reached),
+        "train_s": history.seconds,
+        "saved_bytes": float(meta_step_bytes(settings, data)),
+    }
+
+
+def load(settings: MetaWeightNetSettings, run: Run) -> Data:
+    """Draw the sets with the run's seed and note what was read."""
+    rng = np.random.default_rng(run.seed)
+    if settings.data == "digits":
+        from common.data.images import digits
+
+        images = digits()
+        run.uses(DataIdentity(name="scikit-learn digits", real=True, source="bundled"))
+        x = torch.from_numpy(images.pixels.reshape(len(images.pixels), -1) / 16).float()
+        test, rest = per_class(images.labels, settings.test_per_class, rng)
+        train, meta = tail_and_meta(images.labels, rest, settings, rng)
+        labels = torch.from_numpy(images.labels.copy())
+        return Data(*(Split(x[i], labels[i]) for i in (train, meta, test)), None)
+    from common.data.cifar10 import cifar10
+    from common.data.registry import identity
+
+    root = Path(settings.data_root) if settings.data_root else None
+    run.uses(identity("cifar10", root=root))
+    images, held_out = cifar10(True, root), cifar10(False, root)
+    everything = np.arange(len(images.labels))
+    train, meta = tail_and_meta(images.labels, everything, settings, rng)
+    labels = torch.from_numpy(images.labels.copy())
+    pixels = [
+        (torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() - MEAN) / SPREAD
+        for part in (images.pixels[train], images.pixels[meta], held_out.pixels)
+    ]
+    targets = (labels[train], labels[meta], torch.from_numpy(held_out.labels.copy()))
+    return Data(*(Split(a, b) for a, b in zip(pixels, targets, strict=True)), crop_and_flip)
+
+
+def per_class(
+    labels: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of ``count`` random samples of each class, the others)."""
+    chosen = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(labels == label), count, replace=False)
+            for label in np.unique(labels)
+        ]
+    )
+    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
+
+
+def tail_and_meta(
+    labels: np.ndarray, among: np.ndarray, settings: MetaWeightNetSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(long-tailed training indices, balanced meta indices), disjoint, of ``among``."""
+    meta, rest = per_class(labels[among], settings.meta_per_class, rng)
+    left = labels[among][rest]
+    largest = min(settings.largest, int(np.bincount(left).min()))
+    tail = long_tailed(left, settings.imbalance, rng, largest=largest)
+    return among[rest[tail]], among[meta]
+
+
+def crop_and_flip(images: Tensor) -> Tensor:
+    """Random 32x32 crop of each image padded by 4 (reflected), and a random horizontal flip."""
+    count = len(images)
+    padded = functional.pad(images, (4, 4, 4, 4), mode="reflect")
+    top, left = torch.randint(0, 9, (2, count))
+    rows = top[:, None] + torch.arange(32)
+    columns = left[:, None] + torch.arange(32)
+    flipped = torch.rand(count) < 0.5
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    each = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
+
+
+class Classifier:
+    """Inner problem: cross-entropy of samples weighted by what ``reweight`` makes of their loss."""
+
+    normalise = False
+    weighted = True
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Weighted mean loss."""
+        x, y = batch
+        losses = functional.cross_entropy(self.module(x), y, reduction="none")  # type: ignore[attr-defined]
+        if not self.weighted:
+            return losses.mean()
+        weights = self.reweight(self.held("losses", losses))  # type: ignore[attr-defined]
+        if self.normalise:
+            weights = weights / weights.mean()
+        return (weights * losses).mean()
+
+
+class ImplicitClassifier(Classifier, ImplicitProblem):
+    """Differentiated implicitly."""
+
+
+class IterativeClassifier(Classifier, IterativeProblem):
+    """Differentiated through its steps."""
+
+
+class Reweight(ImplicitProblem):
+    """Outer problem: cross-entropy of the classifier on the balanced meta set."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean loss of the classifier."""
+        x, y = batch
+        return functional.cross_entropy(self.classifier(x), y)  # type: ignore[attr-defined]
+
+
+def program(
+    settings: MetaWeightNetSettings,
+    network: nn.Module,
+    data: Data,
+    seed: int,
+    strategy: Strategy = "cpu",
+) -> Engine:
+    """The bilevel program; a single problem for ``baseline`` and ``clean_only``."""
+    single = settings.method in ("baseline", "clean_only")
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    milestones = [round(share * settings.iterations) for share in settings.milestones]
+    source = data.meta if settings.method == "clean_only" else data.train
+    kind = IterativeClassifier if settings.method == "itd" else ImplicitClassifier
+    classifier = kind(
+        "classifier",
+        Config(
+            type="darts" if single else settings.method,  # type: ignore[arg-type]
+            unroll_steps=settings.unroll_steps,
+            darts_alpha=settings.alpha,
+            darts_multitask=settings.nudge,
+        ),
+        network,
+        optimizer,
+        torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones),
+        Batches(*source, size=settings.batch_size, seed=seed, transform=data.augment),
+    )
+    classifier.weighted, classifier.normalise = not single, settings.normalise
+    config = EngineConfig(train_iters=settings.iterations, strategy=strategy)
+    if single:
+        return Engine([classifier], config)
+    weights = MetaWeightNet(settings.meta_hidden)
+    reweight = Reweight(
+        "reweight",
+        Config(),
+        weights,
+        torch.optim.Adam(weights.parameters(), lr=settings.meta_lr),
+        None,
+        Batches(*data.meta, size=settings.meta_batch_size, seed=seed + 1, transform=data.augment),
+    )
+    dependencies = {"u2l": {reweight: [classifier]}, "l2u": {classifier: [reweight]}}
+    return Engine([reweight, classifier], config, dependencies)
+
+
+def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
+    """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
+    torch.manual_seed(0)
+    network = ResNet32() if settings.data == "cifar10" else mlp(64, 64, 10)
+    engine = program(settings, network, data, 0)
+    engine.train()
+    with saved_bytes() as count:
+        for _ in range(settings.unroll_steps):
+            engine.train_step()
+        return count()
