@@ -7,8 +7,9 @@ sample's loss; the outer problem trains that network on a balanced meta set. Sou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +23,17 @@ from common.data.synthetic import long_tailed
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.batches import Batches
-from papers.betty.configs import Strategy
+from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, mlp
 from papers.betty.training import accuracy, run_engine, saved_bytes, strategy_on
 
 MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
 SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
+NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
+    "mlp": lambda: mlp(64, 64, 10),
+    "deep": lambda: mlp(64, *[256] * 6, 10),
+    "resnet32": ResNet32,
+}
 Method = Literal["baseline", "clean_only", "itd", "cg", "neumann", "darts"]
 
 
@@ -41,6 +47,8 @@ class MetaWeightNetSettings(Settings):
     meta_per_class: int = Field(gt=0)
     test_per_class: int = Field(60, gt=0, description="digits only; CIFAR-10 has a test set")
     largest: int = Field(100, gt=0, description="training samples of the largest class")
+    network: Literal["mlp", "deep", "resnet32"]
+    precision: Precision = Field("fp32", description="of both problems' forward passes")
     method: Method
     nudge: bool = Field(False, description="leave weights perturbed after a finite difference")
     unroll_steps: int = Field(1, gt=0)
@@ -80,8 +88,9 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     """Train, and return final and best test accuracy (%), time (s) and memory (bytes)."""
     core = Core(settings.core, run)
     data = load(settings, run)
-    network = ResNet32() if settings.data == "cifar10" else mlp(64, 64, 10)
-    engine = program(settings, network, data, run.seed, strategy_on(core.device))
+    engine = program(
+        settings, NETWORKS[settings.network](), data, run.seed, strategy_on(core.device)
+    )
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
@@ -113,7 +122,8 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
         test, rest = per_class(images.labels, settings.test_per_class, rng)
         train, meta = tail_and_meta(images.labels, rest, settings, rng)
         labels = torch.from_numpy(images.labels.copy())
-        return Data(*(Split(x[i], labels[i]) for i in (train, meta, test)), None)
+        sets = [Split(x[i], labels[i]) for i in (train, meta, test)]
+        return Data(sets[0], sets[1], sets[2], None)
     from common.data.cifar10 import cifar10
     from common.data.registry import identity
 
@@ -128,7 +138,8 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
         for part in (images.pixels[train], images.pixels[meta], held_out.pixels)
     ]
     targets = (labels[train], labels[meta], torch.from_numpy(held_out.labels.copy()))
-    return Data(*(Split(a, b) for a, b in zip(pixels, targets, strict=True)), crop_and_flip)
+    sets = [Split(a, b) for a, b in zip(pixels, targets, strict=True)]
+    return Data(sets[0], sets[1], sets[2], crop_and_flip)
 
 
 def per_class(
@@ -185,7 +196,8 @@ class Classifier:
         weights = self.reweight(self.held("losses", losses))  # type: ignore[attr-defined]
         if self.normalise:
             weights = weights / weights.mean()
-        return (weights * losses).mean()
+        mean: Tensor = (weights * losses).mean()
+        return mean
 
 
 class ImplicitClassifier(Classifier, ImplicitProblem):
@@ -230,6 +242,7 @@ def program(
             unroll_steps=settings.unroll_steps,
             darts_alpha=settings.alpha,
             darts_multitask=settings.nudge,
+            precision=settings.precision,
         ),
         network,
         optimizer,
@@ -243,21 +256,23 @@ def program(
     weights = MetaWeightNet(settings.meta_hidden)
     reweight = Reweight(
         "reweight",
-        Config(),
+        Config(precision=settings.precision),
         weights,
         torch.optim.Adam(weights.parameters(), lr=settings.meta_lr),
         None,
         Batches(*data.meta, size=settings.meta_batch_size, seed=seed + 1, transform=data.augment),
     )
-    dependencies = {"u2l": {reweight: [classifier]}, "l2u": {classifier: [reweight]}}
-    return Engine([reweight, classifier], config, dependencies)
+    return Engine(
+        [reweight, classifier],
+        config,
+        {"u2l": {"reweight": ["classifier"]}, "l2u": {"classifier": ["reweight"]}},
+    )
 
 
 def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    network = ResNet32() if settings.data == "cifar10" else mlp(64, 64, 10)
-    engine = program(settings, network, data, 0)
+    engine = program(settings, NETWORKS[settings.network](), data, 0)
     engine.train()
     with saved_bytes() as count:
         for _ in range(settings.unroll_steps):
