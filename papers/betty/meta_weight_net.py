@@ -25,7 +25,7 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Iterativ
 from papers.betty.batches import Batches
 from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, mlp
-from papers.betty.training import accuracy, run_engine, saved_bytes, strategy_on
+from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
 
 MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
 SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
@@ -95,7 +95,7 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     test = Split(*(part.to(core.device) for part in data.test))
 
     def evaluate() -> dict[str, float]:
-        parts = [classifier(x) for x in test.x.split(1000)]
+        parts = [classifier(x) for x in torch.split(test.x, 1000)]
         return {"accuracy_pct": accuracy(torch.cat(parts), test.y)}
 
     history = run_engine(engine, core, evaluate, settings.validate_every)
@@ -274,7 +274,7 @@ def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
     torch.manual_seed(0)
     engine = program(settings, NETWORKS[settings.network](), data, 0)
     engine.train()
-    with saved_bytes() as count:
+    with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps):
             engine.train_step()
-        return count()
+        return saved.peak_bytes

@@ -103,8 +103,8 @@ def table2(results: Results) -> Table:
             for column, metric, unit, factor in columns
         ],
         notes=[
-            "Published for BERT-base on SST, IF 20: baseline 89.99 % and 8319 MiB; MWN in fp32 out of"
-            " memory; in fp16 91.06 % and 10511 MiB."
+            "Published for BERT-base on SST, IF 20: baseline 89.99 % and 8319 MiB; MWN in fp32 out"
+            " of memory; in fp16 91.06 % and 10511 MiB."
         ],
     )
 

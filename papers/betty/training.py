@@ -1,7 +1,8 @@
-"""What the experiments share: running an engine so that a kill does not cost it, and what it costs."""
+"""What the experiments share: a run that a kill does not cost, and what a step costs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -66,22 +67,53 @@ def run_engine(
     return history
 
 
-@contextmanager
-def saved_bytes() -> Iterator[Callable[[], int]]:
-    """Count bytes that autograd keeps for backward passes while this is open, shared ones once.
+class SavedTensors:
+    """Bytes that autograd holds for backward passes: now, and at most so far.
 
-    A deterministic measure of memory on machines without a GPU; parameters are not counted.
+    A deterministic measure of memory on machines without a GPU. A storage that several graphs hold
+    counts once; parameters do not count.
     """
-    seen: dict[tuple[int, int], int] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            storage = tensor.untyped_storage()
-            seen[(storage.data_ptr(), storage.nbytes())] = storage.nbytes()
-        return tensor
+    def __init__(self) -> None:
+        self.peak_bytes, self._bytes = 0, 0
+        self._holders: Counter[int] = Counter()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(seen.values())
+    @contextmanager
+    def watched(self) -> Iterator[SavedTensors]:
+        """Count what is saved while this is open."""
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: _Held(tensor, self), lambda held: held.tensor
+        ):
+            yield self
+
+    def hold(self, tensor: Tensor) -> None:
+        """One more graph holds a tensor's storage."""
+        storage = tensor.untyped_storage()
+        self._holders[storage.data_ptr()] += 1
+        if self._holders[storage.data_ptr()] == 1:
+            self._bytes += storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, self._bytes)
+
+    def release(self, tensor: Tensor) -> None:
+        """One graph fewer holds it."""
+        storage = tensor.untyped_storage()
+        self._holders[storage.data_ptr()] -= 1
+        if self._holders[storage.data_ptr()] == 0:
+            self._bytes -= storage.nbytes()
+
+
+class _Held:
+    """A tensor in a graph; it leaves the count when the graph is freed."""
+
+    def __init__(self, tensor: Tensor, meter: SavedTensors) -> None:
+        self.tensor, self._meter = tensor, meter
+        self._counts = not (tensor.is_leaf and tensor.requires_grad)
+        if self._counts:
+            meter.hold(tensor)
+
+    def __del__(self) -> None:
+        if self._counts:
+            self._meter.release(self.tensor)
 
 
 def strategy_on(device: torch.device) -> Strategy:

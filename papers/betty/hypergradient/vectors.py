@@ -24,7 +24,8 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def norm(vector: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all tensors, a scalar tensor."""
-    return torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(vector)))))
+    length: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(vector)))))
+    return length
 
 
 def zeros_for_none(partial: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vector:
