@@ -1,0 +1,198 @@
+"""Data of Table 3: labels made by labelling functions or by noise, a clean meta set, a test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from common.config import Settings
+from common.data.synthetic import noisy_labels, weak_labels
+from common.data.wrench import WeakTexts
+from common.run import DataIdentity, Run
+from papers.betty.label_models import (
+    ABSTAIN,
+    Votes,
+    data_programming,
+    drawn_labels,
+    expected_accuracy,
+    function_accuracies,
+    majority_vote,
+)
+from papers.betty.meta_weight_net import Split, per_class
+
+Indices = npt.NDArray[np.int64]
+
+
+class WeakSettings(Settings):
+    """What is classified, and where the labels to train on come from."""
+
+    data: Literal["digits", "trec", "semeval", "youtube", "sms"]
+    data_root: str | None = None
+    label_model: Literal["data_programming", "majority"] = Field(
+        "data_programming", description="what makes one label of the votes"
+    )
+    # The paper does not state its features. WRENCH gives its multilayer perceptrons the outputs of
+    # a frozen BERT; here texts are TF-IDF of words and word pairs, reduced by a truncated SVD.
+    text_features: Literal["tfidf_svd"] = "tfidf_svd"
+    text_dimensions: int = Field(256, gt=0, description="of the truncated SVD")
+    noise: Literal["functions", "symmetric"] = Field(
+        "functions", description="digits only: synthetic labelling functions, or wrong labels"
+    )
+    noise_rate: float = Field(0.6, ge=0, le=1, description="share of labels that are wrong")
+    functions: int = Field(10, gt=0)
+    function_accuracy: tuple[float, float] = Field(
+        (0.4, 0.8), description="of the worst and the best function; equal steps between"
+    )
+    function_coverage: float = Field(0.3, gt=0, le=1)
+    meta_per_class: int = Field(10, gt=0, description="digits only")
+    test_per_class: int = Field(60, gt=0, description="digits only")
+
+
+class WeakData(NamedTuple):
+    """Training inputs with given and with true labels; meta and test sets have true ones.
+
+    ``label_model_pct`` is the accuracy of the label model alone on the test set; None without one.
+    """
+
+    train: Split
+    truth: Tensor
+    meta: Split
+    test: Split
+    classes: int
+    label_model_pct: float | None
+
+
+class Labels(NamedTuple):
+    """Rows of the training set that keep a label, those labels, the label model's test accuracy."""
+
+    rows: Indices
+    given: Indices
+    test_pct: float | None
+
+
+def load(settings: WeakSettings, run: Run) -> WeakData:
+    """Draw the sets with the run's seed and note what was read."""
+    rng = np.random.default_rng(run.seed)
+    return _digits(settings, run, rng) if settings.data == "digits" else _texts(settings, run, rng)
+
+
+def _digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
+    from common.data.images import digits
+
+    images = digits()
+    run.uses(DataIdentity(name="scikit-learn digits", real=True, source="bundled"))
+    x = torch.from_numpy(images.pixels.reshape(len(images), -1) / 16).float()
+    y = images.labels
+    test, rest = per_class(y, settings.test_per_class, rng)
+    meta, train = (rest[part] for part in per_class(y[rest], settings.meta_per_class, rng))
+    if settings.noise == "symmetric":
+        given = noisy_labels(y[train], settings.noise_rate, 10, rng)
+        labels = Labels(np.arange(len(train)), given, None)
+    else:
+        accuracy = np.linspace(*settings.function_accuracy, settings.functions)
+        votes = [
+            weak_labels(y[part], 10, accuracy, settings.function_coverage, rng)
+            for part in (train, test)
+        ]
+        labels = aggregated(votes[0], votes[1], y[test], 10, settings.label_model, rng)
+    train = train[labels.rows]
+    return _data(x[train], labels, y[train], (x[meta], y[meta]), (x[test], y[test]), 10)
+
+
+def _texts(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
+    from common.data.registry import identity
+    from common.data.wrench import SPLITS, wrench
+
+    root = Path(settings.data_root) if settings.data_root else None
+    name = settings.data
+    files = [f"{name}/{stem}.json" for stem in (*SPLITS, "label")]
+    files += [f"{name}/labeled_ids.json"] if name != "semeval" else []
+    run.uses(identity("wrench", files, root))
+    train, valid, test = (wrench(name, split, root) for split in SPLITS)
+    classes = len(train.class_names)
+    # Published sizes leave out the rows whose truth the authors of the functions had.
+    rows = np.setdiff1d(np.arange(len(train)), train.labelled)
+    labels = aggregated(
+        train.weak_labels[rows], test.weak_labels, test.labels, classes, settings.label_model, rng
+    )
+    x = text_features([train, valid, test], settings.text_dimensions, run.seed)
+    kept = rows[labels.rows]
+    return _data(
+        x[0][kept], labels, train.labels[kept], (x[1], valid.labels), (x[2], test.labels), classes
+    )
+
+
+def _data(
+    x: Tensor,
+    labels: Labels,
+    truth: Indices,
+    meta: tuple[Tensor, Indices],
+    test: tuple[Tensor, Indices],
+    classes: int,
+) -> WeakData:
+    given, true, meta_y, test_y = (
+        torch.from_numpy(np.array(part)) for part in (labels.given, truth, meta[1], test[1])
+    )
+    return WeakData(
+        Split(x, given),
+        true,
+        Split(meta[0], meta_y),
+        Split(test[0], test_y),
+        classes,
+        labels.test_pct,
+    )
+
+
+def aggregated(
+    votes: Votes,
+    test_votes: Votes,
+    test_labels: Indices,
+    classes: int,
+    label_model: Literal["data_programming", "majority"],
+    rng: np.random.Generator,
+) -> Labels:
+    """One label of each row's votes. Rows without a vote are left out, as WRENCH does.
+
+    The test set is not thinned out: where no function votes, the label model guesses.
+    """
+    rows = np.flatnonzero((votes != ABSTAIN).any(axis=1))
+    if label_model == "majority":
+        chances, test = majority_vote(votes[rows], classes), majority_vote(test_votes, classes)
+    else:
+        accuracies = function_accuracies(votes[rows], classes)
+        chances = data_programming(votes[rows], accuracies, classes)
+        test = data_programming(test_votes, accuracies, classes)
+    return Labels(rows, drawn_labels(chances, rng), expected_accuracy(test, test_labels))
+
+
+def text_features(splits: list[WeakTexts], dimensions: int, seed: int) -> list[Tensor]:
+    """Features (n, dimensions) of each split, in float32; fitted on the first one's texts.
+
+    Where a text names two entities, the words between them are told apart from the same words
+    elsewhere, since their relation is the label. The mean squared feature is 1.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    svd = TruncatedSVD(dimensions, random_state=seed)
+    fitted = svd.fit_transform(tfidf.fit_transform(marked(splits[0])))
+    scale = np.sqrt((fitted**2).mean())
+    parts = [fitted, *(svd.transform(tfidf.transform(marked(split))) for split in splits[1:])]
+    return [torch.from_numpy(part / scale).float() for part in parts]
+
+
+def marked(texts: WeakTexts) -> list[str]:
+    """Texts, with the words between their two entities once more as ``between_word``."""
+    if not texts.spans.shape[1]:
+        return list(texts.texts)
+    return [
+        " ".join([text, *(f"between_{word}" for word in text[spans[0, 1] : spans[1, 0]].split())])
+        for text, spans in zip(texts.texts, np.sort(texts.spans, axis=1), strict=True)
+    ]
