@@ -27,6 +27,7 @@ from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, mlp
 from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
 
+FOLDER: Final = Path(__file__).resolve().parent
 MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
 SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {

@@ -106,7 +106,8 @@ class _Held:
     """A tensor in a graph; it leaves the count when the graph is freed."""
 
     def __init__(self, tensor: Tensor, meter: SavedTensors) -> None:
-        self.tensor, self._meter = tensor, meter
+        # Detached: an output that its own node saves would keep that node alive.
+        self.tensor, self._meter = tensor.detach(), meter
         self._counts = not (tensor.is_leaf and tensor.requires_grad)
         if self._counts:
             meter.hold(tensor)
