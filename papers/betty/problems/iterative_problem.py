@@ -41,6 +41,13 @@ class IterativeProblem(Problem):
             if self.scaler is not None:
                 raise InputError(f"problem {self.name!r}: unrolled steps need fp32 or bf16")
             self._unrolled = UnrolledOptimizer(self.optimizer, self.name)
+            self._weights: list[Tensor] = []
+            source = self.starts_from()
+            if source is not None and source not in self._read:
+                raise InputError(
+                    f"problem {self.name!r}: starts from {source.name!r} without an edge u2l from"
+                    " there, so the start would have no derivative"
+                )
 
     def _is_unrolled_by(self, upper: Problem) -> bool:
         assert self.engine is not None
@@ -70,7 +77,7 @@ class IterativeProblem(Problem):
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """One step, recorded: the weights become a function of what the cost read."""
-        if not self.unrolls:
+        if not self.unrolls or not self._weights:  # a roll-back repeats a step after the loop
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch
         self._replay.record(self)
@@ -117,9 +124,13 @@ class IterativeProblem(Problem):
         """``vector`` times the Jacobian of the present weights by what the loop read of ``prevs``.
 
         A lower problem moves between the steps; the sum over what each step read of it is the
-        derivative by a common shift.
+        derivative by a common shift. The start of a loop is read of the problem it starts from.
         """
-        snapshots = [snapshot for prev in prevs for snapshot in self._seen[prev.name]]
+        source = self.starts_from()
+        read = [
+            [*self._seen[prev.name], *([self._start] if prev is source else [])] for prev in prevs
+        ]
+        snapshots = [snapshot for each in read for snapshot in each]
         flat = torch.autograd.grad(
             self._weights,
             [tensor for snapshot in snapshots for tensor in snapshot],
@@ -129,9 +140,9 @@ class IterativeProblem(Problem):
         )
         pieces = iter(split(flat, snapshots))
         results = []
-        for prev in prevs:
+        for each in read:
             total: Partial | None = None
-            for _ in self._seen[prev.name]:
+            for _ in each:
                 total = added(total, next(pieces))
             results.append(total or [])
         return results

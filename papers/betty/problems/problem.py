@@ -118,6 +118,15 @@ class Problem(abc.ABC):
     def on_inner_loop_start(self) -> None:  # noqa: B027  (optional)
         """Called before the first step after the upper problems were stepped."""
 
+    def starts_from(self) -> Problem | None:
+        """The upper problem whose parameters every inner loop starts from (MAML); None: where the
+        last loop ended.
+
+        They are copied after :meth:`on_inner_loop_start`. A derivative through unrolled steps takes
+        the start as a function of them; implicit ones forget where a loop started.
+        """
+        return None
+
     def grad_callback(self) -> None:  # noqa: B027  (optional)
         """Called when gradients have been accumulated, before the optimiser's step."""
 
@@ -229,9 +238,23 @@ class Problem(abc.ABC):
     def _begin_loop(self) -> None:
         self._loop_starts = False
         self.on_inner_loop_start()
+        source = self.starts_from()
+        if source is not None:
+            self._copy_parameters(source)
         assert self.engine is not None
         if self.engine.config.roll_back and self.parents:
             self.cache_states()
+
+    def _copy_parameters(self, source: Problem) -> None:
+        own, given = self.trainable_parameters(), source.trainable_parameters()
+        shapes = [[tuple(p.shape) for p in params] for params in (own, given)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"problem {self.name!r}: cannot start from {source.name!r}: its parameters have"
+                f" shapes {shapes[0]}, those of {source.name!r} {shapes[1]}"
+            )
+        with torch.no_grad():
+            torch._foreach_copy_(own, given)
 
     def _loop_ends(self) -> bool:
         every = self.config.unroll_steps * self.config.gradient_accumulation
