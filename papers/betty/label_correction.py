@@ -136,8 +136,8 @@ def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[st
         "label_accuracy_pct": 100 * float(right.float().mean()),
         "train_s": history.seconds,
     }
-    if data.label_model_pct is not None:
-        metrics["label_model_accuracy_pct"] = data.label_model_pct
+    if data.vote_pct is not None:
+        metrics["vote_accuracy_pct"] = data.vote_pct
     engine.eval()
     return metrics | treatment(classifier, data)
 
