@@ -147,9 +147,10 @@ def aggregated(
 
     The test set is not thinned out: where no function votes, any class is as likely.
     """
-    # The paper took Snorkel's label model. Generative models fitted by likelihood were tried here
-    # (a single accuracy for each function; Dawid and Skene's confusion matrices): on functions
-    # that vote for one class alone, as these do, they end far below the majority vote.
+    # The paper took Snorkel's label model. Two models of its kind, fitted by expectation
+    # maximisation, were tried: one accuracy for each function, which collapses to a single class
+    # where each function votes for one class alone, and Dawid and Skene's confusion matrices with
+    # abstaining as a vote. On TREC and SemEval both end far below the majority vote.
     rows = np.flatnonzero((votes != ABSTAIN).any(axis=1))
     winners = majority(votes[rows], classes)
     given = np.argmax(winners * (1 + rng.random(winners.shape)), axis=1)
