@@ -1,0 +1,62 @@
+"""Runs of experiments inside a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common import ROOT
+from common.config import RunKey, Settings, load_paper, validated
+from common.core import core as core_module
+from common.run import Run, read_record
+from papers.betty.programs import PROGRAMS
+
+FOLDER = ROOT / "papers" / "betty"
+
+
+def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
+    """Settings of an arm at a scale, changed."""
+    paper = load_paper(FOLDER)
+    raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
+    return validated(PROGRAMS[paper.experiments[experiment].program].settings, raw, arm)
+
+
+def opened(experiment: str, settings: Settings, folder: Path, seed: int = 0) -> Run:
+    """Context of a run below ``folder``."""
+    torch.set_num_threads(1)
+    key = RunKey("betty", experiment, "arm", seed, "smoke")
+    return Run(key, experiment, settings, folder / "out", folder / "work")
+
+
+def metrics_of(
+    experiment: str, settings: Settings, folder: Path, seed: int = 0
+) -> dict[str, float]:
+    """Metrics of one run, but for its time."""
+    program = PROGRAMS[load_paper(FOLDER).experiments[experiment].program]
+    with opened(experiment, settings, folder, seed) as run:
+        found: Mapping[str, float] = read_record(run.finish(program.run(settings, run))).metrics
+    return {name: value for name, value in found.items() if name != "train_s"}
+
+
+def metrics_after_a_stop(
+    experiment: str, settings: Settings, folder: Path, patch: pytest.MonkeyPatch, saves: int = 2
+) -> dict[str, float]:
+    """Metrics of a run that was stopped at its ``saves``-th resume state and started again."""
+    save, count = core_module.Core.save, 0
+
+    def stopping(core: core_module.Core) -> None:
+        nonlocal count
+        save(core)
+        count += 1
+        if count == saves:
+            raise KeyboardInterrupt
+
+    with patch.context() as patched:
+        patched.setattr(core_module.Core, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            metrics_of(experiment, settings, folder)
+    return metrics_of(experiment, settings, folder)
