@@ -22,6 +22,7 @@ from torch.nn import functional
 from common.config import Settings
 from common.core import Core, CoreSettings
 from common.data.office_caltech import CLASS_NAMES, office_caltech10_surf
+from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.batches import Batches
@@ -122,6 +123,11 @@ def _digits(settings: DomainAdaptationSettings, run: Run, rng: np.random.Generat
     run.uses(DataIdentity(name="scikit-learn digits", real=True, source="bundled"))
     x, y = images.pixels.reshape(len(images), -1) / 16, np.array(images.labels)
     target, rest = per_class(y, settings.target_per_class, rng)
+    if settings.source_size >= len(rest):
+        raise InputError(
+            f"source_size {settings.source_size}: allowed below {len(rest)}, so that some are left"
+            " to test on"
+        )
     source, test = np.split(rng.permutation(rest), [settings.source_size])
     corrupted = np.zeros(len(source), dtype=bool)
     corrupted[: round(settings.corrupted * len(source))] = True
@@ -159,7 +165,7 @@ def _split(x: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> Split:
     return Split(torch.from_numpy(x).float(), torch.from_numpy(np.array(y)))
 
 
-def body(network: nn.Module) -> list[Tensor]:
+def body(network: nn.Module) -> list[nn.Parameter]:
     """Parameters of all layers but the last, whose classes need not be those of another domain."""
     return list(network.parameters())[:-2]
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from common.config import Settings
 from common.core import Core, CoreSettings
 from common.data.synthetic import long_tailed
+from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.batches import Batches
@@ -146,7 +147,13 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
 def per_class(
     labels: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(indices of ``count`` random samples of each class, the others)."""
+    """(indices of ``count`` random samples of each class, the others).
+
+    Raises: InputError if a class has no more than that.
+    """
+    smallest = int(np.unique(labels, return_counts=True)[1].min())
+    if count >= smallest:
+        raise InputError(f"{count} samples of each class: allowed below {smallest}, the smallest")
     chosen = np.concatenate(
         [
             rng.choice(np.flatnonzero(labels == label), count, replace=False)

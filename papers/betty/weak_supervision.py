@@ -14,6 +14,7 @@ from torch import Tensor
 from common.config import Settings
 from common.data.synthetic import noisy_labels, weak_labels
 from common.data.wrench import ABSTAIN, WeakTexts
+from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty.meta_weight_net import Split, per_class
 
@@ -171,13 +172,19 @@ def text_features(splits: list[WeakTexts], dimensions: int, seed: int) -> list[T
 
     Where a text names two entities, the words between them are told apart from the same words
     elsewhere, since their relation is the label. The mean squared feature is 1.
+
+    Raises:
+        InputError: as many dimensions as terms, or more.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     tfidf = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    counts = tfidf.fit_transform(marked(splits[0]))
+    if dimensions >= counts.shape[1]:
+        raise InputError(f"text_dimensions {dimensions}: allowed below {counts.shape[1]} terms")
     svd = TruncatedSVD(dimensions, random_state=seed)
-    fitted = svd.fit_transform(tfidf.fit_transform(marked(splits[0])))
+    fitted = svd.fit_transform(counts)
     scale = np.sqrt((fitted**2).mean())
     parts = [fitted, *(svd.transform(tfidf.transform(marked(split))) for split in splits[1:])]
     return [torch.from_numpy(part / scale).float() for part in parts]

@@ -162,3 +162,10 @@ def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> N
 def test_a_domain_is_not_adapted_to_itself() -> None:
     with pytest.raises(InputError, match="both 'dslr'"):
         settings_of(NAME, "rwt", source="dslr", target="dslr")
+
+
+@pytest.mark.parametrize("change", [{"source_size": 1757}, {"target_per_class": 174}])
+def test_a_split_that_leaves_nothing_is_refused(change: dict[str, int], tmp_path: Path) -> None:
+    settings = settings_of(NAME, "rwt", **change)
+    with opened(NAME, settings, tmp_path) as run, pytest.raises(InputError, match="allowed below"):
+        load(settings, run)
