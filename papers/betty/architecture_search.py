@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,6 +49,15 @@ class ArchitectureSearchSettings(Settings):
     architecture_weight_decay: float = Field(1e-3, ge=0)
     retrain_steps: int = Field(gt=0)
     random_cells: int = Field(gt=0, description="cells drawn and trained to compare with")
+
+    @model_validator(mode="after")
+    def _check(self) -> ArchitectureSearchSettings:
+        if self.warmup_steps % self.unroll_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps}: must be a multiple of unroll_steps"
+                f" {self.unroll_steps}"
+            )
+        return self
 
 
 class Split(NamedTuple):
@@ -256,7 +265,8 @@ def program(
     """The bilevel program: each loop's steps are taken back for one with the new architecture."""
     candidates = [list(OPERATIONS)] * len(edges(settings.nodes))
     module = CellNetwork(settings.width, settings.cells, settings.nodes, candidates)
-    optimizer, scheduler = falling_sgd(module, settings, settings.architecture_steps)
+    steps = settings.warmup_steps + settings.architecture_steps  # that are not taken back
+    optimizer, scheduler = falling_sgd(module, settings, steps)
     network = Network(
         "network",
         Config(
@@ -285,7 +295,7 @@ def program(
             *data.architecture, size=settings.batch_size, seed=mixed(seed, 1)
         ),
     )
-    iterations = settings.architecture_steps * settings.unroll_steps
+    iterations = settings.warmup_steps + settings.architecture_steps * settings.unroll_steps
     config = EngineConfig(train_iters=iterations, roll_back=True, strategy=strategy)
     dependencies = {"u2l": {architecture: [network]}, "l2u": {network: [architecture]}}
     return Engine([architecture, network], config, dependencies)

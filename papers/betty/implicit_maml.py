@@ -26,7 +26,6 @@ from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Strategy
-from papers.betty.networks import mlp
 from papers.betty.training import accuracy, run_engine, strategy_on
 
 
@@ -41,7 +40,9 @@ class ImplicitMAMLSettings(Settings):
     ways: int = Field(5, gt=1, description="classes of a task")
     shots: int = Field(1, gt=0, description="examples of each class to adapt on")
     queries: int = Field(15, gt=0, description="examples of each class to evaluate on")
-    hidden: int = Field(64, gt=0, description="units of the MLP, or channels of the conv net")
+    blocks: int = Field(4, gt=0, description="of the conv net")
+    channels: int = Field(64, gt=0)
+    pooled: int = Field(1, gt=0, description="side of the maps that the last layer reads")
     tasks: int = Field(gt=0, description="tasks of one step of the meta-weights")
     meta_iterations: int = Field(gt=0, description="steps of the meta-weights")
     unroll_steps: int = Field(5, gt=0, description="steps of adaptation in training")
@@ -78,7 +79,7 @@ class Tasks(Env):
     Task ``k`` depends on seed and ``k`` alone, so that every method meets the same ones.
 
     Args:
-        examples (classes, examples of each, ...): inputs.
+        examples (classes, examples of each, 1, h, w): images.
 
     Raises:
         InputError: fewer classes or examples than a task needs.
@@ -132,7 +133,7 @@ def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, flo
     """Accuracy (%) on tasks of held-out classes with its standard error over tasks, time (s)."""
     core = Core(settings.core, run)
     train, test = load(settings, run)
-    network = build(settings, train.shape[2:])
+    network = conv_net(settings.blocks, settings.channels, settings.pooled, settings.ways)
     shape = (settings.ways, settings.shots, settings.queries)
     tasks = Tasks(train, *shape, seed=run.seed)
     held_out = Tasks(test.to(core.device), *shape, seed=mixed(run.seed, 1))
@@ -159,7 +160,7 @@ def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, flo
 
 
 def load(settings: ImplicitMAMLSettings, run: Run) -> tuple[Tensor, Tensor]:
-    """(training classes, test classes), (classes, examples, ...) each; a rotation is a class.
+    """(training classes, test classes), (classes, examples, 1, h, w) each; a rotation is a class.
 
     Raises:
         InputError: a group to hold out is not in the data.
@@ -189,22 +190,11 @@ def load(settings: ImplicitMAMLSettings, run: Run) -> tuple[Tensor, Tensor]:
         raise InputError(f"held_out {unknown[0]!r}: is not in {settings.data}; it has {known}")
     outside = torch.tensor([group in settings.held_out for group in groups])
     turned = torch.stack([grey.rot90(quarter, dims=(2, 3)) for quarter in range(4)], dim=1)
-    if settings.data == "digits":
-        turned = turned.flatten(3)
-    else:
-        turned = turned.unsqueeze(3)
-    return turned[~outside].flatten(0, 1), turned[outside].flatten(0, 1)
+    return turned[~outside].flatten(0, 1).unsqueeze(2), turned[outside].flatten(0, 1).unsqueeze(2)
 
 
-def build(settings: ImplicitMAMLSettings, shape: torch.Size) -> nn.Module:
-    """The network for inputs of ``shape``: an MLP for vectors, a conv net for images."""
-    if len(shape) == 1:
-        return mlp(shape[0], settings.hidden, settings.hidden, settings.ways)
-    return conv_blocks(shape[0], settings.hidden, settings.ways)
-
-
-def conv_blocks(channels: int, width: int, classes: int, blocks: int = 4) -> nn.Sequential:
-    """Blocks of a 3x3 convolution of stride 2, batch normalisation and ReLU; mean; linear layer.
+def conv_net(blocks: int, channels: int, pooled: int, classes: int) -> nn.Sequential:
+    """Blocks of a 3x3 convolution of stride 2, batch normalisation and ReLU; means; linear layer.
 
     Normalised by the batch's own statistics, also in evaluation. Source: Finn et al. 2017, Sec. 5.2
     (its network for Omniglot).
@@ -212,11 +202,12 @@ def conv_blocks(channels: int, width: int, classes: int, blocks: int = 4) -> nn.
     layers: list[nn.Module] = []
     for index in range(blocks):
         layers += [
-            nn.Conv2d(width if index else channels, width, 3, stride=2, padding=1),
-            nn.BatchNorm2d(width, track_running_stats=False),
+            nn.Conv2d(channels if index else 1, channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(channels, track_running_stats=False),
             nn.ReLU(),
         ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    head = nn.Linear(channels * pooled**2, classes)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), head)
 
 
 def proximal_loss(

@@ -220,12 +220,15 @@ class Problem(abc.ABC):
             return
         if self._loop_starts:
             self._begin_loop()
+        assert self.engine is not None
+        # Also in the first loop, which warm-up makes longer: only its last steps are taken back.
+        if self.engine.config.roll_back and self.parents and self._count % self._loop_steps == 0:
+            self.cache_states()
         if self.training:
             self._count += 1
         stats = self.one_step_descent()
         every = self.config.log_step
         if every > 0 and self._count % every == 0:
-            assert self.engine is not None
             at = self._count if self.config.log_local_step else global_step or 0
             self.engine.logger.log(stats, tag=self.name, step=at)
         if self._loop_ends():
@@ -241,9 +244,6 @@ class Problem(abc.ABC):
         source = self.starts_from()
         if source is not None:
             self._copy_parameters(source)
-        assert self.engine is not None
-        if self.engine.config.roll_back and self.parents:
-            self.cache_states()
 
     def _copy_parameters(self, source: Problem) -> None:
         own, given = self.trainable_parameters(), source.trainable_parameters()
@@ -256,10 +256,14 @@ class Problem(abc.ABC):
         with torch.no_grad():
             torch._foreach_copy_(own, given)
 
+    @property
+    def _loop_steps(self) -> int:
+        """Own steps of a loop, micro-batches counted."""
+        return self.config.unroll_steps * self.config.gradient_accumulation
+
     def _loop_ends(self) -> bool:
-        every = self.config.unroll_steps * self.config.gradient_accumulation
         enough = self._count > self.config.warmup_steps
-        return self.training and self._count % every == 0 and enough
+        return self.training and self._count % self._loop_steps == 0 and enough
 
     def _end_loop(self) -> None:
         self._loop_starts = True
