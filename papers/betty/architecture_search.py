@@ -44,7 +44,9 @@ class ArchitectureSearchSettings(Settings):
     momentum: float = Field(0.9, ge=0)
     weight_decay: float = Field(3e-4, ge=0)
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
-    warmup_steps: int = Field(0, ge=0, description="of the weights, before the architecture's first")
+    warmup_steps: int = Field(
+        0, ge=0, description="of the weights, before the architecture's first"
+    )
     architecture_lr: float = Field(gt=0)
     architecture_weight_decay: float = Field(1e-3, ge=0)
     retrain_steps: int = Field(gt=0)

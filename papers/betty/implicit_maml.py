@@ -300,9 +300,7 @@ def program(
     return Engine([meta, adapted], config, dependencies, tasks)
 
 
-def accuracies(
-    network: nn.Module, tasks: Tasks, settings: ImplicitMAMLSettings
-) -> Iterator[float]:
+def accuracies(network: nn.Module, tasks: Tasks, settings: ImplicitMAMLSettings) -> Iterator[float]:
     """Accuracy (%) on the queries of each test task, after adaptation from ``network``."""
     centre = [weight.detach() for weight in network.parameters()]
     for number in range(settings.test_tasks):
