@@ -134,7 +134,7 @@ class Cell(nn.Module):
         ):
             given = [
                 weight * operation(nodes[start])
-                for weight, operation in zip(weights, operations, strict=True)  # type: ignore[arg-type]
+                for weight, operation in zip(weights, operations.children(), strict=True)
             ]
             nodes[end] = nodes[end] + torch.stack(given).sum(0)
         return torch.stack(nodes[1:]).mean(0)
@@ -299,7 +299,7 @@ def program(
     )
     iterations = settings.warmup_steps + settings.architecture_steps * settings.unroll_steps
     config = EngineConfig(train_iters=iterations, roll_back=True, strategy=strategy)
-    dependencies = {"u2l": {architecture: [network]}, "l2u": {network: [architecture]}}
+    dependencies = {"u2l": {"architecture": ["network"]}, "l2u": {"network": ["architecture"]}}
     return Engine([architecture, network], config, dependencies)
 
 

@@ -8,7 +8,7 @@ al. 2019; Finn et al. 2017; the published package's example.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
@@ -211,7 +211,7 @@ def conv_net(blocks: int, channels: int, pooled: int, classes: int) -> nn.Sequen
 
 
 def proximal_loss(
-    logits: Tensor, labels: Tensor, weights: list[Tensor], centre: list[Tensor], prox: float
+    logits: Tensor, labels: Tensor, weights: Sequence[Tensor], centre: Sequence[Tensor], prox: float
 ) -> Tensor:
     """Cross-entropy plus ``prox |w - centre|^2 / 2``. Rajeswaran et al. 2019, eq. 3."""
     loss = functional.cross_entropy(logits, labels)
@@ -296,7 +296,7 @@ def program(
     )
     iterations = settings.meta_iterations * settings.tasks * settings.unroll_steps
     config = EngineConfig(train_iters=iterations, strategy=strategy)
-    dependencies = {"u2l": {meta: [adapted]}, "l2u": {adapted: [meta]}}
+    dependencies = {"u2l": {"meta": ["adapted"]}, "l2u": {"adapted": ["meta"]}}
     return Engine([meta, adapted], config, dependencies, tasks)
 
 

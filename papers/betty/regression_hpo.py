@@ -7,7 +7,7 @@ Choe et al. 2023, Sec. 4.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -73,7 +73,7 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
     held_out = Points(*(part.to(core.device) for part in data.validation))
 
     def evaluate() -> dict[str, float]:
-        return {"loss": float(cross_entropy(engine.problem("weights"), held_out))}
+        return {"loss": float(cross_entropy(engine.problem("weights")(), held_out))}
 
     history = run_engine(engine, core, evaluate, settings.unroll_steps)
     run.write_rows("history.csv", history.rows)
@@ -112,9 +112,9 @@ class Coefficients(nn.Module):
         return self.values
 
 
-def cross_entropy(weights: Any, points: Points) -> Tensor:
-    """Mean loss of the linear classifier whose weights calling ``weights`` gives."""
-    return functional.binary_cross_entropy_with_logits(points.x @ weights(), points.y)
+def cross_entropy(weights: Tensor, points: Points) -> Tensor:
+    """Mean loss of a linear classifier."""
+    return functional.binary_cross_entropy_with_logits(points.x @ weights, points.y)
 
 
 class Weights:
@@ -122,8 +122,9 @@ class Weights:
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Penalised mean loss."""
-        penalty = 0.5 * (self.penalties() * self().square()).sum()  # type: ignore[attr-defined, operator]
-        return cross_entropy(self, Points(*batch)) + penalty
+        weights: Tensor = self()  # type: ignore[operator]
+        penalty = 0.5 * (self.penalties() * weights.square()).sum()  # type: ignore[attr-defined]
+        return cross_entropy(weights, Points(*batch)) + penalty
 
     def on_inner_loop_start(self) -> None:
         """Every loop starts from zero, so that its end is a function of the penalties alone."""
@@ -145,7 +146,7 @@ class Penalties(ImplicitProblem):
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean loss of the weights that the inner problem found."""
-        return cross_entropy(self.weights, Points(*batch))  # type: ignore[attr-defined]
+        return cross_entropy(self.weights(), Points(*batch))  # type: ignore[attr-defined]
 
     def param_callback(self) -> None:
         """Negative penalties would leave the inner problem without an optimum."""
@@ -181,7 +182,7 @@ def program(settings: RegressionSettings, data: Data, strategy: Strategy = "cpu"
     )
     penalties.least = settings.least_penalty
     config = EngineConfig(train_iters=settings.iterations, strategy=strategy)
-    dependencies = {"u2l": {penalties: [weights]}, "l2u": {weights: [penalties]}}
+    dependencies = {"u2l": {"penalties": ["weights"]}, "l2u": {"weights": ["penalties"]}}
     return Engine([penalties, weights], config, dependencies)
 
 
