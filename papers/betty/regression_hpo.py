@@ -123,7 +123,7 @@ class Weights:
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Penalised mean loss."""
         weights: Tensor = self()  # type: ignore[operator]
-        penalty = 0.5 * (self.penalties() * weights.square()).sum()  # type: ignore[attr-defined]
+        penalty: Tensor = 0.5 * (self.penalties() * weights.square()).sum()  # type: ignore[attr-defined]
         return cross_entropy(weights, Points(*batch)) + penalty
 
     def on_inner_loop_start(self) -> None:
