@@ -83,6 +83,7 @@ class Problem(abc.ABC):
         self._replay = Replay()
         self._cached: dict[str, Any] = {}
         self._last_grads: dict[int, Tensor] = {}
+        self._listed: tuple[nn.Module, list[Tensor], list[nn.Module]] | None = None
         #: Running mean of this cost, the baseline of ``reinforce``.
         self.baseline: float | None = None
 
@@ -122,8 +123,9 @@ class Problem(abc.ABC):
         """The upper problem whose parameters every inner loop starts from (MAML); None: where the
         last loop ended.
 
-        They are copied after :meth:`on_inner_loop_start`. A derivative through unrolled steps takes
-        the start as a function of them; implicit ones forget where a loop started.
+        They are copied after :meth:`on_inner_loop_start`; buffers and the optimiser's state stay. A
+        derivative through unrolled steps takes the start as a function of them; implicit ones
+        forget where a loop started.
         """
         return None
 
@@ -145,8 +147,17 @@ class Problem(abc.ABC):
         raise InputError(f"problem {self.name!r}: type 'reinforce' needs a method log_prob")
 
     def parameters(self) -> list[Tensor]:
-        """All parameters."""
-        return list(self.module.parameters())
+        """All parameters, listed once for each module that the problem is given."""
+        if self._listed is None or self._listed[0] is not self.module:
+            buffered = [part for part in self.module.modules() if part._buffers]
+            self._listed = (self.module, list(self.module.parameters()), buffered)
+        return list(self._listed[1])
+
+    def modules_with_buffers(self) -> list[nn.Module]:
+        """Parts of the module that hold buffers."""
+        self.parameters()
+        assert self._listed is not None
+        return self._listed[2]
 
     def trainable_parameters(self) -> list[Tensor]:
         """Parameters that require a gradient."""
