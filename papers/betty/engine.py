@@ -54,6 +54,7 @@ class Engine:
     ) -> None:
         self.config = config or EngineConfig()
         self.problems = list(problems)
+        self._by_name = {problem.name: problem for problem in self.problems}
         self.env = env
         self.global_step = 0
         self.graph = self._graph(dependencies or {})
@@ -100,7 +101,7 @@ class Engine:
 
     def problem(self, name: str) -> Problem:
         """The problem of a name."""
-        return next(problem for problem in self.problems if problem.name == name)
+        return self._by_name[name]
 
     @property
     def device(self) -> torch.device:

@@ -43,6 +43,7 @@ class DataflowGraph:
         self.names = list(names)
         self.u2l = self._checked("u2l", u2l)
         self.l2u = self._checked("l2u", l2u)
+        self._factors: dict[str, list[Factor]] = {}
         self._refuse_cycles()
         self._refuse_islands()
         self._refuse_dead_ends()
@@ -145,6 +146,11 @@ class DataflowGraph:
         on different paths are summed before its factor is applied: one factor a problem, where
         separate paths would be exponentially many in the worst case.
         """
+        if upper not in self._factors:
+            self._factors[upper] = self._merged(upper)
+        return self._factors[upper]
+
+    def _merged(self, upper: str) -> list[Factor]:
         reads = set(self.u2l[upper])
         useful = {
             name

@@ -32,7 +32,7 @@ class Replay:
         present = _random_state(problem.device)
         buffers = [
             (module, name, buffer)
-            for module in problem.module.modules()
+            for module in problem.modules_with_buffers()
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]

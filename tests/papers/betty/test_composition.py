@@ -59,7 +59,7 @@ def gradient_by_paths(graph: DataflowGraph, upper: str, parts: dict, inverse: bo
         total = total + mixed[upper, other] @ w[other]
     for path in graph.paths(upper):
         vector = mixed[upper, path[1]].T @ w[upper]
-        for curr, prev in itertools.pairwise(path):
+        for curr, prev in itertools.pairwise(path[1:]):
             solved = torch.linalg.solve(parts["A"][curr], vector) if inverse else vector
             vector = -mixed[curr, prev].T @ solved
         total = total + vector
