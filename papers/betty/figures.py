@@ -66,12 +66,12 @@ def figure_nudge(results: Results) -> FigureWithCaption:
     """Accuracy of every method and the baselines, one point a seed."""
     figure, ax = plt.subplots(figsize=(6.4, 3.6))
     names = []
-    for place, (method, name, _) in enumerate(METHODS):
-        values = results.values("meta_weight_net", f"{method}-50", "accuracy_pct")
-        colour = COLOURS[1] if "nudge" in method else COLOURS[0]
+    for place, method in enumerate(METHODS):
+        values = results.values("meta_weight_net", f"{method.arm}-50", "accuracy_pct")
+        colour = COLOURS[1] if "nudge" in method.arm else COLOURS[0]
         ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
         ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
-        names.append(name)
+        names.append(method.name)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set(xlabel="test accuracy (%), IF 50")

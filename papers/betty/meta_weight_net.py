@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +25,7 @@ from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.batches import Batches
 from papers.betty.configs import Precision, Strategy
-from papers.betty.networks import MetaWeightNet, ResNet32, mlp
+from papers.betty.networks import MetaWeightNet, ResNet32, conv_net, mlp
 from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
 
 FOLDER: Final = Path(__file__).resolve().parent
@@ -34,6 +34,7 @@ SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
     "deep": lambda: mlp(64, *[256] * 6, 10),
+    "conv": lambda: conv_net(3, 16, 32, 64),
     "resnet32": ResNet32,
 }
 Method = Literal["baseline", "clean_only", "itd", "cg", "neumann", "darts"]
@@ -49,14 +50,15 @@ class MetaWeightNetSettings(Settings):
     meta_per_class: int = Field(gt=0)
     test_per_class: int = Field(60, gt=0, description="digits only; CIFAR-10 has a test set")
     largest: int = Field(100, gt=0, description="training samples of the largest class")
-    network: Literal["mlp", "deep", "resnet32"]
+    network: Literal["mlp", "deep", "conv", "resnet32"]
     precision: Precision = Field("fp32", description="of both problems' forward passes")
     method: Method
     nudge: bool = Field(False, description="leave weights perturbed after a finite difference")
     unroll_steps: int = Field(1, gt=0)
-    iterations: int = Field(gt=0, description="steps of the classifier")
+    iterations: int = Field(gt=0, description="optimiser steps of the classifier")
     validate_every: int = Field(gt=0)
     batch_size: int = Field(gt=0)
+    gradient_accumulation: int = Field(1, gt=0, description="micro-batches that a batch is cut to")
     meta_batch_size: int = Field(gt=0)
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0)
@@ -68,6 +70,15 @@ class MetaWeightNetSettings(Settings):
     meta_hidden: int = Field(100, gt=0)
     alpha: float = Field(0.01, gt=0, description="perturbation of finite differences")
     normalise: bool = Field(False, description="divide the weights by their mean over the batch")
+
+    @model_validator(mode="after")
+    def _check(self) -> MetaWeightNetSettings:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"gradient_accumulation: {self.gradient_accumulation} must divide batch_size,"
+                f" {self.batch_size}"
+            )
+        return self
 
 
 class Split(NamedTuple):
@@ -100,7 +111,8 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
         parts = [classifier(x) for x in torch.split(test.x, 1000)]
         return {"accuracy_pct": accuracy(torch.cat(parts), test.y)}
 
-    history = run_engine(engine, core, evaluate, settings.validate_every)
+    every = settings.validate_every * settings.gradient_accumulation
+    history = run_engine(engine, core, evaluate, every)
     run.write_rows("history.csv", history.rows)
     core.finish()
     reached = [row["accuracy_pct"] for row in history.rows]
@@ -248,6 +260,7 @@ def program(
         Config(
             type="darts" if single else settings.method,  # type: ignore[arg-type]
             unroll_steps=settings.unroll_steps,
+            gradient_accumulation=settings.gradient_accumulation,
             darts_alpha=settings.alpha,
             darts_multitask=settings.nudge,
             precision=settings.precision,
@@ -255,10 +268,17 @@ def program(
         network,
         optimizer,
         torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones),
-        Batches(*source, size=settings.batch_size, seed=seed, transform=data.augment),
+        Batches(
+            *source,
+            size=settings.batch_size // settings.gradient_accumulation,
+            seed=seed,
+            transform=data.augment,
+        ),
     )
     classifier.weighted, classifier.normalise = not single, settings.normalise
-    config = EngineConfig(train_iters=settings.iterations, strategy=strategy)
+    config = EngineConfig(
+        train_iters=settings.iterations * settings.gradient_accumulation, strategy=strategy
+    )
     if single:
         return Engine([classifier], config)
     weights = MetaWeightNet(settings.meta_hidden)
@@ -283,6 +303,6 @@ def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
     engine = program(settings, NETWORKS[settings.network](), data, 0)
     engine.train()
     with SavedTensors().watched() as saved:
-        for _ in range(settings.unroll_steps):
+        for _ in range(settings.unroll_steps * settings.gradient_accumulation):
             engine.train_step()
         return saved.peak_bytes

@@ -20,6 +20,19 @@ def mlp(*sizes: int, dropout: float = 0.0) -> nn.Sequential:
     return nn.Sequential(*layers[: last + 1])
 
 
+def conv_net(*channels: int, classes: int = 10) -> nn.Sequential:
+    """Strided 3x3 convolutions with batch normalisation, mean over places, one linear layer.
+
+    (n, channels[0], h, w) images -> (n, classes) logits.
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    head = nn.Linear(channels[-1], classes)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
 class MetaWeightNet(nn.Module):
     """Weight of a sample from its loss: an MLP 1-hidden-1 with ReLU and sigmoid.
 

@@ -2,74 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from common.results.records import Results
 from common.results.tables import Cell, Table, cell
 
-#: Rows of Table 1: (arm without its imbalance, name here, row in the paper).
+
+class Column(NamedTuple):
+    """A column: which metric of a run it shows, and where the paper prints it.
+
+    ``key`` is (column, metric) in published.csv.
+    """
+
+    title: str
+    metric: str
+    unit: str = "%"
+    factor: float = 1.0
+    key: tuple[str, str] | None = None
+
+
+class Row(NamedTuple):
+    """A row: an arm, its name here, and its name in published.csv."""
+
+    arm: str
+    name: str
+    theirs: str | None = None
+
+
+MEMORY = Column("Memory", "saved_bytes", "MiB", 1 / 2**20, ("Memory", "GPU memory"))
+TIME = Column("Time", "train_s", "min", 1 / 60, ("Time", "training wall time"))
+SECONDS = Column("Time", "train_s", "s")
+
+
+def cells_of(
+    results: Results, experiment: str, row: Row, columns: Sequence[Column], table: str = ""
+) -> list[Cell]:
+    """Cells of one arm; none if it does not run at this scale.
+
+    ``table`` is the table_or_figure in published.csv that rows and columns are looked up in.
+    """
+    if row.arm not in results.paper.experiments[experiment].arms_of(results.scale):
+        return []
+    return [
+        cell(
+            results,
+            row.name,
+            column.title,
+            experiment=experiment,
+            arm=row.arm,
+            metric=column.metric,
+            label="accuracy" if "accuracy" in column.metric else column.title,
+            unit=column.unit,
+            factor=column.factor,
+            published=(table, row.theirs, *column.key) if row.theirs and column.key else None,
+        )
+        for column in columns
+    ]
+
+
+def table_of(
+    experiment: str,
+    header: str,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *notes: str,
+    table: str = "",
+) -> Callable[[Results], Table]:
+    """A table with a row for each arm and a column for each metric."""
+
+    def build(results: Results) -> Table:
+        cells = [
+            item for row in rows for item in cells_of(results, experiment, row, columns, table)
+        ]
+        return Table(row_header=header, cells=cells, notes=list(notes))
+
+    return build
+
+
+#: Rows of Table 1; an arm's name ends in the imbalance.
 METHODS = (
-    ("baseline", "No sample weights", None),
-    ("clean", "Clean meta set alone", None),
-    ("itd", "ITD-RMAD, step=1", "MWN (ours, step=1) | ITD-RMAD"),
-    ("cg", "AID-CG, step=1", "MWN (ours, step=1) | AID-CG"),
-    ("neumann", "AID-NMN, step=1", "MWN (ours, step=1) | AID-NMN"),
-    ("darts", "AID-FD, step=1, restored", None),
-    ("nudge", "AID-FD, step=1, nudge", "MWN (ours, step=1) | AID-FD"),
-    ("darts5", "AID-FD, step=5, restored", None),
-    ("nudge5", "AID-FD, step=5, nudge", "MWN (ours, step=5) | AID-FD"),
+    Row("baseline", "No sample weights"),
+    Row("clean", "Clean meta set alone"),
+    Row("itd", "ITD-RMAD, step=1", "MWN (ours, step=1) | ITD-RMAD"),
+    Row("cg", "AID-CG, step=1", "MWN (ours, step=1) | AID-CG"),
+    Row("neumann", "AID-NMN, step=1", "MWN (ours, step=1) | AID-NMN"),
+    Row("darts", "AID-FD, step=1, restored"),
+    Row("nudge", "AID-FD, step=1, nudge", "MWN (ours, step=1) | AID-FD"),
+    Row("darts5", "AID-FD, step=5, restored"),
+    Row("nudge5", "AID-FD, step=5, nudge", "MWN (ours, step=5) | AID-FD"),
 )
+#: Networks of Table 1: what their arms begin with, and what their rows are called besides.
+NETWORKS = (("", ""), ("small-", ", small network"))
 IMBALANCES = (200, 100, 50)
-ACCURACY = "test accuracy (long-tailed CIFAR-10)"
-MINUTE, MIB = 1 / 60, 1 / 2**20
 
 
 def table1(results: Results) -> Table:
     """Accuracy by method and imbalance, memory and time at the lowest imbalance."""
-    present = results.paper.experiments["meta_weight_net"].arms_of(results.scale)
+    metric = "best_accuracy_pct" if results.scale == "paper" else "accuracy_pct"
     cells: list[Cell] = []
-    for method, name, theirs in METHODS:
-        for imbalance in IMBALANCES:
-            if f"{method}-{imbalance}" not in present:
-                continue
-            cells.append(
-                cell(
-                    results,
-                    name,
-                    f"IF {imbalance}",
-                    experiment="meta_weight_net",
-                    arm=f"{method}-{imbalance}",
-                    metric="best_accuracy_pct" if results.scale == "paper" else "accuracy_pct",
-                    label="accuracy",
-                    unit="%",
-                    published=("Table 1", theirs, f"IF {imbalance}", ACCURACY) if theirs else None,
+    for prefix, suffix in NETWORKS:
+        for method in METHODS:
+            for imbalance in IMBALANCES:
+                column = f"IF {imbalance}"
+                accuracy = Column(
+                    column, metric, key=(column, "test accuracy (long-tailed CIFAR-10)")
                 )
-            )
-        if f"{method}-50" not in present:
-            continue
-        for column, metric, unit, factor, key in (
-            ("Memory", "saved_bytes", "MiB", MIB, "GPU memory"),
-            ("Time", "train_s", "min", MINUTE, "training wall time"),
-        ):
-            cells.append(
-                cell(
-                    results,
-                    name,
-                    column,
-                    experiment="meta_weight_net",
-                    arm=f"{method}-50",
-                    metric=metric,
-                    label=column,
-                    unit=unit,
-                    factor=factor,
-                    published=("Table 1", theirs, column, key) if theirs else None,
+                cost = [MEMORY, TIME] if imbalance == IMBALANCES[-1] else []
+                row = Row(f"{prefix}{method.arm}-{imbalance}", method.name + suffix, method.theirs)
+                cells += cells_of(
+                    results, "meta_weight_net", row, [accuracy, *cost], table="Table 1"
                 )
-            )
-    columns = [f"IF {imbalance}" for imbalance in IMBALANCES] + ["Memory", "Time"]
+    shown = {item.column for item in cells}
+    columns = [*(f"IF {imbalance}" for imbalance in IMBALANCES), MEMORY.title, TIME.title]
     return Table(
         row_header="Method",
         cells=cells,
-        columns=[name for name in columns if any(item.column == name for item in cells)],
+        columns=[column for column in columns if column in shown],
         notes=[
             "The published AID-FD rows stand beside the nudge: every version of the published"
             " package that can have made them left the weights perturbed (see the paper's README).",
@@ -79,118 +128,53 @@ def table1(results: Results) -> Table:
     )
 
 
-def table2(results: Results) -> Table:
-    """Accuracy and memory by precision."""
-    rows = (("baseline", "Baseline"), ("fp32", "MWN, fp32"), ("bf16", "MWN, bf16"))
-    columns = (
-        ("IF 20", "accuracy_pct", "%", 1.0),
-        ("Memory", "saved_bytes", "MiB", MIB),
-        ("Time", "train_s", "min", MINUTE),
-    )
-    return Table(
-        row_header="Program",
-        cells=[
-            cell(
-                results,
-                name,
-                column,
-                experiment="mixed_precision",
-                arm=arm,
-                metric=metric,
-                label=column,
-                unit=unit,
-                factor=factor,
-            )
-            for arm, name in rows
-            for column, metric, unit, factor in columns
-        ],
-        notes=[
-            "Published for BERT-base on SST, IF 20: baseline 89.99 % and 8319 MiB; MWN in fp32 out"
-            " of memory; in fp16 91.06 % and 10511 MiB."
-        ],
-    )
-
-
-WRENCH = {"trec": "TREC", "semeval": "SemEval", "youtube": "YouTube", "sms": "SMS"}
-#: Rows of Table 3: (arm, name here, row in the paper).
+WRENCH = {"": "TREC", "semeval-": "SemEval", "youtube-": "YouTube", "sms-": "SMS"}
+#: Rows of Table 3.
 CORRECTIONS = (
-    ("clean_only", "Clean set alone", None),
-    ("baseline", "Weak labels", "Baseline"),
-    ("rwt", "+RWT", "+RWT"),
-    ("rwt_crt", "+RWT&CRT", "+RWT&CRT"),
+    Row("clean_only", "Clean set alone"),
+    Row("baseline", "Weak labels", "Baseline"),
+    Row("rwt", "+RWT", "+RWT"),
+    Row("rwt_crt", "+RWT&CRT", "+RWT&CRT"),
+    Row("baseline", "Majority vote (paper: Snorkel)", "Snorkel"),
 )
 
 
 def table3(results: Results) -> Table:
     """Test accuracy by method; columns are digits, or the WRENCH sets."""
-    paper = results.scale == "paper"
-    sets = WRENCH if paper else {"": "digits"}
     cells = []
-    for arm, name, theirs in CORRECTIONS:
-        for key, column in sets.items():
-            published = ("Table 3", theirs, column, "test accuracy (WRENCH, 2-layer MLP)")
-            cells.append(
-                cell(
-                    results,
-                    name,
-                    column,
-                    experiment="label_correction",
-                    arm=f"{key}-{arm}" if paper else arm,
-                    metric="accuracy_pct",
-                    label="accuracy",
-                    unit="%",
-                    published=published if theirs and paper else None,  # type: ignore[arg-type]
-                )
-            )
-    for key, column in sets.items():
-        cells.append(
-            cell(
-                results,
-                "Majority vote (paper: Snorkel)",
-                column,
-                experiment="label_correction",
-                arm=f"{key}-baseline" if paper else "baseline",
-                metric="vote_accuracy_pct",
-                label="accuracy",
-                unit="%",
-                published=("Table 3", "Snorkel", column, "test accuracy (WRENCH, 2-layer MLP)")
-                if paper
-                else None,
-            )
-        )
+    for correction in CORRECTIONS:
+        metric = "vote_accuracy_pct" if correction.theirs == "Snorkel" else "accuracy_pct"
+        for prefix, name in WRENCH.items():
+            real = results.scale == "paper"
+            key = (name, "test accuracy (WRENCH, 2-layer MLP)") if real else None
+            column = Column(name if real else "digits", metric, key=key)
+            row = correction._replace(arm=prefix + correction.arm)
+            cells += cells_of(results, "label_correction", row, [column], table="Table 3")
     return Table(row_header="Method", cells=cells)
 
 
-#: Rows of Table 4: (arm, name here).
+#: Rows of Table 4.
 ADAPTATIONS = (
-    ("target_only", "Target samples alone"),
-    ("baseline", "Baseline, two levels"),
-    ("rwt", "+RWT, three levels"),
+    Row("target_only", "Target samples alone"),
+    Row("baseline", "Baseline, two levels"),
+    Row("rwt", "+RWT, three levels"),
 )
-DOMAINS = {"ca": "Caltech→Amazon", "aw": "Amazon→Webcam", "wd": "Webcam→DSLR", "dc": "DSLR→Caltech"}
+DOMAINS = {
+    "": "Caltech→Amazon",
+    "aw-": "Amazon→Webcam",
+    "wd-": "Webcam→DSLR",
+    "dc-": "DSLR→Caltech",
+}
 
 
 def table4(results: Results) -> Table:
     """Accuracy on the target by levels; columns are digits, or pairs of domains."""
-    paper = results.scale == "paper"
-    present = results.paper.experiments["domain_adaptation"].arms_of(results.scale)
     cells = []
-    for arm, name in ADAPTATIONS:
-        for key, column in (DOMAINS if paper else {"": "digits"}).items():
-            whole = f"{key}-{arm}" if paper else arm
-            if whole in present:
-                cells.append(
-                    cell(
-                        results,
-                        name,
-                        column,
-                        experiment="domain_adaptation",
-                        arm=whole,
-                        metric="accuracy_pct",
-                        label="accuracy",
-                        unit="%",
-                    )
-                )
+    for adaptation in ADAPTATIONS:
+        for prefix, name in DOMAINS.items():
+            column = Column(name if results.scale == "paper" else "digits", "accuracy_pct")
+            row = adaptation._replace(arm=prefix + adaptation.arm)
+            cells += cells_of(results, "domain_adaptation", row, [column])
     return Table(
         row_header="Program",
         cells=cells,
@@ -201,68 +185,98 @@ def table4(results: Results) -> Table:
     )
 
 
-def by_arm(
-    experiment: str, header: str, columns: tuple[tuple[str, str, str, float], ...], *notes: str
-) -> Callable[[Results], Table]:
-    """A table with a row for each arm of ``experiment`` and a column for each metric."""
+OMNIGLOT = "README implicit_maml (Omniglot)"
+FEW_SHOT = ("5w1s", "5w5s", "20w1s", "20w5s")
 
-    def table(results: Results) -> Table:
-        study = results.paper.experiments[experiment]
-        return Table(
-            row_header=header,
-            cells=[
-                cell(
-                    results,
-                    study.arms[arm].title,
-                    column,
-                    experiment=experiment,
-                    arm=arm,
-                    metric=metric,
-                    label=column,
-                    unit=unit,
-                    factor=factor,
-                )
-                for arm in study.arms_of(results.scale)
-                for column, metric, unit, factor in columns
-            ],
-            notes=list(notes),
-        )
 
-    return table
+def table_imaml(results: Results) -> Table:
+    """Accuracy on tasks of new classes, by method and kind of task."""
+    methods = (
+        Row("no_meta", "Random weights"),
+        Row("itd", "MAML (ITD-RMAD)", "MAML"),
+        Row("darts", "AID-FD"),
+        Row("neumann", "AID-NMN"),
+        Row("cg", "Implicit MAML (AID-CG)", "iMAML (Betty)"),
+    )
+    cells = []
+    for method in methods:
+        for kind in FEW_SHOT:
+            ways, shots = kind.removesuffix("s").split("w")
+            title = f"{ways}-way {shots}-shot"
+            column = Column(title, "accuracy_pct", key=(title, "few-shot accuracy"))
+            row = method._replace(arm=f"{method.arm}-{kind}")
+            cells += cells_of(results, "implicit_maml", row, [column], table=OMNIGLOT)
+    return Table(row_header="Method", cells=cells)
 
 
 TABLES = {
     "table1": table1,
-    "table2": table2,
+    "table2": table_of(
+        "system_features",
+        "Program",
+        (
+            Row("baseline", "Baseline", "Baseline"),
+            Row("fp32", "MWN, fp32", "MWN (fp32) | AID-FD"),
+            Row("bf16", "MWN, bf16 (paper: fp16)", "MWN (fp16) | AID-FD"),
+        ),
+        (
+            Column(
+                "IF 20", "accuracy_pct", key=("IF 20", "test accuracy (imbalanced SST, BERT-base)")
+            ),
+            MEMORY,
+            TIME,
+        ),
+        table="Table 2",
+    ),
     "table3": table3,
     "table4": table4,
-    "table_hpo": by_arm(
+    "table_features": table_of(
+        "system_features",
+        "Feature",
+        (
+            Row("fp32", "Meta-Weight-Net, fp32", "Baseline"),
+            Row("bf16", "bf16 (paper: fp16)", "+FP16"),
+            Row("accumulation", "4 micro-batches"),
+            Row("both", "bf16 and 4 micro-batches"),
+        ),
+        (
+            MEMORY._replace(key=("Memory", "GPU memory (ResNet-50, long-tailed CIFAR-10)")),
+            SECONDS,
+            Column("Accuracy", "accuracy_pct"),
+        ),
+        table="Docs: memory ablation (probably Appendix E)",
+    ),
+    "table_hpo": table_of(
         "regression_hpo",
         "Method",
         (
-            ("Validation loss at the start", "start_loss", "", 1.0),
-            ("at the end", "final_loss", "", 1.0),
-            ("Memory", "saved_bytes", "kB", 1e-3),
-            ("Time", "train_s", "s", 1.0),
+            Row("darts", "AID-FD"),
+            Row("cg", "AID-CG, 3 iterations"),
+            Row("neumann", "AID-NMN, 5 terms"),
+            Row("itd", "ITD-RMAD, 100 steps"),
+        ),
+        (
+            Column("Validation loss at the start", "start_loss", ""),
+            Column("at the end", "final_loss", ""),
+            Column("Memory", "saved_bytes", "kB", 1e-3),
+            SECONDS,
         ),
         "The published package's own test asks for a loss below 0.48.",
     ),
-    "table_imaml": by_arm(
-        "implicit_maml",
-        "Method",
-        (("Accuracy on new tasks", "accuracy_pct", "%", 1.0), ("Time", "train_s", "s", 1.0)),
-        "Published for the whole of Omniglot, 5-way 1-shot: MAML 98.7 %, iMAML 99.16 % (original)"
-        " and 98.68 % (the published package's README).",
-    ),
-    "table_nas": by_arm(
+    "table_imaml": table_imaml,
+    "table_nas": table_of(
         "architecture_search",
         "Search",
         (
-            ("Accuracy of the found cell", "accuracy_pct", "%", 1.0),
-            ("of random cells", "random_accuracy_pct", "%", 1.0),
-            ("Largest weight of zero", "zero_weight", "", 1.0),
-            ("Time", "train_s", "s", 1.0),
+            Row("step1", "AID-FD, step=1", "DARTS (ours, step=1)"),
+            Row("step3", "AID-FD, step=3", "DARTS (ours, step=3)"),
         ),
-        "Published for DARTS on CIFAR-10: 97.24 % (original), 97.35 % (step=1), 97.22 % (step=3).",
+        (
+            Column("Found cell", "accuracy_pct", key=("Test Acc.", "test accuracy (CIFAR-10)")),
+            Column("Random cells", "random_accuracy_pct"),
+            Column("Largest weight of zero", "zero_weight", ""),
+            SECONDS,
+        ),
+        table="README NAS (cf. Appendix A)",
     ),
 }
