@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +76,9 @@ class Task:
             Config(type=method, unroll_steps=unroll_steps),
             net,
             below,
-            train_data_loader=[self.train],
+            train_data_loader=repeat(self.train),
         )
-        outer = _Outer("outer", Config(), weigh, above, train_data_loader=[self.meta])
+        outer = _Outer("outer", Config(), weigh, above, train_data_loader=repeat(self.meta))
         program = Engine(
             [inner, outer],
             EngineConfig(strategy="cpu"),

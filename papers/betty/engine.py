@@ -103,6 +103,10 @@ class Engine:
         """The problem of a name."""
         return self._by_name[name]
 
+    def named(self, names: Iterable[str]) -> list[Problem]:
+        """The problems of several names."""
+        return [self._by_name[name] for name in names]
+
     @property
     def device(self) -> torch.device:
         """Where the program computes."""
@@ -111,7 +115,7 @@ class Engine:
     @property
     def leaves(self) -> list[Problem]:
         """Problems that the engine steps; they step the others."""
-        return [self.problem(name) for name in self.graph.leaves]
+        return self.named(self.graph.leaves)
 
     @property
     def between_loops(self) -> bool:

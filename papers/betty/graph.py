@@ -43,6 +43,9 @@ class DataflowGraph:
         self.names = list(names)
         self.u2l = self._checked("u2l", u2l)
         self.l2u = self._checked("l2u", l2u)
+        waiting = {above for ends in self.l2u.values() for above in ends}
+        #: Problems that wait for no other: the engine steps these, and they step the rest.
+        self.leaves = [name for name in self.names if name not in waiting]
         self._factors: dict[str, list[Factor]] = {}
         self._refuse_cycles()
         self._refuse_islands()
@@ -98,12 +101,6 @@ class DataflowGraph:
                         f"dependencies['u2l']: {upper!r} -> {lower!r}: no l2u path leads from"
                         f" {lower!r} back to {upper!r}, so it has no hypergradient"
                     )
-
-    @property
-    def leaves(self) -> list[str]:
-        """Problems that wait for no other: the engine steps these, and they step the rest."""
-        waiting = {above for ends in self.l2u.values() for above in ends}
-        return [name for name in self.names if name not in waiting]
 
     def below(self, name: str) -> list[str]:
         """Problems whose optimum enters the cost of ``name``."""

@@ -36,26 +36,20 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
     Vectors are pushed from ``upper`` down the l2u edges and summed where paths meet; a problem's
     Jacobian product is evaluated once, for all problems that it is taken by.
     """
-    engine = upper.engine
-    assert engine is not None
-    factors = engine.graph.factors(upper.name)
-    seeds = [engine.problem(name) for name in engine.graph.seeds(upper.name)]
-    read = [seed.meta_trainable_parameters() for seed in seeds]
+    read = [seed.meta_trainable_parameters() for seed in upper.seeds]
     flat = torch.autograd.grad(
         loss, [*params, *(tensor for part in read for tensor in part)], allow_unused=True
     )
     direct, *pieces = split(flat, [params, *read])
     upper.check_unused(direct, params)
     vectors: dict[str, Partial] = {
-        seed.name: piece for seed, piece in zip(seeds, pieces, strict=True)
+        seed.name: piece for seed, piece in zip(upper.seeds, pieces, strict=True)
     }
     total: Partial = direct
-    for name, by in factors:
-        curr = engine.problem(name)
-        vector = vectors.get(name)
+    for curr, prevs in upper.factors:
+        vector = vectors.get(curr.name)
         if vector is None or all(part is None for part in vector):
             continue
-        prevs = [engine.problem(other) for other in by]
         method = METHODS[curr.jacobian_type(upper)]
         full = zeros_for_none(vector, curr.meta_trainable_parameters())
         for prev, partial in zip(prevs, method(full, curr, prevs, upper), strict=True):

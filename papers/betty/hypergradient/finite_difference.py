@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from papers.betty.hypergradient.vectors import Partial, Vector, norm, split, tensors_of
 
@@ -48,26 +49,32 @@ def central_difference(
     ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``.
     """
     weights = curr.meta_trainable_parameters()
-    # On the device: the length is not looked at from the host.
     eps = alpha / (norm(vector) + 1e-15)
-    shift = torch._foreach_mul(vector, eps)
     kept = [weight.detach().clone() for weight in weights]
     parts = tensors_of(prevs, upper)
     flat = [tensor for part in parts for tensor in part]
     grads = []
     try:
-        for sign in (1, -1):
-            with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
-                torch._foreach_add_(weights, shift, alpha=sign)
+        for times in (1, -2):
+            _move(weights, vector, eps, times)
             grads.append(torch.autograd.grad(curr.replayed_loss(), flat, allow_unused=True))
     finally:
         if not nudge or len(grads) < 2:
             with torch.no_grad():
                 torch._foreach_copy_(weights, kept)
-    above, below = grads
+    apart, (above, below) = 2 * eps, grads
     flat_result = [
-        None if plus is None or minus is None else (minus - plus) / (2 * eps)
+        None if plus is None or minus is None else (minus - plus).div_(apart)
         for plus, minus in zip(above, below, strict=True)
     ]
     return split(flat_result, parts)
+
+
+@torch.no_grad()
+def _move(weights: Vector, vector: Vector, eps: Tensor, times: int) -> None:
+    """``weights += times eps vector``: on a CPU without a copy of the vector, which would be the
+    dearest part; on a GPU without waiting for ``eps``."""
+    if eps.device.type == "cpu":
+        torch._foreach_add_(weights, vector, alpha=times * eps.item())
+    else:
+        torch._foreach_add_(weights, torch._foreach_mul(vector, eps), alpha=times)

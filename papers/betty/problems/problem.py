@@ -73,6 +73,12 @@ class Problem(abc.ABC):
         self.cur_batch: Any = None
         self.last_loss = float("nan")
         self.engine: Engine | None = None
+        #: Lower problems whose optimum enters this cost, upper ones that this optimum enters.
+        self.children: list[Problem] = []
+        self.parents: list[Problem] = []
+        #: The graph's ``seeds`` and ``factors`` of this problem's hypergradient.
+        self.seeds: list[Problem] = []
+        self.factors: list[tuple[Problem, list[Problem]]] = []
         self.scaler: GradScaler | None = None
         self.training = True
         self._count = 0
@@ -177,6 +183,14 @@ class Problem(abc.ABC):
                 there is no data loader and ``get_batch`` is not overridden.
         """
         self.engine, self.device = engine, engine.device
+        graph = engine.graph
+        self.children = engine.named(graph.below(self.name))
+        self.parents = engine.named(graph.l2u[self.name])
+        self.seeds = engine.named(graph.seeds(self.name))
+        self.factors = [
+            (engine.problem(factor.problem), engine.named(factor.by))
+            for factor in graph.factors(self.name)
+        ]
         self.module = self.configure_module() if self.module is None else self.module
         if not isinstance(self.module, nn.Module):
             raise InputError(f"problem {self.name!r}: module is {self.module!r}; needs a Module")
@@ -200,7 +214,7 @@ class Problem(abc.ABC):
                 init_scale=self.config.initial_dynamic_scale,
                 growth_factor=self.config.scale_factor,
             )
-        self._ready = dict.fromkeys(engine.graph.below(self.name), False)
+        self._ready = dict.fromkeys(graph.below(self.name), False)
 
     def _check_optimizer(self) -> None:
         if not isinstance(self.optimizer, torch.optim.Optimizer):
@@ -294,7 +308,8 @@ class Problem(abc.ABC):
         Returns what :meth:`training_step` gave, with the loss as a number.
         """
         self.cur_batch = self.get_batch() if batch is None else batch
-        self._replay.record(self)
+        if self.parents:
+            self._replay.record(self)
         loss, stats = self.get_loss(self.cur_batch)
         self.backward(loss)
         self.grad_callback()
@@ -317,9 +332,9 @@ class Problem(abc.ABC):
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
             raise InputError(f"problem {self.name!r}: training_step gave {shown}; needs a scalar")
-        loss = loss.reshape(())
+        loss = _scalar(loss)
         if self.device.type == "cpu" or self._count % STEPS_BETWEEN_LOOKS == 0:
-            self.last_loss = float(loss.detach())
+            self.last_loss = loss.item()
             if not self.last_loss - self.last_loss == 0:
                 raise FloatingPointError(
                     f"problem {self.name!r}: loss is {self.last_loss} at its step {self._count}"
@@ -327,7 +342,8 @@ class Problem(abc.ABC):
         stats["loss"] = loss.detach()
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
-        return loss / self.config.gradient_accumulation, stats
+        batches = self.config.gradient_accumulation
+        return loss if batches == 1 else loss / batches, stats
 
     def training_step_exec(self, batch: Any) -> Tensor | Mapping[str, Any]:
         """:meth:`training_step` in this problem's precision."""
@@ -413,7 +429,7 @@ class Problem(abc.ABC):
         with self._replay.again(self):
             given = self.training_step_exec(self.cur_batch)
         loss = given["loss"] if isinstance(given, Mapping) else given
-        return loss.reshape(())  # type: ignore[no-any-return]
+        return _scalar(loss)
 
     def held(self, name: str, value: Tensor) -> Tensor:
         """``value`` as it was in the step itself, also in replays at perturbed parameters.
@@ -515,8 +531,10 @@ class Problem(abc.ABC):
 
     def check_unused(self, grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> None:
         """Refuse parameters that the cost does not touch, unless ``allow_unused``."""
+        if self.config.allow_unused:
+            return
         unused = [tuple(p.shape) for g, p in zip(grads, params, strict=True) if g is None]
-        if unused and not self.config.allow_unused:
+        if unused:
             raise InputError(
                 f"problem {self.name!r}: its cost does not depend on parameters of shapes {unused};"
                 " allow_unused=True accepts that"
@@ -540,23 +558,10 @@ class Problem(abc.ABC):
         return self._count
 
     @property
-    def children(self) -> list[Problem]:
-        """Lower problems whose optimum enters this cost."""
-        assert self.engine is not None
-        return [self.engine.problem(name) for name in self.engine.graph.below(self.name)]
-
-    @property
-    def parents(self) -> list[Problem]:
-        """Upper problems that this one's optimum enters."""
-        assert self.engine is not None
-        return [self.engine.problem(name) for name in self.engine.graph.l2u[self.name]]
-
-    @property
     def paths(self) -> list[list[Problem]]:
         """Paths of the hypergradient, as :meth:`DataflowGraph.paths` gives them."""
         assert self.engine is not None
-        engine = self.engine
-        return [[engine.problem(name) for name in path] for path in engine.graph.paths(self.name)]
+        return [self.engine.named(path) for path in self.engine.graph.paths(self.name)]
 
     @property
     def loop_starts(self) -> bool:
@@ -574,6 +579,11 @@ class Problem(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _scalar(loss: Tensor) -> Tensor:
+    """A loss of one element without dimensions; a view would be one more node to go back by."""
+    return loss.reshape(()) if loss.dim() else loss
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
