@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from common import ROOT
-from common.config import SCALES, Paper, find_papers, load_paper, schema_text, validated
+from common.config import SCALES, Paper, Scale, find_papers, load_paper, schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
 from common.run import Record
@@ -119,11 +119,12 @@ def test_claims_name_known_experiments_and_arms(name: str) -> None:
     claims = read_claims(PAPERS[name])
     paper = load_paper(PAPERS[name])
     for claim in claims:
+        scale: Scale = "laptop" if "laptop" in claim.scales else "paper"
         for operand in (claim.a, claim.b or claim.a):
             study = paper.experiments[operand.experiment]
-            assert operand.arm in study.arms_of("laptop"), f"{claim.claim} is never judged"
+            assert operand.arm in study.arms_of(scale), f"{claim.claim} is never judged"
             fewest = 1 if claim.deterministic else FEWEST_SEEDS
-            assert len(study.seeds["laptop"]) >= fewest, f"{claim.claim} needs {fewest} seeds"
+            assert len(study.seeds[scale]) >= fewest, f"{claim.claim} needs {fewest} seeds"
 
 
 @each_paper

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from common.config import NAME, Scale, Settings, load_paper, read_yaml, validated
+from common.config import NAME, SCALES, Scale, Settings, load_paper, read_yaml, validated
 from common.errors import InputError
 from common.results.records import Results
 
@@ -55,6 +55,9 @@ class Claim(Settings):
     published: str = ""
     explanation: str | dict[Scale, str] = Field(
         "", description="why it fails or stays undecided; by scale where the reasons differ"
+    )
+    scales: list[Scale] = Field(
+        list(SCALES), min_length=1, description="where it is judged: real data lie at one scale"
     )
     deterministic: bool = Field(
         False, description="nothing in the runs is random: one seed decides, without an interval"
@@ -157,6 +160,11 @@ def experiments_of(claims: list[Claim]) -> list[str]:
     return list(dict.fromkeys(operand.experiment for operand in operands))
 
 
+def judge_all(folder: Path, results: Results) -> list[Judged]:
+    """Verdicts on the claims of the paper in ``folder`` that go for the scale of ``results``."""
+    return [judge(claim, results) for claim in read_claims(folder) if results.scale in claim.scales]
+
+
 def judge(claim: Claim, results: Results) -> Judged:
     """The verdict on ``claim`` by the seeds that both operands have."""
     left = results.metric(claim.a.experiment, claim.a.arm, claim.a.metric)
@@ -174,7 +182,7 @@ def judge(claim: Claim, results: Results) -> Judged:
         n=len(seeds),
         inequality=claim.inequality,
         explanation=claim.explained(results.scale),
-        **claim.model_dump(exclude={"explanation"}),
+        **claim.model_dump(exclude={"explanation", "scales"}),
     )
 
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged
+from common.results.claims import Judged, judge_all
 from common.results.figures import FigureNote, read_note
 from common.results.records import Results, StoredRecord, archive_path, origin
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
@@ -64,14 +64,20 @@ class ExperimentView:
 
 @dataclass(frozen=True)
 class ArchiveView:
-    """Tables made of records that were kept from a run at another scale."""
+    """Verdicts and tables from records that were kept from a run at another scale."""
 
     scale: str
     newest: str
     devices: list[str]
     runs: int
+    claims: list[Judged]
     tables: list[Table]
     without: list[NotRebuilt]
+
+    @property
+    def verdicts(self) -> Counter[str]:
+        """Number of claims by verdict."""
+        return Counter(item.verdict for item in self.claims)
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,7 @@ def data_uri(note: Path) -> str:
 
 
 def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> ArchiveView:
-    """Tables of the archived records; a table that cannot be made of them is named with why."""
+    """What the archived records give; a table that cannot be made of them is named with why."""
     paper = load_paper(folder)
     everything = Results.from_archive(folder, scale, root=root)
     made, without = [], []
@@ -224,8 +230,17 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
             made.append(build(functions[name], results, name))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
+    judged = judge_all(folder, everything) if (folder / "claims.yaml").is_file() else []
     context = everything.context()
-    return ArchiveView(scale, context.newest, context.devices, context.runs, made, without)
+    return ArchiveView(
+        scale,
+        context.newest,
+        context.devices,
+        context.runs,
+        [claim for claim in judged if claim.n],
+        made,
+        without,
+    )
 
 
 def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> ExperimentView:

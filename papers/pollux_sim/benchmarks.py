@@ -134,7 +134,7 @@ def replays(scale: str) -> list[BenchmarkRow]:
                 theirs=REFERENCE_CPU_S[policy],
                 unit="CPU s",
                 note=f"peak RSS {middle.peak_rss_mb:.0f} MB, "
-                f"{middle.simulated_h / middle.cpu_s:.1f} simulated h/s; the peer was not run here",
+                f"{middle.simulated_h / middle.cpu_s:.2g} simulated h/s; the peer was not run here",
             )
         )
     return rows
@@ -162,7 +162,7 @@ def growth(scale: str) -> list[BenchmarkRow]:
                     theirs=base.cpu_s,
                     unit="CPU s",
                     note=f"peak RSS {found.peak_rss_mb:.0f} MB, "
-                    f"{found.simulated_h / found.cpu_s:.1f} simulated h/s",
+                    f"{found.simulated_h / found.cpu_s:.2g} simulated h/s",
                 )
             )
     return rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.results.claims import Claim, bootstrap, judge, read_claims, verdict
+from common.results.claims import Claim, bootstrap, judge, judge_all, read_claims, verdict
 from common.results.records import Results
 from tests.common.example_results import CLAIMS, write_paper, write_records
 
@@ -121,6 +121,18 @@ def test_a_deterministic_claim_on_an_experiment_of_several_seeds_is_refused(tmp_
     path.write_text(CLAIMS.rstrip() + "\n    deterministic: true\n")
     with pytest.raises(InputError, match="deterministic, but search has several seeds"):
         read_claims(folder)
+
+
+def test_a_claim_is_judged_at_its_scales_alone(tmp_path: Path) -> None:
+    folder = write_paper(tmp_path)
+    write_records(folder, tmp_path / "results")
+    path = folder / "claims.yaml"
+    path.write_text(CLAIMS.rstrip() + "\n    scales: [paper]\n", encoding="utf8")
+    results = Results.load(folder, "laptop", tmp_path / "results", root=tmp_path)
+    all_but_the_last = ["slow_beats_fast", "greedy_is_cheap"]
+    assert [item.claim for item in judge_all(folder, results)] == all_but_the_last
+    results.scale = "paper"
+    assert len(judge_all(folder, results)) == 3
 
 
 def test_an_explanation_by_scale_speaks_of_that_scale_alone(tmp_path: Path) -> None:

@@ -79,10 +79,25 @@ def test_the_summaries_agree_with_the_report(report: Path) -> None:
     assert json.loads((folder / "benchmarks.json").read_text())[0]["peer"] == "list"
     text = report.read_text(encoding="utf8")
     assert "<strong>2 of 3</strong>" in text
-    assert re.findall(r'<li class="claim (\w+)"', text) == verdicts
+    own, kept = text.split('<details class="kept">')
+    assert re.findall(r'<li class="claim (\w+)"', own) == verdicts
+    assert len(re.findall(r'<li class="claim (\w+)"', kept)) == len(verdicts)
 
 
 @in_browser
+def test_claims_are_judged_on_kept_records_too(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    kept = page.locator("details.kept")
+    shown = {
+        str(item.get_attribute("id")).removeprefix("annealing-paper-claim-")
+        for item in kept.locator("li.claim").all()
+    }
+    assert shown == {"slow_beats_fast", "greedy_is_cheap", "greedy_differs_little"}
+    assert not kept.locator("li.claim").first.is_visible()
+    kept.locator("summary").click()
+    assert kept.locator("li.claim").first.is_visible()
+
+
 def test_the_page_loads_nothing_else_and_reports_no_error(
     browser: sync_api.Browser, report: Path
 ) -> None:
