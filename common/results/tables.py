@@ -62,8 +62,10 @@ class Cell(Settings):
         """``mean ± std (n)``, or an em dash."""
         if self.mean is None:
             return MISSING
-        spread = "" if self.std is None else f" ± {self._number(self.std)}"
-        return f"{self._number(self.mean)}{spread} ({self.n})"
+        # Two digits of our own number, however large the published one is.
+        decimals = max(self._decimals, _significant(self.mean, 2))
+        spread = "" if self.std is None else f" ± {self._number(self.std, decimals)}"
+        return f"{self._number(self.mean, decimals)}{spread} ({self.n})"
 
     @property
     def published_shown(self) -> str:
@@ -93,17 +95,24 @@ class Cell(Settings):
         """Signed difference and, where it makes sense, in percent of the published number."""
         if self.difference is None or self.published is None:
             return MISSING
-        text = _signed(self.difference, self._number(abs(self.difference)))
+        text = _signed(self.difference, self._number(abs(self.difference), self._decimals))
         if self.published:
             share = 100 * self.difference / abs(self.published)
             text += f" ({_signed(share, f'{abs(share):.0f}')} %)"
         return text
 
-    def _number(self, value: float) -> str:
-        largest = max(abs(value or 0), abs(self.mean or 0), abs(self.published or 0))
-        if value and (largest < 1e-3 or largest >= 1e7):
+    @property
+    def _largest(self) -> float:
+        return max(abs(self.mean or 0), abs(self.published or 0))
+
+    @property
+    def _decimals(self) -> int:
+        return max(_decimals(self.published_shown), _significant(self._largest))
+
+    def _number(self, value: float, decimals: int) -> str:
+        if value and not 1e-3 <= max(self._largest, abs(value)) < 1e7:
             return f"{value:.2e}"
-        return f"{value:.{max(_decimals(self.published_shown), _significant(largest))}f}"
+        return f"{value:.{decimals}f}"
 
 
 def _signed(value: float, shown: str) -> str:

@@ -201,6 +201,7 @@ def test_a_cell_given_twice_is_refused() -> None:
         (1234.6, 1000.0, "1000", "1235 (1)", "+235 (+23 %)"),
         (0.00001234, None, "", "1.23e-05 (1)", tables.MISSING),
         (0.0, 0.0, "0", "0 (1)", "0"),
+        (0.0366, 2381.0, "2381", "0.037 (1)", "−2381 (−100 %)"),
     ],
 )
 def test_numbers_have_the_papers_decimals_or_three_digits(
