@@ -1,6 +1,8 @@
-"""The paper's example graph, and what the nudge does."""
+"""The paper's drawings, the graphs of the experiments' programs, and what the nudge does."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,11 +10,39 @@ from matplotlib.axes import Axes
 
 from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results
+from papers.betty.drawing import arrow, boxes, by_level, draw_graph, imports
 from papers.betty.graph import DataflowGraph
 from papers.betty.tables import METHODS
 
-#: Where the example's problems stand: lower ones below.
-PLACES = {"p1": (0.0, 0.0), "p2": (2.0, 0.0), "p3": (1.0, 1.0), "p4": (1.0, 2.0)}
+#: Parts of the library, in the order of the drawing.
+PARTS: Final = ("engine", "problems", "distribution", "hypergradient", "graph", "envs", "configs")
+#: One experiment of each shape of graph: (experiment, arm, title).
+PROGRAMS: Final = (
+    ("meta_weight_net", "darts-50", "Meta-Weight-Net"),
+    ("label_correction", "rwt_crt", "Correcting and reweighting"),
+    ("domain_adaptation", "rwt", "Pretraining and finetuning"),
+)
+
+
+def figure1(_results: Results) -> FigureWithCaption:
+    """Parts of the library and which of them uses which, read from their imports."""
+    uses = imports(PARTS)
+
+    def level(part: str) -> int:
+        return max((1 + level(other) for other in uses[part]), default=0)
+
+    places = by_level({part: level(part) for part in PARTS})
+    figure, ax = plt.subplots(figsize=(6.4, 3.4))
+    for part, others in uses.items():
+        for other in others:
+            arrow(ax, places[part], places[other], COLOURS[0], "-", 0.0)
+    boxes(ax, places, "square,pad=0.4")
+    return FigureWithCaption(
+        figure,
+        "The library's parts; an arrow leads to what a part imports. The engine runs problems in"
+        " the order of the graph, and a problem asks hypergradient for derivatives.",
+        "Boxes for the engine, problems, hypergradient and smaller parts, with arrows for imports.",
+    )
 
 
 def figure2(_results: Results) -> FigureWithCaption:
@@ -23,19 +53,8 @@ def figure2(_results: Results) -> FigureWithCaption:
         l2u={"p1": ["p3"], "p2": ["p3"], "p3": ["p4"]},
     )
     figure, ax = plt.subplots(figsize=(5.6, 3.8))
-    for low, uppers in graph.l2u.items():
-        for up in uppers:
-            arrow(ax, low, up, COLOURS[0], "-", 0.12)
-    for up, lowers in graph.u2l.items():
-        for low in lowers:
-            arrow(ax, up, low, COLOURS[1], "--", 0.25)
-    for name, (x, y) in PLACES.items():
-        ax.text(x, y, name, ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"})
-    ax.plot([], [], color=COLOURS[0], label="l2u: optimum of a lower problem")
-    ax.plot([], [], color=COLOURS[1], linestyle="--", label="u2l: value of an upper parameter")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=1)
-    ax.set(xlim=(-0.6, 2.6), ylim=(-0.4, 2.4))
-    ax.axis("off")
+    draw_graph(ax, graph)
+    legend(ax)
     paths = "; ".join(" <- ".join(path) for path in graph.paths("p4"))
     return FigureWithCaption(
         figure,
@@ -45,34 +64,40 @@ def figure2(_results: Results) -> FigureWithCaption:
     )
 
 
-def arrow(ax: Axes, start: str, end: str, colour: str, style: str, bend: float) -> None:
-    """An arrow between two problems."""
-    ax.annotate(
-        "",
-        PLACES[end],
-        PLACES[start],
-        arrowprops={
-            "arrowstyle": "-|>",
-            "color": colour,
-            "linestyle": style,
-            "shrinkA": 16,
-            "shrinkB": 16,
-            "connectionstyle": f"arc3,rad={bend}",
-        },
+def figure_programs(results: Results) -> FigureWithCaption:
+    """Dataflow graphs of three experiments, as their runs had them."""
+    figure, axes = plt.subplots(1, len(PROGRAMS), figsize=(8.4, 3.2))
+    for ax, (experiment, arm, title) in zip(axes, PROGRAMS, strict=True):
+        edges = results.records(experiment, arm)[0].read_json("graph.json")
+        draw_graph(ax, DataflowGraph(**edges))
+        ax.set_title(title)
+    legend(axes[len(PROGRAMS) // 2], ncols=2)
+    return FigureWithCaption(
+        figure,
+        "Programs of the experiments: two levels, two upper problems at once, three levels where"
+        " the uppermost reads both others.",
+        "Three small graphs of two, three and three problems with arrows up and dashed ones down.",
     )
+
+
+def legend(ax: Axes, ncols: int = 1) -> None:
+    """What the two kinds of arrows mean, below the drawing."""
+    ax.plot([], [], color=COLOURS[0], label="l2u: optimum of a lower problem")
+    ax.plot([], [], color=COLOURS[1], linestyle="--", label="u2l: value of an upper parameter")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=ncols)
 
 
 def figure_nudge(results: Results) -> FigureWithCaption:
     """Accuracy of every method and the baselines, one point a seed."""
     figure, ax = plt.subplots(figsize=(6.4, 3.6))
-    names = []
-    for place, method in enumerate(METHODS):
+    present = results.paper.experiments["meta_weight_net"].arms_of(results.scale)
+    shown = [method for method in METHODS if f"{method.arm}-50" in present]
+    for place, method in enumerate(shown):
         values = results.values("meta_weight_net", f"{method.arm}-50", "accuracy_pct")
         colour = COLOURS[1] if "nudge" in method.arm else COLOURS[0]
         ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
         ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
-        names.append(method.name)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(shown)), [method.name for method in shown])
     ax.invert_yaxis()
     ax.set(xlabel="test accuracy (%), IF 50")
     return FigureWithCaption(
@@ -83,4 +108,9 @@ def figure_nudge(results: Results) -> FigureWithCaption:
     )
 
 
-FIGURES = {"figure2": figure2, "figure_nudge": figure_nudge}
+FIGURES = {
+    "figure1": figure1,
+    "figure2": figure2,
+    "figure_programs": figure_programs,
+    "figure_nudge": figure_nudge,
+}

@@ -40,9 +40,13 @@ def run_engine(
 ) -> History:
     """Run ``engine`` to its end, evaluating every so many iterations and at the end.
 
+    Writes the program's graph as the artifact ``graph.json``.
+
     Saves a resume state where the core's settings say so, between inner loops; a run that was
     killed ends as one that was not. Evaluation does not count in ``seconds``.
     """
+    graph = engine.graph
+    core.run.write_json("graph.json", {"names": graph.names, "u2l": graph.u2l, "l2u": graph.l2u})
     history = History()
     core.track(engine=engine, history=history)
     core.restore()
