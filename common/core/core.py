@@ -70,7 +70,9 @@ class Core:
             self._claim.enter_context(claimed_gpu(visible_gpus()))
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(settings.deterministic)
+        # The call loads the compiler, a second of every run, so it is made for a change alone.
+        if torch.are_deterministic_algorithms_enabled() != settings.deterministic:
+            torch.use_deterministic_algorithms(settings.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = settings.tf32
         torch.backends.cudnn.allow_tf32 = settings.tf32
         _seed(run.seed)  # the same on every device: they build the same model
