@@ -47,6 +47,10 @@ class UnrolledOptimizer:
         self._groups = [groups.get(id(p)) for p in self._params]
         self._states: list[_State] = [dict(self._optimizer.state.get(p, {})) for p in self._params]
 
+    def end(self) -> None:
+        """Let go of the record; the optimiser keeps the values."""
+        self._states = []
+
     def step(self, weights: Vector, gradient: Partial) -> Vector:
         """Weights after one step, as a function of ``weights`` and ``gradient``."""
         update = _sgd if isinstance(self._optimizer, SGD) else _adam

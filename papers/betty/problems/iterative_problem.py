@@ -29,7 +29,7 @@ class IterativeProblem(Problem):
     def initialize(self, engine: Engine) -> None:
         super().initialize(engine)
         uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
-        self.unrolls = bool(uppers)
+        self.unrolls, self._shared = bool(uppers), len(uppers) > 1
         self._read = {
             engine.problem(name)
             for upper in uppers
@@ -71,6 +71,8 @@ class IterativeProblem(Problem):
         super()._end_loop()
         if self.unrolls:
             self._weights, self._start, self._seen = [], [], {}
+            self._gradient = None
+            self._unrolled.end()
 
     def _stepped(self) -> list[Tensor]:
         return self.trainable_parameters()
@@ -145,7 +147,7 @@ class IterativeProblem(Problem):
             self._weights,
             [tensor for snapshot in snapshots for tensor in snapshot],
             grad_outputs=vector,
-            retain_graph=True,
+            retain_graph=self._shared,  # else it is freed on the way back
             allow_unused=True,
         )
         pieces = iter(split(flat, snapshots))
