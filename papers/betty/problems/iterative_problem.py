@@ -113,6 +113,8 @@ class IterativeProblem(Problem):
         return seen[-1]
 
     def _update(self, gradient: Partial) -> None:
+        assert self.engine is not None
+        gradient = self.engine.distribution.averaged(gradient, self._weights)
         clip = self.config.gradient_clipping
         present = [g for g in gradient if g is not None]
         if clip > 0 and present:
