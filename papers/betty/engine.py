@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from papers.betty.configs import EngineConfig
-from papers.betty.distribution import Distribution
+from papers.betty.distribution import distribution_of
 from papers.betty.early_stopping import EarlyStopping
 from papers.betty.envs import Env
 from papers.betty.graph import DataflowGraph
@@ -58,16 +58,19 @@ class Engine:
         self.env = env
         self.global_step = 0
         self.graph = self._graph(dependencies or {})
-        self.distribution = Distribution(self.config)
+        self.distribution = distribution_of(self.config)
         self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
         self.early_stopping = EarlyStopping.of(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device
             env.initialize()
+            if env.train_data_loader is not None:
+                env.train_data_loader = self.distribution.share(env.train_data_loader, "env")
         for problem in self.problems:
             problem.initialize(self)
-            self.distribution.broadcast([*problem.parameters(), *problem.module.buffers()])
+        for problem in self.problems:
+            self.distribution.take(problem)
 
     def _graph(self, dependencies: Dependencies) -> DataflowGraph:
         unknown = sorted(set(dependencies) - {"u2l", "l2u"})
@@ -138,37 +141,42 @@ class Engine:
         return None
 
     def run(self, after_iteration: Callable[[], None] | None = None) -> Mapping[str, Any] | None:
-        """Run to ``train_iters`` iterations; returns what the last validation gave.
+        """Run to ``train_iters`` iterations; returns what the last validation gave (in the first
+        process).
 
         ``after_iteration`` is called after each, e.g. to save a resume state.
         """
         self.train()
         stats: Mapping[str, Any] | None = None
-        try:
-            with tqdm(
-                total=self.config.train_iters,
-                initial=self.global_step,
-                desc="betty",
-                leave=False,
-                disable=None if self.is_rank_zero() else True,
-            ) as bar:
-                while self.global_step < self.config.train_iters:
-                    self.global_step += 1
-                    self.train_step()
-                    bar.update()
-                    if self.global_step % self.config.valid_step == 0:
-                        stats = self._validate()
-                        if self.early_stopping and self.early_stopping(stats or {}):
-                            log.info("early stop at iteration %d", self.global_step)
-                            break
-                    if after_iteration:
-                        after_iteration()
-        finally:
-            self.distribution.close()
+        with tqdm(
+            total=self.config.train_iters,
+            initial=self.global_step,
+            desc="betty",
+            leave=False,
+            disable=None if self.is_rank_zero() else True,
+        ) as bar:
+            while self.global_step < self.config.train_iters:
+                self.global_step += 1
+                self.train_step()
+                bar.update()
+                if self.global_step % self.config.valid_step == 0:
+                    stats = self._validate()
+                    if self._stops_early(stats):
+                        log.info("early stop at iteration %d", self.global_step)
+                        break
+                if after_iteration:
+                    after_iteration()
         return stats
 
+    def _stops_early(self, stats: Mapping[str, Any] | None) -> bool:
+        if self.early_stopping is None:
+            return False
+        # Only the first process has the numbers; all must stop with it.
+        stop = self.is_rank_zero() and self.early_stopping(stats or {})
+        return self.distribution.first_says(stop)
+
     def _validate(self) -> Mapping[str, Any] | None:
-        if not self.is_rank_zero() or type(self).validation is Engine.validation:
+        if not self.distribution.validates or type(self).validation is Engine.validation:
             return None
         self.eval()
         stats = self.validation() or {}
@@ -187,7 +195,7 @@ class Engine:
             problem.eval()
 
     def is_rank_zero(self) -> bool:
-        """Whether this process logs and validates."""
+        """Whether this process logs."""
         return self.distribution.rank == 0
 
     def state_dict(self) -> dict[str, Any]:

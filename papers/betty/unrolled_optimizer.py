@@ -43,18 +43,13 @@ class UnrolledOptimizer:
     def begin(self, params: Sequence[Tensor]) -> None:
         """Take up the optimiser's state for ``params``, whose steps are recorded from now on."""
         self._params = list(params)
-        groups = self._optimizer.param_groups
-        self._groups = [
-            next((g for g in groups if any(p is held for held in g["params"])), None)
-            for p in self._params
-        ]
-        self._states: list[_State] = [
-            {
-                key: value.clone() if isinstance(value, Tensor) else value
-                for key, value in self._optimizer.state.get(param, {}).items()
-            }
-            for param in self._params
-        ]
+        groups = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        self._groups = [groups.get(id(p)) for p in self._params]
+        self._states: list[_State] = [dict(self._optimizer.state.get(p, {})) for p in self._params]
+
+    def end(self) -> None:
+        """Let go of the record; the optimiser keeps the values."""
+        self._states = []
 
     def step(self, weights: Vector, gradient: Partial) -> Vector:
         """Weights after one step, as a function of ``weights`` and ``gradient``."""
@@ -78,17 +73,17 @@ class UnrolledOptimizer:
 
 def _sgd(weight: Tensor, grad: Tensor, group: _State, state: _State, _decoupled: bool) -> Tensor:
     if group["weight_decay"]:
-        grad = grad + group["weight_decay"] * weight
+        grad = grad.add(weight, alpha=group["weight_decay"])
     if group["momentum"]:
         buffer = state.get("momentum_buffer")
         if buffer is None:
             buffer = grad
         else:
-            buffer = group["momentum"] * buffer + (1 - group["dampening"]) * grad
+            fresh = (1 - group["dampening"]) * grad if group["dampening"] else grad
+            buffer = fresh.add(buffer, alpha=group["momentum"])
         state["momentum_buffer"] = buffer
-        grad = grad + group["momentum"] * buffer if group["nesterov"] else buffer
-    stepped: Tensor = weight - group["lr"] * grad
-    return stepped
+        grad = grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
+    return weight.sub(grad, alpha=group["lr"])
 
 
 def _adam(weight: Tensor, grad: Tensor, group: _State, state: _State, decoupled: bool) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-import torch
 from torch import Tensor
 
 from papers.betty.hypergradient.conjugate_gradient import cg
@@ -37,9 +36,9 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
     Jacobian product is evaluated once, for all problems that it is taken by.
     """
     read = [seed.meta_trainable_parameters() for seed in upper.seeds]
-    flat = torch.autograd.grad(
-        loss, [*params, *(tensor for part in read for tensor in part)], allow_unused=True
-    )
+    assert upper.engine is not None
+    gradients = upper.engine.distribution.gradients
+    flat = gradients(loss, [*params, *(tensor for part in read for tensor in part)])
     direct, *pieces = split(flat, [params, *read])
     upper.check_unused(direct, params)
     vectors: dict[str, Partial] = {

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from papers.betty.hypergradient.vectors import Partial, Vector, norm, split, tensors_of
+from papers.betty.hypergradient.vectors import (
+    Partial,
+    Vector,
+    local,
+    norm,
+    split,
+    tensors_of,
+)
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
@@ -48,6 +55,8 @@ def central_difference(
 
     ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``.
     """
+    assert upper.engine is not None
+    distribution = upper.engine.distribution
     weights = curr.meta_trainable_parameters()
     eps = alpha / (norm(vector) + 1e-15)
     kept = [weight.detach().clone() for weight in weights]
@@ -57,11 +66,13 @@ def central_difference(
     try:
         for times in (1, -2):
             _move(weights, vector, eps, times)
-            grads.append(torch.autograd.grad(curr.replayed_loss(), flat, allow_unused=True))
+            grads.append(distribution.gradients(curr.replayed_loss(), flat))
     finally:
         if not nudge or len(grads) < 2:
             with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
+                torch._foreach_copy_(local(weights), local(kept))
+    if nudge:
+        distribution.average_values(weights)
     apart, (above, below) = 2 * eps, grads
     flat_result = [
         None if plus is None or minus is None else (minus - plus).div_(apart)

@@ -28,6 +28,11 @@ def norm(vector: Sequence[Tensor]) -> Tensor:
     return length
 
 
+def local(tensors: Sequence[Tensor]) -> Vector:
+    """The shard that this process holds, of tensors that are sharded (FSDP)."""
+    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+
+
 def zeros_for_none(partial: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vector:
     """``partial`` with zeros where a cost does not depend on a tensor."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(partial, like, strict=True)]

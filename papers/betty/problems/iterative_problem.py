@@ -29,7 +29,7 @@ class IterativeProblem(Problem):
     def initialize(self, engine: Engine) -> None:
         super().initialize(engine)
         uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
-        self.unrolls = bool(uppers)
+        self.unrolls, self._shared = bool(uppers), len(uppers) > 1
         self._read = {
             engine.problem(name)
             for upper in uppers
@@ -71,6 +71,8 @@ class IterativeProblem(Problem):
         super()._end_loop()
         if self.unrolls:
             self._weights, self._start, self._seen = [], [], {}
+            self._gradient = None
+            self._unrolled.end()
 
     def _stepped(self) -> list[Tensor]:
         return self.trainable_parameters()
@@ -85,8 +87,7 @@ class IterativeProblem(Problem):
             stack.enter_context(standing_in(self.module, self._stepped(), self._weights))
             for prev in self._read:
                 tensors = prev.trainable_parameters()
-                snapshot = [t.detach().clone().requires_grad_() for t in tensors]
-                self._seen[prev.name].append(snapshot)
+                snapshot = self._snapshot(prev, tensors)
                 stack.enter_context(standing_in(prev.module, tensors, snapshot))
             loss, stats = self.get_loss(self.cur_batch)
             gradient = torch.autograd.grad(
@@ -99,7 +100,21 @@ class IterativeProblem(Problem):
             self._gradient = None
         return stats
 
+    def _snapshot(self, prev: Problem, tensors: Sequence[Tensor]) -> Vector:
+        """What a step reads of ``prev``, as leaves of the recorded graph.
+
+        One that is stepped after this loop alone cannot move in it: no copy, and one for all steps.
+        """
+        seen = self._seen[prev.name]
+        still = prev.children == [self]
+        if not (seen and still):
+            values = [t.detach() if still else t.detach().clone() for t in tensors]
+            seen.append([value.requires_grad_() for value in values])
+        return seen[-1]
+
     def _update(self, gradient: Partial) -> None:
+        assert self.engine is not None
+        gradient = self.engine.distribution.averaged(gradient, self._weights)
         clip = self.config.gradient_clipping
         present = [g for g in gradient if g is not None]
         if clip > 0 and present:
@@ -111,11 +126,10 @@ class IterativeProblem(Problem):
         with torch.no_grad():
             torch._foreach_copy_(params, [weight.detach() for weight in self._weights])
         self.param_callback()
-        # What the callback changed is a constant to the recorded steps.
-        moved = torch._foreach_sub(
-            [p.detach() for p in params], [w.detach() for w in self._weights]
-        )
-        self._weights = list(torch._foreach_add(self._weights, moved))
+        if getattr(self.param_callback, "__func__", None) is not Problem.param_callback:
+            # What it changed is a constant to the recorded steps.
+            pairs = zip(self._weights, params, strict=True)
+            self._weights = [w + (p.detach() - w.detach()) for w, p in pairs]
         if self.scheduler is not None:
             self.optimizer.step()  # without gradients it does nothing, and schedules wait for it
             self.scheduler.step()
@@ -123,7 +137,7 @@ class IterativeProblem(Problem):
     def unrolled_product(self, vector: Vector, prevs: Sequence[Problem]) -> list[Partial]:
         """``vector`` times the Jacobian of the present weights by what the loop read of ``prevs``.
 
-        A lower problem moves between the steps; the sum over what each step read of it is the
+        Where that moved between the steps, the sum over what each step read is the
         derivative by a common shift. The start of a loop is read of the problem it starts from.
         """
         source = self.starts_from()
@@ -135,7 +149,7 @@ class IterativeProblem(Problem):
             self._weights,
             [tensor for snapshot in snapshots for tensor in snapshot],
             grad_outputs=vector,
-            retain_graph=True,
+            retain_graph=self._shared,  # else it is freed on the way back
             allow_unused=True,
         )
         pieces = iter(split(flat, snapshots))

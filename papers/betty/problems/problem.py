@@ -18,6 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from common.errors import InputError
 from papers.betty.configs import Config
 from papers.betty.hypergradient import hypergradient
+from papers.betty.hypergradient.vectors import local
 from papers.betty.replay import Replay
 
 if TYPE_CHECKING:
@@ -203,7 +204,10 @@ class Problem(abc.ABC):
         loaders = self.configure_train_data_loader()
         if loaders is None and type(self).get_batch is Problem.get_batch:
             raise InputError(f"problem {self.name!r}: no train_data_loader, and no get_batch")
-        self.train_data_loader = loaders if isinstance(loaders, tuple) else (loaders,)
+        loaders = loaders if isinstance(loaders, tuple) else (loaders,)
+        self.train_data_loader = tuple(
+            engine.distribution.share(loader, self.name) for loader in loaders
+        )
         if self.config.precision == "fp16":
             if self.device.type == "cpu":
                 raise InputError(
@@ -279,7 +283,7 @@ class Problem(abc.ABC):
                 f" shapes {shapes[0]}, those of {source.name!r} {shapes[1]}"
             )
         with torch.no_grad():
-            torch._foreach_copy_(own, given)
+            torch._foreach_copy_(local(own), local(given))
 
     @property
     def _loop_steps(self) -> int:
@@ -373,7 +377,8 @@ class Problem(abc.ABC):
         if self.config.type == "sama":
             params = self.trainable_parameters()
             self._last_grads = {id(p): p.grad for p in params if p.grad is not None}
-        self.custom_optimizer_step()
+        with self.engine.distribution.updating(self.optimizer):
+            self.custom_optimizer_step()
         if self.scheduler is not None:
             self.scheduler.step()
 
@@ -458,16 +463,19 @@ class Problem(abc.ABC):
         To be taken between engine iterations at which a loop ended; a loader takes part if it has
         a ``state_dict``.
         """
+        assert self.engine is not None
+        state_of = self.engine.distribution.state_of
         parts = self._stateful() | self._loaders_with_state()
         counters = {"count": self._count, "epochs": list(self._epochs)}
-        return {name: part.state_dict() for name, part in parts.items()} | counters
+        return {name: state_of(part, self) for name, part in parts.items()} | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`. Raises InputError if a part is missing."""
+        assert self.engine is not None
         for name, part in (self._stateful() | self._loaders_with_state()).items():
             if name not in state:
                 raise InputError(f"problem {self.name!r}: its state has no {name!r}")
-            part.load_state_dict(state[name])
+            self.engine.distribution.set_state_of(part, state[name], self)
         self._count = int(state.get("count", 0))
         self._iterators = []
         self._epochs = list(state.get("epochs", []))
@@ -491,6 +499,8 @@ class Problem(abc.ABC):
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
         self.module = module.to(self.device)
+        if self.engine is not None:
+            self.engine.distribution.broadcast([*self.parameters(), *module.buffers()])
 
     def set_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Take another optimiser."""
@@ -503,8 +513,9 @@ class Problem(abc.ABC):
 
     def set_train_data_loader(self, loader: Iterable[Any], idx: int = 0) -> None:
         """Take another data loader."""
+        assert self.engine is not None
         loaders = list(self.train_data_loader)
-        loaders[idx] = loader
+        loaders[idx] = loader = self.engine.distribution.share(loader, self.name)
         self.train_data_loader = tuple(loaders)
         if self._iterators:
             self._iterators[idx] = iter(loader)
