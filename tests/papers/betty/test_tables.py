@@ -1,0 +1,134 @@
+"""Facts of Betty's tables and figures: published numbers beside ours, drawings of the code."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import matplotlib.pyplot as plt
+import pytest
+
+from common import ROOT
+from common.config import Scale, load_paper
+from common.results.records import Results, StoredRecord, read_published
+from common.results.tables import Cell, Table
+from papers.betty.drawing import by_level, draw_graph, imports, level
+from papers.betty.figures import FIGURES, PARTS
+from papers.betty.graph import DataflowGraph
+from papers.betty.tables import METHODS, TABLES
+from tests.common.example_results import record_of
+
+FOLDER = ROOT / "papers" / "betty"
+METRICS = {
+    "accuracy_pct": 50.0,
+    "best_accuracy_pct": 60.0,
+    "random_accuracy_pct": 40.0,
+    "vote_accuracy_pct": 30.0,
+    "saved_bytes": 2.0**20,
+    "train_s": 60.0,
+    "start_loss": 0.7,
+    "final_loss": 0.4,
+    "zero_weight": 0.2,
+}
+LINE = DataflowGraph(["a", "b", "c"], {"c": ["a"]}, {"a": ["b"], "b": ["c"]})
+
+
+@cache
+def made_up(scale: Scale) -> Results:
+    """A record of every run of the paper: ``METRICS``, accuracies one point higher a seed."""
+    paper = load_paper(FOLDER)
+    stored = [
+        StoredRecord(
+            record_of(key, {}, METRICS | {"accuracy_pct": METRICS["accuracy_pct"] + key.seed}),
+            None,
+            "",
+        )
+        for key in paper.runs(scale)
+    ]
+    return Results(paper, scale, stored, read_published(FOLDER))
+
+
+def placed(table: Table, row: str, column: str) -> Cell:
+    """The only cell of a row in a column."""
+    (found,) = [cell for cell in table.cells if (cell.row, cell.column) == (row, column)]
+    return found
+
+
+def test_table1_sets_the_published_finite_difference_beside_the_nudge() -> None:
+    table = TABLES["table1"](made_up("laptop"))
+    nudge = placed(table, "AID-FD, step=1, nudge", "IF 50")
+    assert (nudge.mean, nudge.n, nudge.published, nudge.published_std) == (52.0, 5, 81.15, 0.25)
+    restored = placed(table, "AID-FD, step=1, restored", "IF 50")
+    assert (restored.mean, restored.published) == (52.0, None)
+    memory = placed(table, "AID-CG, step=1", "Memory")
+    assert (memory.mean, memory.unit, memory.published) == (1.0, "MiB", 2435.0)
+    assert placed(table, "AID-CG, step=1", "Time").mean == 1.0
+
+
+def test_table1_has_both_networks_at_paper_scale_and_the_best_accuracy_as_published() -> None:
+    table = TABLES["table1"](made_up("paper"))
+    rows = {cell.row for cell in table.cells}
+    assert rows == {m.name for m in METHODS} | {f"{m.name}, small network" for m in METHODS}
+    assert placed(table, "ITD-RMAD, step=1", "IF 200").mean == 60.0
+    assert table.columns == ["IF 200", "IF 100", "IF 50", "Memory", "Time"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "count"),
+    [
+        ("table1", "laptop", 15),
+        ("table2", "laptop", 5),
+        ("table3", "paper", 12),
+        ("table_features", "laptop", 2),
+        ("table_imaml", "paper", 5),
+        ("table_nas", "laptop", 2),
+    ],
+)
+def test_every_published_number_that_a_table_names_is_found(
+    name: str, scale: Scale, count: int
+) -> None:
+    cells = TABLES[name](made_up(scale)).cells
+    assert sum(bool(cell.published_text) for cell in cells) == count
+
+
+def test_the_vote_of_table3_is_that_of_the_labels_not_of_the_network() -> None:
+    table = TABLES["table3"](made_up("laptop"))
+    assert placed(table, "Majority vote (paper: Snorkel)", "digits").mean == 30.0
+    assert placed(table, "Weak labels", "digits").mean == 51.0
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
+def test_every_table_can_be_made_at_every_scale(scale: Scale) -> None:
+    results = made_up(scale)
+    for function in TABLES.values():
+        assert all(cell.n for cell in function(results).cells)
+
+
+def test_a_problem_stands_above_those_whose_optimum_it_reads() -> None:
+    levels = {name: level(LINE, name) for name in LINE.names}
+    assert levels == {"a": 0, "b": 1, "c": 2}
+    places = by_level({"a": 0, "b": 0, "c": 1})
+    assert places["c"] == ((places["a"][0] + places["b"][0]) / 2, 1.0)
+
+
+def test_a_drawing_has_an_arrow_for_each_edge_and_a_box_for_each_problem() -> None:
+    figure, ax = plt.subplots()
+    draw_graph(ax, LINE)
+    texts = [text.get_text() for text in ax.texts]
+    assert sorted(filter(None, texts)) == ["a", "b", "c"]
+    assert texts.count("") == 3
+    plt.close(figure)
+
+
+def test_the_architecture_is_read_from_the_imports() -> None:
+    uses = imports(PARTS)
+    assert {"problems", "graph", "configs"} <= set(uses["engine"])
+    assert "hypergradient" in uses["problems"]
+    assert "engine" not in uses["problems"]
+    assert uses["configs"] == []
+
+
+def test_figures_that_need_no_artifact_show_what_there_is() -> None:
+    for scale, methods in (("smoke", 6), ("laptop", 9)):
+        made = FIGURES["figure_nudge"](made_up(scale))  # type: ignore[arg-type]
+        assert len(made.figure.axes[0].get_yticks()) == methods
+        plt.close(made.figure)
