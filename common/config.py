@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -187,6 +188,27 @@ class Program:
 
     settings: type[Settings]
     run: Callable[[Any, Run], Mapping[str, float]]
+
+
+class Programs(Mapping[str, Program]):
+    """Programs by name, each the ``PROGRAM`` of a module that is imported when it is asked for.
+
+    So a run loads, and its record names, only code that it uses: a change to one experiment makes
+    no other's records stale.
+    """
+
+    def __init__(self, **modules: str) -> None:
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> Program:
+        program: Program = import_module(self._modules[name]).PROGRAM
+        return program
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
 
 
 def merge_into(base: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.core.data_order import mixed
 from common.run import DataIdentity, Run
@@ -344,3 +344,6 @@ def retrained(
                 break
     with torch.no_grad():
         return accuracy(network(data.test.x.to(device)), data.test.y.to(device))
+
+
+PROGRAM = Program(ArchitectureSearchSettings, run_architecture_search)

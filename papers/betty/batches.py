@@ -1,13 +1,15 @@
-"""Seeded batches of tensors whose position can be saved."""
+"""Splits of a data set, and seeded batches of tensors whose position can be saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from common.core.data_order import EpochOrder
+from common.errors import InputError
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -49,3 +51,29 @@ class Batches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`; takes effect at the next iteration."""
         self._epoch, self._taken = state["epoch"], state["taken"]
+
+
+class Split(NamedTuple):
+    """Inputs and labels."""
+
+    x: Tensor
+    y: Tensor
+
+
+def per_class(
+    labels: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of ``count`` random samples of each class, the others).
+
+    Raises: InputError if a class has no more than that.
+    """
+    smallest = int(np.unique(labels, return_counts=True)[1].min())
+    if count >= smallest:
+        raise InputError(f"{count} samples of each class: allowed below {smallest}, the smallest")
+    chosen = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(labels == label), count, replace=False)
+            for label in np.unique(labels)
+        ]
+    )
+    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)

@@ -19,15 +19,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.data.office_caltech import CLASS_NAMES, office_caltech10_surf
 from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
-from papers.betty.batches import Batches
+from papers.betty.batches import Batches, Split, per_class
 from papers.betty.configs import Strategy
-from papers.betty.meta_weight_net import Split, per_class
 from papers.betty.networks import mlp
 from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
 
@@ -272,3 +271,6 @@ def step_bytes(settings: DomainAdaptationSettings, data: Data) -> int:
     with SavedTensors().watched() as saved:
         engine.train_step()
     return saved.peak_bytes
+
+
+PROGRAM = Program(DomainAdaptationSettings, run_domain_adaptation)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.core.data_order import mixed
 from common.errors import InputError
@@ -315,3 +315,6 @@ def accuracies(network: nn.Module, tasks: Tasks, settings: ImplicitMAMLSettings)
             optimizer.step()
         with torch.no_grad():
             yield accuracy(adapted(query.x), query.y)
+
+
+PROGRAM = Program(ImplicitMAMLSettings, run_implicit_maml)

@@ -14,12 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.config import Program
 from common.core import Core, CoreSettings
 from common.run import Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
-from papers.betty.batches import Batches
+from papers.betty.batches import Batches, Split
 from papers.betty.configs import Strategy
-from papers.betty.meta_weight_net import Split
 from papers.betty.networks import MetaWeightNet, mlp
 from papers.betty.training import accuracy, run_engine, strategy_on
 from papers.betty.weak_supervision import WeakData, WeakSettings, load
@@ -197,3 +197,6 @@ def program(
         "l2u": {classifier: uppers},
     }
     return Engine([*uppers, classifier], config, dependencies)
+
+
+PROGRAM = Program(LabelCorrectionSettings, run_label_correction)

@@ -17,13 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.data.synthetic import long_tailed
-from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
-from papers.betty.batches import Batches
+from papers.betty.batches import Batches, Split, per_class
 from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, conv_net, mlp
 from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
@@ -79,13 +78,6 @@ class MetaWeightNetSettings(Settings):
                 f" {self.batch_size}"
             )
         return self
-
-
-class Split(NamedTuple):
-    """Inputs and labels."""
-
-    x: Tensor
-    y: Tensor
 
 
 class Data(NamedTuple):
@@ -154,25 +146,6 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
     targets = (labels[train], labels[meta], torch.from_numpy(held_out.labels.copy()))
     sets = [Split(a, b) for a, b in zip(pixels, targets, strict=True)]
     return Data(sets[0], sets[1], sets[2], crop_and_flip)
-
-
-def per_class(
-    labels: np.ndarray, count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(indices of ``count`` random samples of each class, the others).
-
-    Raises: InputError if a class has no more than that.
-    """
-    smallest = int(np.unique(labels, return_counts=True)[1].min())
-    if count >= smallest:
-        raise InputError(f"{count} samples of each class: allowed below {smallest}, the smallest")
-    chosen = np.concatenate(
-        [
-            rng.choice(np.flatnonzero(labels == label), count, replace=False)
-            for label in np.unique(labels)
-        ]
-    )
-    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
 
 def tail_and_meta(
@@ -306,3 +279,6 @@ def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):
             engine.train_step()
         return saved.peak_bytes
+
+
+PROGRAM = Program(MetaWeightNetSettings, run_meta_weight_net)

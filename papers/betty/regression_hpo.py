@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
@@ -194,3 +194,6 @@ def meta_step_bytes(settings: RegressionSettings, data: Data) -> int:
         for _ in range(settings.unroll_steps):
             engine.train_step()
         return saved.peak_bytes
+
+
+PROGRAM = Program(RegressionSettings, run_regression_hpo)

@@ -16,7 +16,7 @@ from common.data.synthetic import noisy_labels, weak_labels
 from common.data.wrench import ABSTAIN, WeakTexts
 from common.errors import InputError
 from common.run import DataIdentity, Run
-from papers.betty.meta_weight_net import Split, per_class
+from papers.betty.batches import Split, per_class
 
 Indices = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from common.errors import InputError
+from papers.betty.batches import Split
 from papers.betty.domain_adaptation import Data, body, load, program, squared_distance
 from papers.betty.hypergradient import hypergradient
-from papers.betty.meta_weight_net import Split
 from papers.betty.networks import mlp
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
