@@ -1,262 +1,209 @@
-"""Time and memory of a meta step beside other libraries and a loop written by hand.
+"""Time and memory of a meta step beside the published package, other libraries and a loop by hand.
 
-Every peer trains the same Meta-Weight-Net on the same batches in the same process: a lower step of
-SGD with momentum, and after it a meta step of Adam. A peer that is not installed is left out.
+Each comparison is of callables that do the same work in the same process (:mod:`peers`); a peer
+that is not installed is left out.
+
+Floor: a finite difference needs a pass of the lower problem, one of the upper and two at perturbed
+weights, so a meta step after ``k`` lower steps costs about ``k + 3`` plain training steps. (Two of
+these go back to the upper's parameters alone, so it can be less.) ``growth`` measures against it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from itertools import repeat
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from common.results.benchmarks import BenchmarkRow, compare
-from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Method
-from papers.betty.networks import MetaWeightNet, mlp
-from papers.betty.training import SavedTensors
+from papers.betty.peers import OURS, Adaptation, Chain, Reweighting, Step, betty_ml
 
 PAPER = "betty"
-#: Hidden width of a network with two hidden layers, by scale.
-WIDTHS = {"smoke": (32,), "laptop": (64, 512), "paper": (64, 512, 2048, 7000)}
-STEPS = {"smoke": 2, "laptop": 10, "paper": 10}
-INPUTS, CLASSES, BATCH, ALPHA, LR = 64, 10, 100, 0.01, 0.1
+IMPLICIT: tuple[Method, ...] = ("darts", "neumann", "cg")
+UNROLLED: Method = "itd"
+#: As the paper calls them.
+NAMES = {"darts": "AID-FD", "neumann": "AID-NMN", "cg": "AID-CG", "itd": "ITD"}
+#: Widths of Meta-Weight-Net's lower network, with the meta steps that are timed together.
+WIDTHS = {
+    "smoke": ((32, 2),),
+    "laptop": ((64, 40), (512, 5), (1024, 2)),
+    "paper": ((64, 40), (512, 5), (1024, 2), (3100, 1), (10_000, 1)),
+}
+#: Blocks, channels, side of the images, and meta steps that are timed together.
+CONV = {"smoke": (2, 4, 8, 1), "laptop": (4, 32, 28, 1), "paper": (4, 64, 28, 1)}
+UNROLL = {"smoke": (1, 2), "laptop": (1, 5), "paper": (1, 5, 20)}
+LOOPS = {"smoke": (2,), "laptop": (5, 20), "paper": (5, 20)}
+LEVELS = {"smoke": (2, 3), "laptop": (2, 3, 4), "paper": (2, 3, 4)}
+#: Steps of SGD to a task of MAML.
+ADAPTATION_STEPS = {"smoke": 2, "laptop": 5, "paper": 5}
 
 
-class _Inner(IterativeProblem):
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        losses = cross_entropy(self.module(x), y, reduction="none")
-        weights: Tensor = self.outer(self.held("losses", losses))  # type: ignore[attr-defined]
-        return (weights * losses).mean()
+def meta_weight_net(scale: str) -> list[BenchmarkRow]:
+    """Implicit methods beside the package and a loop by hand; unrolled ones beside libraries."""
+    rows, package = [], betty_ml()
+    for width, count in WIDTHS[scale]:
+        task = Reweighting(width)
+        size = f"{task.parameters:,} parameters"
+        mine = times(task.program(OURS, "darts"), count)
+        timed = compare(mine, times(task.by_hand(), count))
+        rows.append(timed.row(PAPER, f"AID-FD step, {size}", "hand-written loop"))
+        for method in IMPLICIT:
+            if package is None:
+                continue
+            mine = times(task.program(OURS, method), count)
+            timed = compare(mine, times(task.program(package, method), count))
+            rows.append(timed.row(PAPER, f"{NAMES[method]} step, {size}", "betty-ml"))
+    width, count = WIDTHS[scale][min(1, len(WIDTHS[scale]) - 1)]
+    task = Reweighting(width)
+    for peer, make in _unrolling(task):
+        for unroll in UNROLL[scale]:
+            mine = times(task.program(OURS, UNROLLED, unroll), count)
+            timed = compare(mine, times(make(unroll), count), repeats=5)
+            what = f"ITD, {unroll} unrolled, {task.parameters:,} parameters"
+            rows.append(timed.row(PAPER, what, peer))
+    return rows
 
 
-class _Outer(ImplicitProblem):
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        return cross_entropy(self.inner(x), y)  # type: ignore[attr-defined]
-
-
-class Task:
-    """Networks and batches that ours and a peer start from."""
-
-    def __init__(self, width: int) -> None:
-        torch.manual_seed(0)
-        self.net = mlp(INPUTS, width, width, CLASSES)
-        self.weigh = MetaWeightNet()
-        labels = torch.randint(CLASSES, (2, BATCH))
-        inputs = torch.randn(2, BATCH, INPUTS)
-        self.train, self.meta = zip(inputs, labels, strict=True)
-
-    @property
-    def parameters(self) -> int:
-        """Of the lower network."""
-        return sum(p.numel() for p in self.net.parameters())
-
-    def optimizers(
-        self, net: nn.Module, weigh: nn.Module
-    ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """SGD with momentum below, Adam above."""
-        return (
-            torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9),
-            torch.optim.Adam(weigh.parameters(), lr=1e-3),
-        )
-
-    def engine(self, method: Method, unroll_steps: int = 1) -> Engine:
-        """Our program on copies of the networks."""
-        net, weigh = copy.deepcopy(self.net), copy.deepcopy(self.weigh)
-        below, above = self.optimizers(net, weigh)
-        inner = _Inner(
-            "inner",
-            Config(type=method, unroll_steps=unroll_steps),
-            net,
-            below,
-            train_data_loader=repeat(self.train),
-        )
-        outer = _Outer("outer", Config(), weigh, above, train_data_loader=repeat(self.meta))
-        program = Engine(
-            [inner, outer],
-            EngineConfig(strategy="cpu"),
-            {"u2l": {outer: [inner]}, "l2u": {inner: [outer]}},
-        )
-        program.train()
-        return program
-
-    def by_hand(self) -> Callable[[], None]:
-        """One lower and one meta step with a finite difference, as plain PyTorch."""
-        net, weigh = copy.deepcopy(self.net), copy.deepcopy(self.weigh)
-        below, above = self.optimizers(net, weigh)
-        params, meta = list(net.parameters()), list(weigh.parameters())
-
-        def cost(held: Tensor | None) -> tuple[Tensor, Tensor]:
-            losses = cross_entropy(net(self.train[0]), self.train[1], reduction="none")
-            held = losses.detach() if held is None else held
-            return (weigh(held) * losses).mean(), held
-
-        def step() -> None:
-            loss, held = cost(None)
-            for p, g in zip(params, torch.autograd.grad(loss, params), strict=True):
-                p.grad = g
-            below.step()
-            upper = cross_entropy(net(self.meta[0]), self.meta[1])
-            vector = torch.autograd.grad(upper, params)
-            eps = ALPHA / torch.stack([v.norm() for v in vector]).norm()
-            kept = [p.detach().clone() for p in params]
-            with torch.no_grad():
-                for p, v in zip(params, vector, strict=True):
-                    p.add_(eps * v)
-            above_grad = torch.autograd.grad(cost(held)[0], meta)
-            with torch.no_grad():
-                for p, v in zip(params, vector, strict=True):
-                    p.sub_(2 * eps * v)
-            below_grad = torch.autograd.grad(cost(held)[0], meta)
-            with torch.no_grad():
-                for p, k in zip(params, kept, strict=True):
-                    p.copy_(k)
-            for p, plus, minus in zip(meta, above_grad, below_grad, strict=True):
-                p.grad = (minus - plus) / (2 * eps)
-            above.step()
-
-        return step
-
-    def with_higher(self, unroll_steps: int) -> Callable[[], None]:
-        """Meta step through unrolled SGD with the library higher."""
-        import higher
-
-        net, weigh = copy.deepcopy(self.net), copy.deepcopy(self.weigh)
-        below, above = self.optimizers(net, weigh)
-
-        def step() -> None:
-            with higher.innerloop_ctx(net, below) as (unrolled, optimizer):
-                for _ in range(unroll_steps):
-                    losses = cross_entropy(unrolled(self.train[0]), self.train[1], reduction="none")
-                    optimizer.step((weigh(losses.detach()) * losses).mean())
-                above.zero_grad()
-                torch.autograd.backward(cross_entropy(unrolled(self.meta[0]), self.meta[1]))
-                above.step()
-                with torch.no_grad():
-                    for p, new in zip(net.parameters(), unrolled.parameters(), strict=True):
-                        p.copy_(new)
-
-        return step
-
-    def with_torchopt(self, unroll_steps: int) -> Callable[[], None]:
-        """Meta step through unrolled SGD with the library TorchOpt."""
-        import torchopt
-
-        net, weigh = copy.deepcopy(self.net), copy.deepcopy(self.weigh)
-        below = torchopt.MetaSGD(net, lr=LR, momentum=0.9)
-        _, above = self.optimizers(net, weigh)
-
-        def step() -> None:
-            for _ in range(unroll_steps):
-                losses = cross_entropy(net(self.train[0]), self.train[1], reduction="none")
-                below.step((weigh(losses.detach()) * losses).mean())
-            above.zero_grad()
-            torch.autograd.backward(cross_entropy(net(self.meta[0]), self.meta[1]))
-            above.step()
-            torchopt.stop_gradient(net)
-            torchopt.stop_gradient(below)
-
-        return step
-
-
-def ours(program: Engine, iterations: int) -> Callable[[], None]:
-    """So many engine iterations."""
-
-    def run() -> None:
-        for _ in range(iterations):
-            program.train_step()
-
-    return run
-
-
-def times(step: Callable[[], None], count: int) -> Callable[[], None]:
-    """``step`` so many times."""
-
-    def run() -> None:
-        for _ in range(count):
-            step()
-
-    return run
-
-
-def meta_step(scale: str) -> list[BenchmarkRow]:
-    """Finite differences beside a hand-written loop; unrolled steps beside higher and TorchOpt."""
-    rows, count = [], STEPS[scale]
-    for width in WIDTHS[scale]:
-        task = Task(width)
-        timed = compare(ours(task.engine("darts"), count), times(task.by_hand(), count))
-        name = f"AID-FD step, {task.parameters:,} parameters"
-        rows.append(timed.row(PAPER, name, "hand-written loop", note=f"{count} steps"))
-    task = Task(WIDTHS[scale][min(1, len(WIDTHS[scale]) - 1)])
-    peers = {"higher": task.with_higher, "torchopt": task.with_torchopt}
-    for name, peer in peers.items():
-        if find_spec(name) is None:
-            continue
-        for unroll in (1, 5):
-            program = task.engine("itd", unroll)
-            timed = compare(ours(program, count * unroll), times(peer(unroll), count))
-            what = f"ITD step, {unroll} unrolled, {task.parameters:,} parameters"
-            rows.append(timed.row(PAPER, what, name, note=f"{count} meta steps"))
+def implicit_maml(scale: str) -> list[BenchmarkRow]:
+    """A meta step of implicit MAML (conjugate gradients) and of MAML (unrolled)."""
+    *shape, count = CONV[scale]
+    task, package, steps = Adaptation(*shape), betty_ml(), ADAPTATION_STEPS[scale]
+    size = f"{task.parameters:,} parameters"
+    mine = times(task.program(OURS, "cg", steps), count)
+    timed = compare(mine, times(task.by_hand(steps), count))
+    rows = [timed.row(PAPER, f"iMAML step, {size}", "hand-written loop")]
+    if package:
+        timed = compare(mine, times(task.program(package, "cg", steps), count))
+        rows.append(timed.row(PAPER, f"iMAML step, {size}", "betty-ml"))
+    for peer, make in _unrolling(task):
+        mine = times(task.program(OURS, UNROLLED, steps), count)
+        timed = compare(mine, times(make(steps), count))
+        rows.append(timed.row(PAPER, f"MAML step, {size}", peer))
     return rows
 
 
 def memory(scale: str) -> list[BenchmarkRow]:
-    """Bytes that autograd keeps over an inner loop and its meta step."""
-    task = Task(WIDTHS[scale][0])
-    hand = _peak(task.by_hand())
-    rows = [_memory_row("AID-FD, 1 step", "hand-written loop", _peak_of(task, "darts", 1), hand)]
-    one: Method
-    for one in ("darts", "neumann", "cg", "itd"):
-        base = _peak_of(task, one, 1)
-        rows.append(
-            _memory_row(
-                f"{one}, 10 unrolled steps", f"{one}, 1 step", _peak_of(task, one, 10), base
-            )
+    """Peak memory of whole programs: parameters, optimisers, graphs and what passes."""
+    rows, package = [], betty_ml()
+    width, _ = WIDTHS[scale][min(1, len(WIDTHS[scale]) - 1)]
+    task, unroll, loop = Reweighting(width), UNROLL[scale][-1], LOOPS[scale][-1]
+    size = f"{task.parameters:,} parameters"
+    for method in (*IMPLICIT, UNROLLED):
+        what = NAMES[method]
+        few, many = (
+            _peak(lambda m=method, n=steps: task.program(OURS, m, n))  # type: ignore[misc]
+            for steps in (1, loop)
         )
-    if find_spec("higher") is not None:
-        pair = _peak_of(task, "itd", 5), _peak(task.with_higher(5))
-        rows.append(_memory_row("ITD, 5 unrolled steps", "higher", *pair))
+        rows.append(_memory_row(f"{what}, loop of {loop}", f"{what}, loop of 1", many, few))
+        if method == "darts":
+            rows.append(
+                _memory_row(f"{what}, {size}", "hand-written loop", few, _peak(task.by_hand))
+            )
+        if package and method != UNROLLED:
+            theirs = _peak(lambda m=method: task.program(package, m))  # type: ignore[misc]
+            rows.append(_memory_row(f"{what}, {size}", "betty-ml", few, theirs))
+    mine = _peak(lambda: task.program(OURS, UNROLLED, unroll))
+    for peer, make in _unrolling(task):
+        theirs = _peak(lambda m=make: m(unroll))  # type: ignore[misc]
+        rows.append(_memory_row(f"ITD, {unroll} unrolled, {size}", peer, mine, theirs))
+    return rows + _memory_of_maml(scale)
+
+
+def _memory_of_maml(scale: str) -> list[BenchmarkRow]:
+    task, package, steps = Adaptation(*CONV[scale][:3]), betty_ml(), ADAPTATION_STEPS[scale]
+    mine = _peak(lambda: task.program(OURS, "cg", steps))
+    hand = _peak(lambda: task.by_hand(steps))
+    rows = [_memory_row("iMAML", "hand-written loop", mine, hand)]
+    if package:
+        theirs = _peak(lambda: task.program(package, "cg", steps))
+        rows.append(_memory_row("iMAML", "betty-ml", mine, theirs))
+    mine = _peak(lambda: task.program(OURS, UNROLLED, steps))
+    for peer, make in _unrolling(task):
+        theirs = _peak(lambda m=make: m(steps))  # type: ignore[misc]
+        rows.append(_memory_row(f"MAML, {steps} unrolled", peer, mine, theirs))
     return rows
 
 
 def growth(scale: str) -> list[BenchmarkRow]:
-    """Time of a meta step as parameters and unrolled steps grow."""
+    """Time as parameters, unrolled steps and levels grow, against as many plain steps."""
     rows = []
-    base = Task(WIDTHS[scale][0])
-    small = ours(base.engine("darts"), STEPS[scale])
-    for width in WIDTHS[scale][1:]:
-        task = Task(width)
-        timed = compare(ours(task.engine("darts"), STEPS[scale]), small, repeats=3)
+    for width, count in WIDTHS[scale]:
+        task = Reweighting(width)
+        repeats = 5 if width < 4096 else 2
+        timed = compare(
+            times(task.program(OURS, "darts"), count), times(task.plain(), 4 * count), repeats
+        )
         what = f"AID-FD step, {task.parameters:,} parameters"
-        rows.append(timed.row(PAPER, what, f"same, {base.parameters:,} parameters"))
-    for unroll in (5, 20):
-        timed = compare(ours(base.engine("darts", unroll), STEPS[scale] * unroll), small, repeats=3)
-        rows.append(timed.row(PAPER, f"AID-FD loop of {unroll} steps", "loop of 1 step"))
+        rows.append(timed.row(PAPER, what, "4 plain training steps"))
+    width, count = WIDTHS[scale][0]
+    task, count = Reweighting(width), max(1, count // 4)
+    for unroll in LOOPS[scale]:
+        mine = times(task.program(OURS, "darts", unroll), count)
+        timed = compare(mine, times(task.plain(), (unroll + 3) * count))
+        rows.append(
+            timed.row(PAPER, f"AID-FD, loop of {unroll}", f"{unroll + 3} plain training steps")
+        )
+        mine = times(task.program(OURS, UNROLLED, unroll), count)
+        timed = compare(mine, times(task.program(OURS, UNROLLED, 1), count * unroll))
+        rows.append(timed.row(PAPER, f"ITD, loop of {unroll}", f"{unroll} loops of 1"))
+    for levels in LEVELS[scale]:
+        chain, passes = Chain(levels), levels + 2 * (levels - 1)
+        timed = compare(times(chain.program(), count), times(chain.plain(), passes * count))
+        rows.append(timed.row(PAPER, f"AID-FD, {levels} levels", f"{passes} plain training steps"))
     return rows
 
 
-def _peak_of(task: Task, method: Method, unroll: int) -> int:
-    return _peak(ours(task.engine(method, unroll), unroll))
+def times(step: Step, count: int) -> Step:
+    """``step`` so many times, to their end."""
+
+    def run() -> None:
+        for _ in range(count):
+            step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
 
 
-def _peak(step: Callable[[], None]) -> int:
-    with SavedTensors().watched() as saved:
-        step()
-    return saved.peak_bytes
+def _unrolling(task: Reweighting | Adaptation) -> Iterator[tuple[str, Callable[[int], Step]]]:
+    """Libraries for unrolled differentiation that are installed."""
+    for name, make in (("higher", task.with_higher), ("torchopt", task.with_torchopt)):
+        if find_spec(name) is not None:
+            yield name, make
+
+
+def _peak(make: Callable[[], Step]) -> int:
+    """Most bytes that the tensors of a program and its first two meta steps took at once."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _two_steps(make)
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        _two_steps(make)
+    now, peak = 0, 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def _two_steps(make: Callable[[], Step]) -> None:
+    step = make()
+    step()
+    step()
 
 
 def _memory_row(what: str, peer: str, mine: int, theirs: int) -> BenchmarkRow:
     ratio = mine / theirs
     return BenchmarkRow(
         paper=PAPER,
-        what=f"saved tensors: {what}",
+        what=f"peak memory: {what}",
         peer=peer,
         ratio=ratio,
         low=ratio,
@@ -268,4 +215,9 @@ def _memory_row(what: str, peer: str, mine: int, theirs: int) -> BenchmarkRow:
     )
 
 
-BENCHMARKS = {"meta_step": meta_step, "memory": memory, "growth": growth}
+BENCHMARKS = {
+    "meta_weight_net": meta_weight_net,
+    "implicit_maml": implicit_maml,
+    "memory": memory,
+    "growth": growth,
+}

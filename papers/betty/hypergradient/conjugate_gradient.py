@@ -18,7 +18,8 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
     """``-M s`` with ``s`` after ``cg_iterations`` steps on ``(H + damping I) s = v``.
 
     Stops early where the residual vanishes or the curvature along the direction is not positive:
-    the Hessian of a network may be indefinite, and a step there would lead away.
+    the Hessian of a network may be indefinite, and a step there would lead away. ``cg_alpha``, a
+    factor of the system and of its solution, cancels.
     """
     config = curr.config
 
@@ -31,7 +32,6 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
             if config.cg_damping:
                 damped = torch._foreach_mul(direction, config.cg_damping)
                 product = list(torch._foreach_add(product, damped))
-            product = list(torch._foreach_mul(product, config.cg_alpha))
             curvature = dot(direction, product)
             if not bool((curvature > 0) & (squared > 0)):
                 break
@@ -40,7 +40,7 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
             residual = _along(residual, product, -length)
             before, squared = squared, dot(residual, residual)
             direction = _along(residual, direction, squared / before)
-        return list(torch._foreach_mul(solution, config.cg_alpha))
+        return solution
 
     return implicit_product(vector, curr, prevs, upper, solve)
 
