@@ -40,6 +40,13 @@ class IterativeProblem(Problem):
         if self.unrolls:
             if self.scaler is not None:
                 raise InputError(f"problem {self.name!r}: unrolled steps need fp32 or bf16")
+            again = [upper.name for upper in uppers if engine.graph.l2u[upper.name]]
+            if engine.config.roll_back and again:
+                raise InputError(
+                    f"problem {self.name!r}: type 'itd' with roll_back: {again[0]!r} would"
+                    " differentiate its steps once more when they are forgotten; allowed where it"
+                    " is the uppermost problem, or with another type"
+                )
             self._unrolled = UnrolledOptimizer(self.optimizer, self.name)
             self._weights: list[Tensor] = []
             source = self.starts_from()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
+from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from tests.papers.betty.programs import Endless, engine, hypergradient_of, problem
 
 ONE = torch.ones(2, dtype=torch.float64)
@@ -147,6 +147,19 @@ def test_roll_back_redoes_the_last_step_from_the_loops_start_with_new_uppers() -
     new_upper = upper.module.w.detach()
     assert not torch.equal(new_upper, ONE)
     torch.testing.assert_close(lower.module.w.detach(), ONE - 0.1 * new_upper)
+
+
+def test_roll_back_of_a_problem_that_differentiates_recorded_steps_is_refused() -> None:
+    levels = [
+        problem(
+            "low", ONE, lambda w, u: (w * u).sum(), ("mid",), Config("itd"), None, IterativeProblem
+        ),
+        problem("mid", ONE, lambda w, x, u: (w * x * u).sum(), ("low", "top")),
+        problem("top", ONE, lambda w, x: (w * x).sum(), ("mid",)),
+    ]
+    edges = {"mid": ["low"], "top": ["mid"]}, {"low": ["mid"], "mid": ["top"]}
+    with pytest.raises(InputError, match="'low': type 'itd' with roll_back: 'mid' would"):
+        engine(levels, *edges, roll_back=True)
 
 
 @pytest.mark.parametrize(
