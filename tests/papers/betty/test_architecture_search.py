@@ -1,4 +1,4 @@
-"""Facts of the architecture search: cells and their derivation, roll-back, reproducibility."""
+"""Facts of the architecture search: data, roll-back, found cells, every option, resumption."""
 
 from __future__ import annotations
 
@@ -9,122 +9,109 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
-from torch.testing import assert_close
+from torch import Tensor
 
-from common.config import RunKey
-from common.run import Run
+from common.core import Core
+from common.errors import InputError
 from papers.betty import Config, IterativeProblem
-from papers.betty.architecture_search import (
-    CONNECTIONS,
-    OPERATIONS,
-    ArchitectureSearchSettings,
-    CellNetwork,
-    Data,
-    Split,
-    derived,
-    edges,
-    load,
-    program,
-    run_architecture_search,
-)
+from papers.betty.architecture_search import load, normalised_colours, search_program
+from papers.betty.batches import Split
+from papers.betty.cell_training import Data, training_program
+from papers.betty.search_space import CONNECTIONS, drawn
 from tests.papers.betty.programs import engine, problem
+from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
-SMALL: dict[str, Any] = {
-    "width": 8,
-    "cells": 2,
-    "architecture_steps": 6,
-    "architecture_lr": 3e-2,
-    "retrain_steps": 20,
-    "random_cells": 2,
-    "core": {"device": "cpu", "precision": "fp32", "global_batch_size": 64},
-}
+NAME = "architecture_search"
+#: A small network on a few images.
+TINY: dict[str, Any] = {"channels": 2, "depth": 3, "batch_size": 24}
+CPU = {"device": "cpu", "precision": "fp32", "global_batch_size": 24}
 
 
-def settings_of(**other: Any) -> ArchitectureSearchSettings:
-    """Settings of a small search."""
-    return ArchitectureSearchSettings.model_validate({**SMALL, **other})
+def random_images(side: int = 32, count: int = 96) -> Data:
+    """Colour images, of the size of CIFAR-10's if not said otherwise, with random labels."""
+    draw = torch.Generator().manual_seed(0)
 
+    def split(count: int) -> Split:
+        x = torch.randint(0, 256, (count, 3, side, side), generator=draw, dtype=torch.uint8)
+        return Split(x, torch.randint(0, 10, (count,), generator=draw))
 
-def run_in(folder: Path, settings: ArchitectureSearchSettings, seed: int = 0) -> Run:
-    """A run that writes to ``folder``."""
-    key = RunKey("betty", "architecture_search", "test", seed, "smoke")
-    return Run(key, "architecture_search", settings, folder / "out", folder / "work")
-
-
-def metrics_of(settings: ArchitectureSearchSettings, folder: Path) -> dict[str, float]:
-    """Metrics of a run but for its time."""
-    with run_in(folder, settings) as run:
-        found = run_architecture_search(settings, run)
-    return {name: value for name, value in found.items() if name != "train_s"}
-
-
-def test_each_node_reads_the_input_and_all_nodes_before_it() -> None:
-    assert edges(3) == [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
-
-
-def test_a_mixture_of_one_candidate_is_the_finished_cell() -> None:
-    torch.manual_seed(0)
-    names = ["relu", "identity", "tanh"]
-    mixed = CellNetwork(8, 2, 2, [list(OPERATIONS)] * 3)
-    finished = CellNetwork(8, 2, 2, [[name] for name in names])
-    finished.stem, finished.head = mixed.stem, mixed.head
-    for ours, theirs in zip(finished.cells, mixed.cells, strict=True):
-        for edge, name in enumerate(names):
-            place = list(OPERATIONS).index(name)
-            ours.operations[edge][0] = theirs.operations[edge][place]
-    one_hot = torch.eye(4)[[list(OPERATIONS).index(name) for name in names]]
-    x = torch.randn(5, 64)
-    assert_close(mixed(x, one_hot), finished(x))
-
-
-def test_a_cell_of_identities_is_the_sum_over_its_paths() -> None:
-    """Two nodes: x and x + x; their mean is 3/2 x."""
-    cell = CellNetwork(8, 1, 2, [["identity"]] * 3).cells[0]
-    x = torch.randn(4, 8)
-    assert_close(cell(x, torch.ones(3, 1)), 1.5 * x)
-    assert not cell(x, torch.zeros(3, 1)).any()
-
-
-def test_a_derived_cell_has_no_zero_even_where_zero_is_the_strongest() -> None:
-    mixture = torch.tensor([[0.7, 0.1, 0.2, 0.0], [0.4, 0.3, 0.1, 0.2], [0.9, 0.0, 0.04, 0.06]])
-    assert derived(mixture) == ("relu", "identity", "tanh")
-    assert "zero" not in CONNECTIONS
-    assert set(CONNECTIONS) | {"zero"} == set(OPERATIONS)
+    return Data(split(count), split(count), split(8), normalised_colours, augmented=True)
 
 
 def test_images_are_turned_and_in_one_set_alone(tmp_path: Path) -> None:
     from common.data.images import digits
 
-    settings = settings_of()
-    with run_in(tmp_path, settings) as run:
+    settings = settings_of(NAME, "step1")
+    with opened(NAME, settings, tmp_path) as run:
         data = load(settings, run)
-    assert [len(part.y) for part in data] == [600, 600, 597]
-    pixels = torch.cat([part.x for part in data]).reshape(-1, 8, 8).numpy()
+    splits = (data.weights, data.architecture, data.test)
+    assert [len(split.y) for split in splits] == [600, 600, 597]
+    pixels = torch.cat([split.x for split in splits]).squeeze(1).numpy()
     turned = [{np.rot90(image, k).tobytes() for k in range(4)} for image in pixels]
-    upright = {(image / 16).astype(np.float32).tobytes() for image in digits().pixels}
+    upright = {image.tobytes() for image in digits().pixels}
     assert all(each & upright for each in turned)
     shares = np.mean([image.tobytes() in upright for image in pixels])
     assert 0.15 < shares < 0.35
+    assert float(data.normalised(data.test.x).max()) == 1.0
 
 
-def test_each_loop_leaves_one_step_of_the_weights() -> None:
-    """The others are taken back, with the schedule; steps of warm-up stay."""
+@pytest.mark.parametrize("unroll_steps", [1, 3])
+def test_each_loop_leaves_one_step_of_the_weights(unroll_steps: int, tmp_path: Path) -> None:
+    """The others are taken back, with the schedule."""
+    search = {"unroll_steps": unroll_steps, "epochs": 2}
+    settings = settings_of(NAME, "step1", "paper", nodes=1, search={**TINY, **search}, core=CPU)
+    with opened(NAME, settings, tmp_path) as run:
+        core = Core(settings.core, run)
+        program = search_program(settings, random_images(8, 48), core)
+        program.run()
+        core.finish()
+    network, architecture = program.problem("network"), program.problem("architecture")
+    loops = 2 * (48 // 24)
+    assert (network.count, architecture.count) == (unroll_steps * loops, loops)
+    assert network.scheduler.last_epoch == loops
+    assert network.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_finished_cells_train_with_every_published_option(tmp_path: Path) -> None:
+    """Cutout, second head, drop path, clipping: the settings of scale paper, in small."""
+    published = settings_of(NAME, "step1", "paper").training
+    stage = published.model_copy(update={**TINY, "batch_size": 48, "epochs": 2})
+    assert (stage.cutout, stage.auxiliary_weight, stage.drop_path) == (16, 0.4, 0.2)
+    settings = settings_of(NAME, "random", "paper", core=CPU)
+    with opened(NAME, settings, tmp_path) as run:
+        core = Core(settings.core, run)
+        program = training_program(drawn(2, np.random.default_rng(0)), stage, random_images(), core)
+        classifier = program.problem("classifier")
+        seen: list[Tensor] = []
+        classifier.module.auxiliary.register_forward_hook(lambda *given: seen.append(given[2]))
+        first = [parameter.detach().clone() for parameter in classifier.parameters()]
+        program.run()
+        core.finish()
+    assert classifier.module.drop_path == 0.2
+    assert len(seen) == classifier.count == 2 * (2 * 96 // 48)
+    pairs = zip(first, classifier.parameters(), strict=True)
+    assert all(not torch.equal(before, after) for before, after in pairs)
+    assert classifier.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_training_images_are_changed_and_others_are_not() -> None:
     torch.manual_seed(0)
-    settings = settings_of(unroll_steps=3, warmup_steps=6, architecture_steps=4)
-    pixels = torch.rand(128, 64)
-    half = (pixels, torch.randint(10, (128,)))
-    search = program(settings, Data(Split(*half), Split(*half), Split(*half)), 0)
-    search.run()
-    network, architecture = search.problem("network"), search.problem("architecture")
-    assert (network.count, architecture.count) == (6 + 3 * 4, 4)
-    assert network.scheduler.last_epoch == 6 + 4
-    assert network.optimizer.param_groups[0]["lr"] == pytest.approx(settings.last_lr)
+    data = random_images()
+    changed = data.transform(16)(data.test.x)
+    assert ((changed == 0).sum((1, 2, 3)) >= 3 * 8 * 8).all()
+    assert (data.normalised(data.test.x) == 0).float().mean() < 0.01
+    still = data._replace(augmented=False)
+    assert torch.equal(still.transform()(data.test.x), data.normalised(data.test.x))
 
 
-def test_warm_up_must_be_whole_loops() -> None:
-    with pytest.raises(ValidationError, match="warmup_steps 5: must be a multiple"):
-        settings_of(unroll_steps=3, warmup_steps=5)
+def test_the_second_head_is_refused_on_digits() -> None:
+    with pytest.raises(InputError, match=r"auxiliary_weight 0\.4: the second head needs"):
+        settings_of(NAME, "step1", training={"auxiliary_weight": 0.4})
+
+
+def test_fewer_cells_than_three_are_refused() -> None:
+    with pytest.raises(InputError, match=r"search\.depth"):
+        settings_of(NAME, "step1", search={"depth": 2})
 
 
 @pytest.mark.parametrize("warmup", [0, 4])
@@ -173,17 +160,20 @@ def test_recorded_steps_can_be_rolled_back() -> None:
     assert float(lower.module.w.detach()) == pytest.approx(1 - 0.1 * 1.2)
 
 
-@pytest.mark.parametrize("unroll_steps", [1, 3])
-def test_a_search_finds_a_connected_cell_and_the_same_seed_the_same(
-    unroll_steps: int, tmp_path: Path
+@pytest.mark.parametrize("arm", ["step3", "random"])
+def test_a_stopped_run_ends_as_one_that_was_not(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(unroll_steps=unroll_steps)
-    first, second = (metrics_of(settings, tmp_path / str(k)) for k in range(2))
-    assert first == second
-    assert 0 < first["zero_weight"] < 1
-    with run_in(tmp_path, settings) as run:
-        run_architecture_search(settings, run)
-        cells = json.loads(run.path("cells.json").read_text())
-    assert len(cells["cells"]) == 3
-    assert all(name in CONNECTIONS for cell in cells["cells"] for name in cell)
-    assert cells["accuracies_pct"][0] == first["accuracy_pct"]
+    """Two loops of search and four steps of training a cell, stopped in each."""
+    core, large = {**CPU, "save_every": 1}, {"batch_size": 50}
+    settings = settings_of(
+        NAME, arm, test=1597, core=core, search=large, training=large, random_cells=2
+    )
+    whole = metrics_of(NAME, settings, tmp_path / "whole")
+    for saves in (1, 6):
+        folder = tmp_path / str(saves)
+        assert metrics_after_a_stop(NAME, settings, folder, monkeypatch, saves) == whole
+    cells = json.loads((tmp_path / "whole" / "out" / "cells.json").read_text())
+    assert len(cells) == (2 if arm == "random" else 1)
+    names = {name for cell in cells for w in cell.values() for node in w for _, (name,) in node}
+    assert names <= set(CONNECTIONS)
