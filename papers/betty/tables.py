@@ -156,33 +156,66 @@ def table3(results: Results) -> Table:
 #: Rows of Table 4.
 ADAPTATIONS = (
     Row("target_only", "Target samples alone"),
-    Row("baseline", "Baseline, two levels"),
-    Row("rwt", "+RWT, three levels"),
+    Row("baseline", "Baseline, two levels", "Baseline (2-level)"),
+    Row("rwt", "+RWT, three levels", "+ RWT (3-level, AID-FD)"),
 )
-DOMAINS = {
+OFFICE_HOME = (("Cl", "Ar"), ("Ar", "Pr"), ("Pr", "Rw"), ("Rw", "Cl"))
+OFFICE_CALTECH = {
     "": "Caltech→Amazon",
     "aw-": "Amazon→Webcam",
     "wd-": "Webcam→DSLR",
     "dc-": "DSLR→Caltech",
 }
+#: Columns of Table 4 at paper scale, each with what the names of its arms begin with.
+PAIRS = (
+    *(
+        (
+            f"home-{source}{target}-".lower(),
+            Column(
+                f"{source}→{target}",
+                "best_accuracy_pct",
+                key=(f"{source}->{target}", "target-domain test accuracy (OfficeHome)"),
+            ),
+        )
+        for source, target in OFFICE_HOME
+    ),
+    ("home-clar-", MEMORY._replace(metric="memory_bytes", unit="GiB", factor=1 / 2**30)),
+    ("home-clar-", SECONDS._replace(key=TIME.key)),
+    *((prefix, Column(pair, "accuracy_pct")) for prefix, pair in OFFICE_CALTECH.items()),
+)
 
 
 def table4(results: Results) -> Table:
     """Accuracy on the target by levels; columns are digits, or pairs of domains."""
-    cells = []
-    for adaptation in ADAPTATIONS:
-        for prefix, name in DOMAINS.items():
-            column = Column(name if results.scale == "paper" else "digits", "accuracy_pct")
-            row = adaptation._replace(arm=prefix + adaptation.arm)
-            cells += cells_of(results, "domain_adaptation", row, [column])
+    if results.scale != "paper":
+        columns: Sequence[tuple[str, Column]] = [("", Column("digits", "accuracy_pct"))]
+        return Table(row_header="Program", cells=_adaptations(results, columns))
     return Table(
         row_header="Program",
-        cells=cells,
+        cells=_adaptations(results, PAIRS),
         notes=[
-            "Published for Office-Home (ResNet-18): Cl→Ar 65.43 to 67.76 %, Ar→Pr 87.62 to 88.53 %,"
-            " Pr→Rw 77.43 to 78.58 %, Rw→Cl 68.76 to 69.75 % with the third level."
+            "Cl, Ar, Pr and Rw are domains of Office-Home. Their accuracy is the best of all tests,"
+            " one every 20 iterations, as published: the test set chose it. The others are domains"
+            " of Office-Caltech; theirs is the accuracy at the end. Memory and time are Cl→Ar's.",
+            "Memory is the most that tensors held on the GPU (without one, what autograd kept for"
+            " backward passes). Time leaves out tests.",
         ],
     )
+
+
+def _adaptations(results: Results, columns: Sequence[tuple[str, Column]]) -> list[Cell]:
+    return [
+        item
+        for row in ADAPTATIONS
+        for prefix, column in columns
+        for item in cells_of(
+            results,
+            "domain_adaptation",
+            row._replace(arm=prefix + row.arm),
+            [column],
+            "Table 4",
+        )
+    ]
 
 
 OMNIGLOT = "README implicit_maml (Omniglot)"

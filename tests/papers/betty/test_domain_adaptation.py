@@ -13,7 +13,8 @@ import torch
 
 from common.errors import InputError
 from papers.betty.batches import Split
-from papers.betty.domain_adaptation import Data, body, load, program, squared_distance
+from papers.betty.domain_adaptation import body, program, squared_distance
+from papers.betty.domains import Data, for_perceptrons, load
 from papers.betty.hypergradient import hypergradient
 from papers.betty.networks import mlp
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
@@ -37,7 +38,7 @@ def random_data() -> Data:
             torch.randn(count, 4, generator=draw), torch.randint(0, 3, (count,), generator=draw)
         )
 
-    return Data(split(20), split(10), split(10), None, 3)
+    return for_perceptrons(split(20), split(10), split(10), classes=3, hidden=64)
 
 
 def test_the_distance_leaves_out_the_last_layer() -> None:
@@ -120,7 +121,7 @@ def test_good_source_samples_get_the_weight(tmp_path: Path) -> None:
 
 def test_the_third_level_costs_memory(tmp_path: Path) -> None:
     found = {
-        arm: metrics_of(NAME, settings_of(NAME, arm), tmp_path / arm)["saved_bytes"]
+        arm: metrics_of(NAME, settings_of(NAME, arm), tmp_path / arm)["memory_bytes"]
         for arm in ("target_only", "baseline", "rwt")
     }
     assert found["target_only"] < found["baseline"] < found["rwt"]
@@ -130,6 +131,8 @@ def test_digits_are_split_and_corrupted_as_asked(tmp_path: Path) -> None:
     settings = settings_of(NAME, "rwt", corrupted=0.25)
     with opened(NAME, settings, tmp_path) as run:
         data = load(settings, run)
+    assert isinstance(data.source, Split)
+    assert isinstance(data.target, Split)
     assert np.bincount(data.target.y).tolist() == [4] * 10
     assert len(data.source.x) + len(data.target.x) + len(data.test.x) == 1797
     assert data.corrupted is not None
@@ -153,15 +156,26 @@ def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> N
     settings = settings_of(NAME, "wd-rwt", "paper", data_root=str(data_root))
     with opened(NAME, settings, tmp_path) as run:
         data = load(settings, run)
+    assert isinstance(data.source, Split)
+    assert isinstance(data.target, Split)
     assert data.source.x.shape == (295, 800)
     assert np.bincount(data.target.y).tolist() == [3] * 10
     assert len(data.test.y) == 157 - 30
     assert data.corrupted is None
 
 
-def test_a_domain_is_not_adapted_to_itself() -> None:
-    with pytest.raises(InputError, match="both 'dslr'"):
-        settings_of(NAME, "rwt", source="dslr", target="dslr")
+@pytest.mark.parametrize(
+    ("arm", "change", "message"),
+    [
+        ("rwt", {"source": "dslr", "target": "dslr"}, "both 'dslr'"),
+        ("rwt", {"source": "Art"}, "no domain 'Art'; allowed: amazon, Caltech10, dslr, webcam"),
+        ("home-clar-rwt", {"target": "dslr"}, "no domain 'dslr'; allowed: Art, Clipart, Product"),
+        ("home-clar-rwt", {"crop": 300}, "300 must be at most resize, 256"),
+    ],
+)
+def test_domains_are_two_of_the_set(arm: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        settings_of(NAME, arm, "paper", **change)
 
 
 @pytest.mark.parametrize("change", [{"source_size": 1757}, {"target_per_class": 174}])
