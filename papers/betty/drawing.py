@@ -19,13 +19,20 @@ Places = Mapping[str, tuple[float, float]]
 
 def draw_graph(ax: Axes, graph: DataflowGraph) -> None:
     """Problems by level, lower ones below; l2u edges drawn through, u2l edges dashed."""
-    places = by_level({name: level(graph, name) for name in graph.names})
+    levels = {name: level(graph, name) for name in graph.names}
+    places = by_level(levels)
+
+    def edge(start: str, end: str, colour: str, style: str, bend: float) -> None:
+        # What passes a level by goes around the boxes there.
+        far = 0.3 * (abs(levels[start] - levels[end]) - 1)
+        arrow(ax, places[start], places[end], colour, style, bend + far)
+
     for low, uppers in graph.l2u.items():
         for up in uppers:
-            arrow(ax, places[low], places[up], COLOURS[0], "-", 0.14)
+            edge(low, up, COLOURS[0], "-", 0.14)
     for up, lowers in graph.u2l.items():
         for low in lowers:
-            arrow(ax, places[up], places[low], COLOURS[1], "--", 0.22)
+            edge(up, low, COLOURS[1], "--", 0.22)
     boxes(ax, places, "round,pad=0.4")
 
 

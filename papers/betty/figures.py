@@ -7,6 +7,7 @@ from typing import Final
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results
@@ -19,8 +20,8 @@ PARTS: Final = ("engine", "problems", "distribution", "hypergradient", "graph", 
 #: One experiment of each shape of graph: (experiment, arm, title).
 PROGRAMS: Final = (
     ("meta_weight_net", "darts-50", "Meta-Weight-Net"),
-    ("label_correction", "rwt_crt", "Correcting and reweighting"),
-    ("domain_adaptation", "rwt", "Pretraining and finetuning"),
+    ("label_correction", "rwt_crt", "Label correction"),
+    ("domain_adaptation", "rwt", "Three levels"),
 )
 
 
@@ -54,7 +55,7 @@ def figure2(_results: Results) -> FigureWithCaption:
     )
     figure, ax = plt.subplots(figsize=(5.6, 3.8))
     draw_graph(ax, graph)
-    legend(ax)
+    legend(figure, ax)
     paths = "; ".join(" <- ".join(path) for path in graph.paths("p4"))
     return FigureWithCaption(
         figure,
@@ -71,7 +72,7 @@ def figure_programs(results: Results) -> FigureWithCaption:
         edges = results.records(experiment, arm)[0].read_json("graph.json")
         draw_graph(ax, DataflowGraph(**edges))
         ax.set_title(title)
-    legend(axes[len(PROGRAMS) // 2], ncols=2)
+    legend(figure, axes[0])
     return FigureWithCaption(
         figure,
         "Programs of the experiments: two levels, two upper problems at once, three levels where"
@@ -80,11 +81,11 @@ def figure_programs(results: Results) -> FigureWithCaption:
     )
 
 
-def legend(ax: Axes, ncols: int = 1) -> None:
-    """What the two kinds of arrows mean, below the drawing."""
+def legend(figure: Figure, ax: Axes) -> None:
+    """What the two kinds of arrows mean, below the drawings."""
     ax.plot([], [], color=COLOURS[0], label="l2u: optimum of a lower problem")
     ax.plot([], [], color=COLOURS[1], linestyle="--", label="u2l: value of an upper parameter")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=ncols)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center")
 
 
 def figure_nudge(results: Results) -> FigureWithCaption:
