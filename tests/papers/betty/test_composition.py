@@ -67,7 +67,7 @@ def gradient_by_paths(graph: DataflowGraph, upper: str, parts: dict, inverse: bo
 
 
 @given(graphs(), st.sampled_from(["darts", "cg"]), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hypergradients_of_random_programs_are_sums_of_products_over_paths(
     graph: DataflowGraph, kind: str, seed: int
 ) -> None:

@@ -60,7 +60,7 @@ def graphs(draw: st.DrawFn) -> DataflowGraph:
 
 
 @given(graphs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_path_starts_with_one_u2l_edge_and_climbs_l2u_edges(graph: DataflowGraph) -> None:
     for upper in graph.names:
         for first, *inside, last in graph.paths(upper):
@@ -71,7 +71,7 @@ def test_every_path_starts_with_one_u2l_edge_and_climbs_l2u_edges(graph: Dataflo
 
 
 @given(graphs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_merged_factors_walk_every_path_once(graph: DataflowGraph) -> None:
     """Counting the ways through the factors gives the number of paths."""
     for upper in graph.names:

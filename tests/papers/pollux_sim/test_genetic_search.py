@@ -77,7 +77,7 @@ def run(problem: Problem, seed: int = 0, generations: int = 20) -> Front:
     return search(problem, problem.current, 30, generations, seed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     num_jobs=st.integers(1, 12),
     num_nodes=st.integers(1, 20),
