@@ -93,7 +93,7 @@ def claims_command(options: argparse.Namespace) -> None:
     results = Results.load(
         folder, options.scale, options.results, claims.experiments_of(listed), options.root
     )
-    judged = claims.judge_all(folder, results)
+    judged = claims.judge_all(listed, results)
     path = options.results / options.scale / options.paper / "claims.json"
     write_json(path, [item.model_dump(mode="json") for item in judged])
     for item in judged:

@@ -160,9 +160,9 @@ def experiments_of(claims: list[Claim]) -> list[str]:
     return list(dict.fromkeys(operand.experiment for operand in operands))
 
 
-def judge_all(folder: Path, results: Results) -> list[Judged]:
-    """Verdicts on the claims of the paper in ``folder`` that go for the scale of ``results``."""
-    return [judge(claim, results) for claim in read_claims(folder) if results.scale in claim.scales]
+def judge_all(claims: list[Claim], results: Results) -> list[Judged]:
+    """Verdicts on those of ``claims`` that go for the scale of ``results``."""
+    return [judge(claim, results) for claim in claims if results.scale in claim.scales]
 
 
 def judge(claim: Claim, results: Results) -> Judged:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged, judge_all
+from common.results.claims import Judged, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
 from common.results.records import Results, StoredRecord, archive_path, origin
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
@@ -230,14 +230,14 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
             made.append(build(functions[name], results, name))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
-    judged = judge_all(folder, everything) if (folder / "claims.yaml").is_file() else []
+    claims = read_claims(folder) if (folder / "claims.yaml").is_file() else []
     context = everything.context()
     return ArchiveView(
         scale,
         context.newest,
         context.devices,
         context.runs,
-        [claim for claim in judged if claim.n],
+        [claim for claim in judge_all(claims, everything) if claim.n],
         made,
         without,
     )

@@ -130,9 +130,9 @@ def test_a_claim_is_judged_at_its_scales_alone(tmp_path: Path) -> None:
     path.write_text(CLAIMS.rstrip() + "\n    scales: [paper]\n", encoding="utf8")
     results = Results.load(folder, "laptop", tmp_path / "results", root=tmp_path)
     all_but_the_last = ["slow_beats_fast", "greedy_is_cheap"]
-    assert [item.claim for item in judge_all(folder, results)] == all_but_the_last
+    assert [item.claim for item in judge_all(read_claims(folder), results)] == all_but_the_last
     results.scale = "paper"
-    assert len(judge_all(folder, results)) == 3
+    assert len(judge_all(read_claims(folder), results)) == 3
 
 
 def test_an_explanation_by_scale_speaks_of_that_scale_alone(tmp_path: Path) -> None:
