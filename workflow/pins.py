@@ -28,7 +28,7 @@ def main() -> None:
 
 def compiled(python: str, present: Path) -> str:
     """Every pin for Linux and one version of Python; keeps the versions in ``present``."""
-    options = "--extra dev --extra peers --no-header --no-emit-index-url --quiet --output-file"
+    options = "--all-extras --no-header --no-emit-index-url --quiet --output-file"
     target = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
     command = (sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *target)
     subprocess.run((*command, *options.split(), present), cwd=ROOT, check=True)
