@@ -81,7 +81,7 @@ def run_experiment(
     settings = validated(program.settings, raw, where)
     key = RunKey(paper.paper, options.command, options.arm, options.seed, options.scale)
     out = options.out or Path("results") / key.folder
-    with Run(key, experiment.program, settings, out, options.work) as run:
+    with Run(key, experiment.program, settings, out, options.work, paper.needed(key)) as run:
         record = run.finish(program.run(settings, run))
     logging.getLogger("run").info("wrote %s", record)
     return record

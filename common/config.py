@@ -56,6 +56,7 @@ class Arm(Settings):
     title: str = Field(min_length=1)
     settings: dict[str, Any] = {}
     scales: dict[Scale, dict[str, Any]] = {}
+    needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
 
 
 class Experiment(Settings):
@@ -72,6 +73,9 @@ class Experiment(Settings):
         {}, description="subset of arms at a scale; all where absent"
     )
     resources: dict[Scale, Resources] = {}
+    needs: dict[str, str] = Field(
+        {}, description="name: EXPERIMENT/ARM, all of whose runs at that scale come before"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -134,7 +138,39 @@ class Paper(Settings):
         both = sorted(set(self.targets) & {item.name for item in self.not_rebuilt})
         if both:
             raise ValueError(f"not_rebuilt: {both} are also targets")
+        for scale in SCALES:
+            for key in self.runs(scale):
+                self._check_needs(key, ())
         return self
+
+    def _check_needs(self, key: RunKey, before: tuple[str, ...]) -> None:
+        """Whether what a run needs is there at its scale, and does not need the run itself."""
+        here = f"{key.experiment}/{key.arm}"
+        if here in before:
+            raise ValueError(f"needs: {' needs '.join((*before, here))}")
+        for name, text in self._needs(key.experiment, key.arm).items():
+            experiment, _, arm = text.partition("/")
+            study = self.experiments.get(experiment)
+            if study is None or arm not in study.arms_of(key.scale):  # type: ignore[arg-type]
+                raise ValueError(
+                    f"experiments.{key.experiment}: needs.{name}: {text!r} must be EXPERIMENT/ARM,"
+                    f" an arm that runs at {key.scale}"
+                )
+            needed = RunKey(self.paper, experiment, arm, 0, key.scale)
+            self._check_needs(needed, (*before, here))
+
+    def _needs(self, experiment: str, arm: str) -> dict[str, str]:
+        study = self.experiments[experiment]
+        return study.needs | study.arms[arm].needs
+
+    def needed(self, key: RunKey) -> dict[str, list[RunKey]]:
+        """Runs that must come before a run, by the name that it knows them by."""
+        found = {}
+        for name, text in self._needs(key.experiment, key.arm).items():
+            experiment, _, arm = text.partition("/")
+            seeds = self.experiments[experiment].seeds[key.scale]  # type: ignore[index]
+            found[name] = [RunKey(self.paper, experiment, arm, s, key.scale) for s in seeds]
+        return found
 
     def runs(self, scale: Scale, experiments: Iterable[str] | None = None) -> list[RunKey]:
         """Every run of the named experiments (default: all) at ``scale``, in file order."""

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from common import ROOT
-from common.config import Experiment, Paper, Scale, Settings, load_paper, read_yaml, validated
+from common.config import (
+    Experiment,
+    Paper,
+    RunKey,
+    Scale,
+    Settings,
+    load_paper,
+    read_yaml,
+    validated,
+)
 from common.errors import InputError
 
 #: Files that one target consists of, by its kind; the first is the one others depend on.
@@ -100,6 +109,11 @@ class PaperJobs:
     def records(self, *experiments: str) -> list[str]:
         """Records of all runs of ``experiments``."""
         return [str(key.record()) for key in self.paper.runs(self.scale, experiments)]
+
+    def needed(self, experiment: str, arm: str) -> list[str]:
+        """Records that the runs of an arm read."""
+        runs = self.paper.needed(RunKey(self.name, experiment, arm, 0, self.scale))
+        return [str(key.record()) for keys in runs.values() for key in keys]
 
     def claim_records(self) -> list[str]:
         """Records of the experiments that ``claims.yaml`` names."""

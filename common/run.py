@@ -109,6 +109,9 @@ class Record(Settings):
     program: str
     settings: dict[str, Any]
     data: list[DataIdentity]
+    needed: dict[str, str] = Field(
+        {}, description="runs whose artifacts were read: sha256 over those"
+    )
     metrics: dict[str, float] = Field(description="names end in their unit: avg_jct_s")
     artifacts: dict[str, Artifact]
     provenance: Provenance
@@ -123,6 +126,7 @@ class Run:
         settings: its validated settings; stored in the record.
         out: folder of the record and its artifacts.
         work: folder of resume state; survives a kill, removed by :meth:`finish`.
+        needs: runs that came before, by the names that :meth:`needed` takes.
 
     Attributes:
         seed: the run's seed; Python's and NumPy's global generators are seeded with it.
@@ -132,7 +136,13 @@ class Run:
     """
 
     def __init__(
-        self, key: RunKey, program: str, settings: Settings, out: Path, work: Path | None = None
+        self,
+        key: RunKey,
+        program: str,
+        settings: Settings,
+        out: Path,
+        work: Path | None = None,
+        needs: Mapping[str, list[RunKey]] | None = None,
     ) -> None:
         self.key, self.program, self.settings = key, program, settings
         self.seed = key.seed
@@ -143,6 +153,7 @@ class Run:
         self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
         self.main = os.environ.get("RANK", "0") == "0"
         self._data: list[DataIdentity] = []
+        self._needs, self._needed = dict(needs or {}), dict[str, str]()
 
     def __enter__(self) -> Run:
         seed_python(self.seed)
@@ -180,6 +191,32 @@ class Run:
         """Note data that the run reads."""
         if identity not in self._data:
             self._data.append(identity)
+
+    def needed(self, name: str, results: Path = Path("results")) -> list[Path]:
+        """Folders of the runs that ``needs`` has under ``name``; their artifacts lie there.
+
+        Their data count as this run's.
+
+        Raises:
+            InputError: one of them was not made, or a file of it was altered.
+        """
+        for key in self._needs[name]:
+            path = key.record(results)
+            if not path.exists():
+                raise InputError(
+                    f"{path}: is needed first; python papers/{key.paper}/train.py {key.experiment}"
+                    f" --arm {key.arm} --seed {key.seed} --scale {key.scale} makes it"
+                )
+            record = read_record(path)
+            for identity in record.data:
+                self.uses(identity)
+            digest = hashlib.sha256()
+            for file, artifact in sorted(record.artifacts.items()):
+                if file_sha256(path.parent / file) != artifact.sha256:
+                    raise InputError(f"{path.parent / file}: is not the file that its run wrote")
+                digest.update(f"{file} {artifact.sha256}\n".encode())
+            self._needed[key.folder.as_posix()] = digest.hexdigest()
+        return [key.record(results).parent for key in self._needs[name]]
 
     def progress(self, total: float, what: str, unit: str = "it") -> tqdm[Any]:
         """A progress bar on standard error; silent where that is no terminal."""
@@ -236,6 +273,7 @@ class Run:
             program=self.program,
             settings=self.settings.model_dump(mode="json"),
             data=self._data,
+            needed=self._needed,
             metrics={name: float(value) for name, value in metrics.items()},
             artifacts=artifacts,
             provenance=self._provenance(),

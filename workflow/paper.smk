@@ -16,6 +16,7 @@ rule:
         # Editing code does not throw away GPU-days: the report marks records of other code.
         # To repeat them: snakemake -R <paper>_run
         program=ancient(f"{jobs.folder}/train.py"),
+        needed=lambda wildcards: jobs.needed(wildcards.experiment, wildcards.arm),
     output:
         record=f"{jobs.results}/{{experiment}}/{{arm}}/seed{{seed}}/record.json",
     log:

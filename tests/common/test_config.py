@@ -93,6 +93,36 @@ def test_layers_merge_in_order_and_mappings_merge_deeply() -> None:
     assert changed == {"steps": 7, "optim": {"lr": 1, "name": "sgd"}}
 
 
+def test_runs_that_come_before_are_all_seeds_of_an_arm_and_an_arm_may_name_another() -> None:
+    study = FRAME["experiments"]["study"]
+    pretraining = study | {"arms_at": {}, "arms": {"a": {"title": "A"}, "b": {"title": "B"}}}
+    changed = frame(
+        experiments__pretraining=pretraining,
+        experiments__study__needs={"weights": "pretraining/a"},
+        experiments__study__arms__theirs__needs={"weights": "pretraining/b"},
+    )
+    paper = Paper.model_validate(changed)
+    before = [RunKey("tiny", "pretraining", "a", seed, "laptop") for seed in (0, 1)]
+    assert paper.needed(RunKey("tiny", "study", "ours", 1, "laptop")) == {"weights": before}
+    (other,) = paper.needed(RunKey("tiny", "study", "theirs", 0, "laptop")).values()
+    assert {key.arm for key in other} == {"b"}
+    assert paper.needed(before[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        ({"weights": "study/ours"}, "study/ours needs study/ours"),
+        ({"weights": "study"}, "'study' must be EXPERIMENT/ARM"),
+        ({"weights": "studies/ours"}, "'studies/ours' must be EXPERIMENT/ARM"),
+        ({"weights": "study/theirs"}, "an arm that runs at smoke"),
+    ],
+)
+def test_a_need_that_no_run_meets_is_refused(needs: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Paper.model_validate(frame(experiments__study__needs=needs))
+
+
 def test_merging_leaves_the_layers_untouched() -> None:
     paper = Paper.model_validate(FRAME)
     paper.settings("study", "ours", "smoke", {"optim": {"lr": 9}})
@@ -131,7 +161,10 @@ def test_resources_default_where_a_scale_names_none() -> None:
         ({"colour": "red"}, ["unknown key 'colour'", "'red'", "allowed:", "experiments"]),
         (
             {"experiments__study__arms__ours__setings": {"lr": 1}},
-            ["unknown key 'experiments.study.arms.ours.setings'", "allowed: scales, settings"],
+            [
+                "unknown key 'experiments.study.arms.ours.setings'",
+                "allowed: needs, scales, settings",
+            ],
         ),
         ({"experiments__study__seeds__smoke": []}, ["seeds.smoke", "at least one seed"]),
         ({"experiments__study__seeds__smoke": [1, 1]}, ["seeds.smoke", "[1, 1]", "distinct"]),

@@ -79,6 +79,30 @@ def test_a_record_holds_identity_settings_metrics_artifacts_and_provenance(tmp_p
     )
 
 
+def test_a_run_reads_what_another_wrote_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = RunKey("tiny", "pretraining", "ours", 0, "smoke")
+    second = Run(KEY, "train", Nothing(), tmp_path / "second", needs={"weights": [first]})
+    with second, pytest.raises(InputError, match=r"train\.py pretraining --arm ours --seed 0"):
+        second.needed("weights")
+    digits = DataIdentity(name="digits", real=True, source="bundled")
+    with Run(first, "train", Nothing(), Path("results") / first.folder) as run:
+        run.uses(digits)
+        run.write_json("weights.json", [1, 2])
+        run.finish({})
+    with second:
+        (folder,) = second.needed("weights")
+        assert json.loads((folder / "weights.json").read_text()) == [1, 2]
+        record = read_record(second.finish({}))
+    assert list(record.needed) == ["smoke/tiny/pretraining/ours/seed0"]
+    assert record.data == [digits]
+    (folder / "weights.json").write_text("[3]")
+    with second, pytest.raises(InputError, match=r"weights\.json: is not the file"):
+        second.needed("weights")
+
+
 def test_an_exception_leaves_the_old_record_and_its_artifacts(tmp_path: Path) -> None:
     path = make_record(tmp_path, 0.25)
     before = {file: file.read_bytes() for file in path.parent.rglob("*")}

@@ -114,6 +114,21 @@ def test_one_target_asks_for_its_runs_alone(checkout: Checkout) -> None:
     assert checkout.planned("claims") == runs | CLAIMS
 
 
+def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: Checkout) -> None:
+    checkout.edit(
+        "experiments.yaml",
+        "settings: {c: 1.0}",
+        "settings: {c: 1.0}, needs: {before: digits/weak}",
+    )
+    usual = "example_paper/digits/usual/seed0/record.json"
+    wanted = "results/smoke/" + usual
+    assert checkout.planned(wanted) == RUNS["weak"] | {usual}
+    assert checkout.snakemake(wanted).returncode == 0
+    assert checkout.planned(wanted) == set()
+    checkout.edit("experiments.yaml", "c: 0.001", "c: 0.002")
+    assert checkout.planned(wanted) == RUNS["weak"] | {usual}
+
+
 def test_a_papers_snakefile_works_alone(checkout: Checkout) -> None:
     alone = ("--snakefile", "papers/example_paper/Snakefile")
     runs = RUNS["weak"] | RUNS["usual"]
