@@ -1,0 +1,320 @@
+"""Moments of what a layer sees, of its output's gradients and of its per-sample gradients.
+
+Sums and counts are kept as they are and divided on reading, so that reading twice, adding after
+reading and the size of batches change nothing. Rows of ``forward`` and ``backward`` are tokens
+(all of them, or those that a mask names), rows of ``grad`` are samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, distributed
+
+from common.errors import InputError
+from papers.logra.layout import Layout
+from papers.logra.tensor_files import read_tensors, write_tensors
+
+Kind = Literal["forward", "backward", "grad"]
+Moment = Literal["mean", "variance", "covariance", "corrected_eigval"]
+
+#: Sums that each moment is made of.
+SUMS: dict[str, tuple[str, ...]] = {
+    "mean": ("values",),
+    "variance": ("values", "squares"),
+    "covariance": ("products",),
+    "corrected_eigval": ("rotated_squares",),
+}
+FILE = "LoGra statistics"
+
+
+class Key(NamedTuple):
+    """Which sum."""
+
+    kind: str
+    of: str
+    layer: str
+
+
+class Eigenbasis(NamedTuple):
+    """Eigenvectors of a layer's second moments, as columns by rising eigenvalue."""
+
+    forward: Tensor
+    backward: Tensor
+
+
+class Statistics:
+    """Sums over rows, by layer, and the moments they make.
+
+    Args:
+        what: the moments to gather of each kind, e.g. ``{"grad": ["covariance"]}``.
+        dtype: of the sums.
+        device: where sums are kept; by default where the rows are.
+
+    Raises:
+        InputError: an unknown kind or moment.
+    """
+
+    def __init__(
+        self,
+        what: Mapping[str, Collection[str]] | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.dtype, self.device = dtype, device
+        self._totals: dict[Key, Tensor] = {}
+        self._counts: dict[Key, Tensor] = {}
+        self._reduced: set[Key] = set()
+        #: Set by the pass that corrects eigenvalues.
+        self.eigenbases: dict[str, Eigenbasis] = {}
+        self._in_batch = self._interrupted = False
+        self._wanted: dict[str, tuple[str, ...]] = {}
+        self.collect(what or {})
+
+    def collect(self, what: Mapping[str, Collection[str]]) -> None:
+        """Gather these moments from now on; what was gathered stays.
+
+        ``corrected_eigval`` is of a second pass: it rotates gradients into the eigenvectors of the
+        forward and backward covariances of the first.
+
+        Raises:
+            InputError: an unknown kind or moment, or no covariances to correct.
+        """
+        for kind, moments in what.items():
+            if kind not in get_args(Kind):
+                raise InputError(f"statistics of {kind}; allowed: {', '.join(get_args(Kind))}")
+            for moment in moments:
+                allowed = [m for m in SUMS if m != "corrected_eigval" or kind == "grad"]
+                if isinstance(moments, str) or moment not in allowed:
+                    raise InputError(
+                        f"{kind} statistics {moments!r}; allowed: a list of {', '.join(allowed)}"
+                    )
+        if "corrected_eigval" in what.get("grad", ()):
+            forward, backward = self.covariance("forward"), self.covariance("backward")
+            self.eigenbases = {
+                layer: Eigenbasis(
+                    *(torch.linalg.eigh(c)[1] for c in (forward[layer], backward[layer]))
+                )
+                for layer in forward
+            }
+        self._wanted = {
+            kind: tuple(dict.fromkeys(name for moment in moments for name in SUMS[moment]))
+            for kind, moments in what.items()
+            if moments
+        }
+
+    def wants(self, kind: Kind) -> bool:
+        """Whether anything is gathered of this kind."""
+        return kind in self._wanted
+
+    def clear(self) -> None:
+        """Forget all sums; go on gathering the same moments."""
+        self._totals, self._counts, self._reduced = {}, {}, set()
+        self._in_batch = self._interrupted = False
+
+    @torch.no_grad()
+    def add(self, kind: Kind, layer: str, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Add rows (n, t, width), each as often as its weight (n, t) says."""
+        self._in_batch = True
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).flatten(0, -2)
+        count: float | Tensor = len(rows)
+        weighted = rows
+        if weights is not None:
+            weights = weights.to(rows).flatten().unsqueeze(1)
+            # A token that does not count may be NaN, as after attention to nothing.
+            rows = rows.masked_fill(weights == 0, 0.0)
+            weighted, count = rows * weights, weights.sum(dtype=torch.float64)
+        for of in self._wanted.get(kind, ()):
+            key = Key(kind, of, layer)
+            if of == "values":
+                self._accumulate(key, weighted.sum(0, dtype=self.dtype), count)
+            elif of == "squares":
+                # In the sums' type, for the mean's square will be taken off.
+                square = (weighted.to(self.dtype) * rows.to(self.dtype)).sum(0)
+                self._accumulate(key, square, count)
+            elif of == "products":
+                self._accumulate(key, weighted.mT @ rows, count)
+
+    @torch.no_grad()
+    def add_gradients(self, layer: str, gradients: Tensor) -> None:
+        """Add per-sample gradients (n, out, inner)."""
+        if not self.wants("grad"):
+            return
+        self.add("grad", layer, gradients.flatten(1))
+        if "rotated_squares" in self._wanted["grad"]:
+            if layer not in self.eigenbases:
+                raise InputError(
+                    f"layer {layer} has no eigenvectors to correct the eigenvalues of; allowed: "
+                    f"{', '.join(self.eigenbases)}"
+                )
+            forward, backward = (basis.to(gradients) for basis in self.eigenbases[layer])
+            rotated = backward.mT @ gradients @ forward
+            key = Key("grad", "rotated_squares", layer)
+            self._accumulate(key, rotated.square().sum(0), len(gradients))
+
+    def end_batch(self, *, complete: bool) -> None:
+        """A batch ended; sums that hold a part of one that failed are refused from now on."""
+        self._interrupted |= self._in_batch and not complete
+        self._in_batch = False
+
+    def _accumulate(self, key: Key, part: Tensor, count: float | Tensor) -> None:
+        if key in self._reduced:
+            raise InputError(
+                f"{key.kind} statistics of {key.layer} are summed over processes; allowed: to add "
+                "before all_reduce, or after clear"
+            )
+        if key not in self._totals:
+            device = part.device if self.device is None else self.device
+            self._totals[key] = torch.zeros(part.shape, dtype=self.dtype, device=device)
+            self._counts[key] = torch.zeros((), dtype=torch.float64, device=device)
+        total = self._totals[key]
+        if total.shape != part.shape:
+            raise InputError(
+                f"{key.kind} statistics of {key.layer} of shape {tuple(part.shape)}; allowed: "
+                f"{tuple(total.shape)}, or clear before"
+            )
+        total += part.to(total.device)
+        self._counts[key] += count.to(total.device) if isinstance(count, Tensor) else count
+
+    def mean(self, kind: Kind) -> dict[str, Tensor]:
+        """{layer: (width,)}, of gradients flattened. Raises InputError where not gathered."""
+        return self._moments(kind, "values", "mean")
+
+    def variance(self, kind: Kind) -> dict[str, Tensor]:
+        """{layer: (width,)}, divided by the number of rows. Raises InputError as :meth:`mean`."""
+        mean = self._moments(kind, "values", "variance")
+        squares = self._moments(kind, "squares", "variance")
+        return {layer: (squares[layer] - mean[layer].square()).clamp_min(0) for layer in squares}
+
+    def covariance(self, kind: Kind) -> dict[str, Tensor]:
+        """{layer: (width, width)}, of uncentred rows. Raises InputError as :meth:`mean`."""
+        return self._moments(kind, "products", "covariance")
+
+    def corrected_eigenvalues(self) -> dict[str, Tensor]:
+        """{layer: (out, inner)} in :attr:`eigenbases`. Raises InputError as :meth:`mean`."""
+        return self._moments("grad", "rotated_squares", "corrected_eigval")
+
+    def counts(self, kind: Kind) -> dict[str, float]:
+        """{layer: rows}: tokens, or samples of ``grad``."""
+        return {key.layer: float(count) for key, count in self._counts.items() if key.kind == kind}
+
+    def _moments(self, kind: str, of: str, moment: str) -> dict[str, Tensor]:
+        if self._interrupted:
+            raise InputError(
+                "statistics hold a part of a batch that failed; allowed: clear and start over"
+            )
+        found = {
+            key.layer: total / self._counts[key]
+            for key, total in self._totals.items()
+            if (key.kind, key.of) == (kind, of)
+        }
+        if not found:
+            held = sorted({f"{key.kind} {key.of}" for key in self._totals})
+            raise InputError(
+                f"no {kind} {moment} was gathered; gathered: {', '.join(held) or 'nothing'}"
+            )
+        return found
+
+    def all_reduce(self) -> None:
+        """Sum over all processes; what is summed already stays as it is.
+
+        Raises:
+            InputError: processes gathered layers of different shapes.
+        """
+        if not distributed.is_initialized():
+            return
+        device = _device_of_collectives()
+        mine = {key: tuple(total.shape) for key, total in self._totals.items()}
+        every: list[dict[Key, tuple[int, ...]]] = [{}] * distributed.get_world_size()
+        distributed.all_gather_object(
+            every, {k: v for k, v in mine.items() if k not in self._reduced}
+        )
+        shapes: dict[Key, tuple[int, ...]] = {}
+        for theirs in every:
+            for key, shape in theirs.items():
+                if shapes.setdefault(key, shape) != shape:
+                    raise InputError(
+                        f"{key.kind} statistics of {key.layer} of shapes {shapes[key]} and {shape} "
+                        "in two processes; allowed: equal ones"
+                    )
+        # Every process takes part in every sum, also one that had no data.
+        for key in sorted(shapes):
+            for held, shape in ((self._totals, shapes[key]), (self._counts, ())):
+                kind = self.dtype if held is self._totals else torch.float64
+                mine_here = held.get(key, torch.zeros(shape, dtype=kind, device=self.device))
+                shared = mine_here.to(device or mine_here.device, copy=True)
+                distributed.all_reduce(shared)
+                held[key] = shared.to(mine_here.device)
+            self._reduced.add(key)
+
+    def save(self, path: Path) -> None:
+        """Write sums and counts. Raises InputError if they hold a part of a batch that failed."""
+        if self._interrupted:
+            raise InputError(
+                "statistics hold a part of a batch that failed; allowed: whole batches"
+            )
+        tensors = {"/".join(key): total for key, total in self._totals.items()}
+        for layer, basis in self.eigenbases.items():
+            for side, vectors in basis._asdict().items():
+                tensors[f"{side}/eigenvectors/{layer}"] = vectors
+        content = {
+            "counts": {"/".join(key): float(count) for key, count in self._counts.items()},
+            "reduced": sorted("/".join(key) for key in self._reduced),
+        }
+        write_tensors(path, FILE, tensors, content)
+
+    @classmethod
+    def load(cls, path: Path, layout: Layout | None = None) -> Statistics:
+        """What :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            layout: of the gradients they must be of, where given.
+
+        Raises:
+            InputError: not such a file, altered, or of another layout.
+        """
+        tensors, content = read_tensors(path, FILE)
+        statistics = cls()
+        bases: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            key = Key(*name.split("/", 2))
+            if key.of == "eigenvectors":
+                bases.setdefault(key.layer, {})[key.kind] = tensor
+                continue
+            statistics.dtype = tensor.dtype
+            statistics._totals[key] = tensor
+            count = torch.tensor(content["counts"][name], dtype=torch.float64)
+            statistics._counts[key] = count
+        statistics.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
+        statistics._reduced = {Key(*name.split("/", 2)) for name in content["reduced"]}
+        if layout is not None:
+            statistics.check(layout, str(path))
+        return statistics
+
+    def check(self, layout: Layout, where: str = "statistics") -> None:
+        """Raises InputError unless all sums are of gradients of this layout."""
+        blocks = {block.name: block for block in layout.blocks}
+        for key, total in self._totals.items():
+            if key.layer not in blocks:
+                raise InputError(f"{where}: layer {key.layer}; allowed: {', '.join(blocks)}")
+            block = blocks[key.layer]
+            width = {"forward": block.inner, "backward": block.out, "grad": block.width}[key.kind]
+            shape = (block.out, block.inner) if key.of == "rotated_squares" else (width,)
+            allowed = (width, width) if key.of == "products" else shape
+            if tuple(total.shape) != allowed:
+                raise InputError(
+                    f"{where}: {key.kind} {key.of} of layer {key.layer} of shape "
+                    f"{tuple(total.shape)}; allowed: {allowed}"
+                )
+
+
+def _device_of_collectives() -> torch.device | None:
+    """Where tensors must be to be sent, None for where they are."""
+    if distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return None

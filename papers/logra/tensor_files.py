@@ -1,0 +1,72 @@
+"""Tensors and JSON in one safetensors file that tells when it was altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.errors import InputError
+
+VERSION = 1
+
+
+def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
+    """SHA-256 of names, types, shapes and bytes, whatever the order, and of JSON beside them."""
+    whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{json.dumps(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
+    """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename."""
+    # Clones: safetensors refuses tensors that share memory.
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    about = {
+        "kind": kind,
+        "version": str(VERSION),
+        "content": json.dumps(content, sort_keys=True),
+        "sha256": digest_of(held, content),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(held, temporary, metadata=about)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
+    """Inverse of :func:`write_tensors`.
+
+    Raises:
+        InputError: no such file, not a file of this kind and version, or altered.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: {error}; allowed: a file of {kind}") from error
+    found = (about.get("kind"), about.get("version"))
+    if found != (kind, str(VERSION)):
+        raise InputError(f"{path}: {found[0]}, version {found[1]}; allowed: {kind}, {VERSION}")
+    try:
+        content = json.loads(about["content"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its content is unreadable; allowed: as it was saved") from error
+    if digest_of(tensors, content) != about.get("sha256"):
+        raise InputError(f"{path}: altered since it was saved; allowed: as it was saved")
+    return tensors, content
