@@ -1,0 +1,37 @@
+"""What captured gradients are compared with: autograd, one sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from papers.logra.layers import is_transformers_conv1d
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def gradient_of(module: nn.Module, bias: bool) -> Tensor:
+    """The (out, inner) gradient that a module's parameters hold."""
+    weight = module.weight.grad
+    if isinstance(module, nn.Embedding) or is_transformers_conv1d(module):
+        weight = weight.T
+    weight = weight.flatten(1)
+    if bias and getattr(module, "bias", None) is not None:
+        weight = torch.cat([weight, module.bias.grad.unsqueeze(1)], 1)
+    return weight
+
+
+def autograd_gradients(
+    model: nn.Module, layers: Mapping[str, nn.Module], loss: Loss, data: Tensor, bias: bool = False
+) -> dict[str, Tensor]:
+    """{layer: (n, out, inner)}; gradients of parameters are left as they were found, None."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for sample in data.split(1):
+        model.zero_grad()
+        loss(sample).backward()
+        for name, module in layers.items():
+            rows[name].append(gradient_of(module, bias))
+    model.zero_grad()
+    return {name: torch.stack(found) for name, found in rows.items()}
