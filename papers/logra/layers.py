@@ -173,22 +173,22 @@ def rule_of(module: nn.Module, bias: bool = False) -> GradientRule:
         return ConvolutionRule(module, bias)
     if isinstance(module, nn.Embedding):
         return EmbeddingRule(module)
-    if is_transformers_conv1d(module):
+    if is_transformers_conv1d(type(module)):
         inner, out = module.weight.shape  # type: ignore[union-attr, misc]
         return LinearRule(int(out), int(inner), bias=bias)
     raise InputError(f"layer {type(module).__name__}: no gradient rule; allowed: {ALLOWED}")
 
 
-def is_supported(module: nn.Module) -> bool:
-    """Whether :func:`rule_of` knows the type."""
-    return isinstance(module, SUPPORTED) or is_transformers_conv1d(module)
+def has_rule(kind: type[nn.Module]) -> bool:
+    """Whether :func:`rule_of` knows modules of this type."""
+    return issubclass(kind, SUPPORTED) or is_transformers_conv1d(kind)
 
 
-def is_transformers_conv1d(module: nn.Module) -> bool:
+def is_transformers_conv1d(kind: type[nn.Module]) -> bool:
     """Whether it is GPT-2's linear map of that name; told by name, transformers loads slowly."""
     return any(
-        kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
-        for kind in type(module).__mro__
+        parent.__name__ == "Conv1D" and parent.__module__.startswith("transformers.")
+        for parent in kind.__mro__
     )
 
 

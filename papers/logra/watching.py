@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from common.errors import InputError
-from papers.logra.layers import ALLOWED, SUPPORTED, is_supported
+from papers.logra.layers import ALLOWED, has_rule
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -41,7 +41,7 @@ def watched(
     if isinstance(name_filter, str):
         raise InputError(f"name_filter {name_filter!r}; allowed: a list of substrings")
     for kind in type_filter or ():
-        if not issubclass(kind, SUPPORTED) and kind.__name__ != "Conv1D":
+        if not has_rule(kind):
             raise InputError(f"type_filter {kind.__name__}; allowed: {ALLOWED}")
     model = unwrapped(model)
     # MultiheadAttention reads the weights of its output projection and never runs it.
@@ -53,7 +53,7 @@ def watched(
     candidates = {
         name: module
         for name, module in model.named_modules()
-        if is_supported(module) and id(module) not in never_run
+        if has_rule(type(module)) and id(module) not in never_run
     }
     found = {
         name: module

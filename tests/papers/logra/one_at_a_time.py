@@ -15,7 +15,7 @@ Loss = Callable[[Tensor], Tensor]
 def gradient_of(module: nn.Module, bias: bool) -> Tensor:
     """The (out, inner) gradient that a module's parameters hold."""
     weight = module.weight.grad
-    if isinstance(module, nn.Embedding) or is_transformers_conv1d(module):
+    if isinstance(module, nn.Embedding) or is_transformers_conv1d(type(module)):
         weight = weight.T
     weight = weight.flatten(1)
     if bias and getattr(module, "bias", None) is not None:
