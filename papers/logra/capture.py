@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -22,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError
 from papers.logra.layers import (
-    per_sample,
-    projected_per_sample,
-    projected_rows_per_sample,
+    add_gradients,
+    add_projected_gradients,
+    add_projecting_late,
+    is_better_late,
     rule_of,
 )
 from papers.logra.layout import Block, Layout
@@ -72,7 +73,7 @@ class Capture:
 
     @contextmanager
     def batch(self, mask: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[Batch]:
-        """One batch: run forward and backward in the block, read ``gradients`` after it.
+        """One batch: run forward and backward in the block, read gradients after it.
 
         The loss is a sum over samples. Several backward passes in a block add up.
 
@@ -107,6 +108,11 @@ class Capture:
                 self.statistics.end_batch(complete=False)
             raise
 
+    def working_type(self) -> torch.dtype:
+        """What sums over tokens are computed in: the widest of the layers, at least float32."""
+        kinds = (parameter.dtype for m in self.layers.values() for parameter in m.parameters())
+        return reduce(torch.promote_types, kinds, torch.float32)
+
     def _matrix(self, name: str, side: int, like: Tensor) -> Tensor:
         """P_i (side 0) or P_o (side 1) of a layer, where and of what type ``like`` is."""
         assert self.projections is not None
@@ -122,18 +128,30 @@ class Batch:
 
     def __init__(self, capture: Capture, mask: Tensor | None, loss_scale: float) -> None:
         self._capture, self._mask, self._scale = capture, mask, loss_scale
-        self._sums: dict[str, Tensor] = {}
+        # Layers that ran, and whether with gradients.
         self._ran: dict[str, bool] = {}
-        self._samples: dict[str, int] = {}
-        self._finished: dict[str, Tensor] | None = None
+        self._samples: int | None = None
+        self._matrix: Tensor | None = None
+        self._totals: dict[str, Tensor] = {}
+        # Layers whose gradient arrived.
+        self._begun: set[str] = set()
+        self._complete = False
         self._root = torch.zeros((), requires_grad=True)
 
     @property
+    def matrix(self) -> Tensor:
+        """Gradients (n, width) in the capture's layout, in memory of their own."""
+        if not self._complete or self._matrix is None:
+            raise InputError(
+                "gradients of a batch before its end, or of a capture without gradients; allowed: "
+                "after the with block, of a capture with gradients"
+            )
+        return self._matrix
+
+    @property
     def gradients(self) -> dict[str, Tensor]:
-        """{layer: (n, out, inner)}, in the order of layers, in memory of their own."""
-        if self._finished is None:
-            raise InputError("gradients of a batch before its end; allowed: after its with block")
-        return self._finished
+        """{layer: (n, out, inner)}, in the order of layers; views of :attr:`matrix`."""
+        return self._capture.layout.unflatten(self.matrix)
 
     def _after_forward(
         self,
@@ -144,23 +162,23 @@ class Batch:
         output: Tensor,
     ) -> Tensor:
         """Forward hook: note the input, wait for the output's gradient."""
-        capture = self._capture
+        capture, statistics = self._capture, self._capture.statistics
         value = (args or tuple(kwargs.values()))[0].detach()
-        self._samples.setdefault(name, len(value))
+        self._expect(name, value)
         # Checkpointing runs a layer again inside the backward pass, on the same data.
         again = torch._C._current_graph_task_id() != -1
-        statistics = capture.statistics
-        forward = statistics is not None and statistics.wants("forward") and not again
         rows: Callable[[], Tensor] = partial(self._input_rows, name, value, value._version)
-        projected = capture.projections is not None
-        if forward or (projected and capture.gradients and not again):
-            # P_i a is small: keep it instead of a. Whole rows are made anew when they serve.
-            found = rows()
-            if forward:
-                assert statistics is not None
-                statistics.add("forward", name, found.flatten(1, 2), self._weights(name, found))
-            if projected:
-                rows = partial(_same, found)
+        if not again:
+            gathered = statistics is not None and statistics.wants("forward")
+            kept = capture.projections is not None and capture.gradients
+            if gathered or kept:
+                found = rows()
+                if kept:
+                    # P_i a is small: keep it instead of a. Whole rows are made anew when needed.
+                    rows = partial(_same, found)
+                if gathered:
+                    assert statistics is not None
+                    statistics.add("forward", name, found.flatten(1, 2), self._weights(name, found))
         self._ran[name] = self._ran.get(name, False) or torch.is_grad_enabled()
         if not torch.is_grad_enabled():
             return output
@@ -172,48 +190,78 @@ class Batch:
         output.register_hook(partial(self._after_backward, name, rows))  # type: ignore[no-untyped-call]
         return output
 
+    def _expect(self, name: str, value: Tensor) -> None:
+        """Room for the gradients of as many samples as the first layer saw, and no others."""
+        if self._samples is None:
+            self._samples = len(value)
+            if self._capture.gradients:
+                self._matrix = torch.empty(
+                    self._samples,
+                    self._capture.layout.width,
+                    dtype=self._capture.working_type(),
+                    device=value.device,
+                )
+                self._totals = self._capture.layout.unflatten(self._matrix)
+        if len(value) != self._samples:
+            raise InputError(
+                f"layer {name} saw {len(value)} samples where {next(iter(self._ran), name)} saw "
+                f"{self._samples}; allowed: inputs with the samples first, or not to watch it"
+            )
+
     @torch.no_grad()
     def _input_rows(self, name: str, value: Tensor, version: int) -> Tensor:
+        """Rows of a layer's input, projected where gradients are."""
         if value._version != version:
             raise InputError(f"layer {name}: its input was changed in place; allowed: unchanged")
-        rule = self._capture.rules[name]
+        capture = self._capture
         with torch.autocast(value.device.type, enabled=False):
-            if self._capture.projections is None:
-                return rule.inputs(value)
-            like = value if value.is_floating_point() else self._capture.layers[name].weight
-            return rule.projected_inputs(value, self._capture._matrix(name, 0, like))  # type: ignore[arg-type]
+            if capture.projections is None:
+                return capture.rules[name].inputs(value)
+            like = value if value.is_floating_point() else capture.layers[name].weight
+            matrix = capture._matrix(name, 0, like)  # type: ignore[arg-type]
+            return capture.rules[name].projected_inputs(value, matrix)
 
     @torch.no_grad()
     def _after_backward(self, name: str, rows: Callable[[], Tensor], gradient: Tensor) -> None:
-        """Hook on an output: add a use of the layer to its gradient."""
+        """Hook on an output: add this use of the layer to its gradient."""
         capture, rule = self._capture, self._capture.rules[name]
+        first = name not in self._begun
+        self._begun.add(name)
         gradient = gradient.detach()
-        kind = torch.promote_types(gradient.dtype, torch.float32)
-        statistics = capture.statistics
-        backward = statistics is not None and statistics.wants("backward")
+        gathered = capture.statistics is not None and capture.statistics.wants("backward")
         with torch.autocast(gradient.device.type, enabled=False):
-            if capture.projections is not None:
-                matrix = capture._matrix(name, 1, gradient)
-            outputs = None
-            if backward:
-                assert statistics is not None
-                if capture.projections is None:
-                    whole = rule.whole_outputs(gradient)
-                else:
-                    outputs = rule.projected_outputs(gradient, matrix)
-                    whole = outputs.sum(1)
-                whole = whole.to(kind) / self._scale
-                statistics.add("backward", name, whole, self._weights(name, whole.unsqueeze(1)))
-            if not capture.gradients:
-                return
             if capture.projections is None:
-                found = per_sample(rows().to(kind), rule.outputs(gradient).to(kind))
-            elif outputs is None:
-                found = projected_per_sample(rule, rows(), gradient, matrix, kind)
-            else:
-                found = projected_rows_per_sample(rows(), outputs, kind)
-        held = self._sums.get(name)
-        self._sums[name] = found if held is None else held.add_(found)
+                if gathered:
+                    self._gather_backward(name, rule.whole_outputs(gradient))
+                if capture.gradients:
+                    total, outputs = self._total(name, gradient), rule.outputs(gradient)
+                    add_gradients(total, rows(), outputs, first=first)
+                return
+            matrix = capture._matrix(name, 1, gradient)
+            if capture.gradients:
+                total, inputs = self._total(name, gradient), rows()
+                if not gathered and is_better_late(rule, inputs, len(matrix)):
+                    outputs = rule.outputs(gradient)
+                    add_projecting_late(total, inputs, outputs, matrix, first=first)
+                    return
+            outputs = rule.projected_outputs(gradient, matrix)
+            if gathered:
+                self._gather_backward(name, outputs.sum(1))
+            if capture.gradients:
+                add_projected_gradients(total, inputs, outputs, first=first)
+
+    def _gather_backward(self, name: str, rows: Tensor) -> None:
+        """Add rows (n, t, width) of an output's gradient to the statistics."""
+        assert self._capture.statistics is not None
+        exact = rows.to(torch.promote_types(rows.dtype, torch.float32)) / self._scale
+        weights = self._weights(name, rows.unsqueeze(1))
+        self._capture.statistics.add("backward", name, exact, weights)
+
+    def _total(self, name: str, like: Tensor) -> Tensor:
+        """A layer's part of the matrix, or where the layer is on another device, one of its own."""
+        if self._totals[name].device != like.device:
+            self._totals[name] = torch.empty_like(self._totals[name], device=like.device)
+        return self._totals[name]
 
     def _weights(self, name: str, rows: Tensor) -> Tensor | None:
         """(n, groups * t) weights of rows (n, groups, t, width) under the mask, None for ones."""
@@ -228,7 +276,7 @@ class Batch:
         return self._mask.repeat(1, groups)
 
     def _finish(self) -> None:
-        """Check, hand over and count what was gathered."""
+        """Check, count and hand over what was gathered."""
         capture = self._capture
         for name in capture.layers:
             if name not in self._ran:
@@ -239,43 +287,37 @@ class Batch:
                     "checkpoint; allowed: with gradients (the checkpoint's input requires one, or "
                     "use_reentrant=False)"
                 )
-        if len(set(self._samples.values())) > 1:
-            raise InputError(f"samples of each layer {self._samples}; allowed: one number for all")
-        if capture.gradients:
-            self._finished = self._checked()
-            if capture.statistics is not None:
-                for name, found in self._finished.items():
-                    capture.statistics.add_gradients(name, found)
-            if capture.dtype is not None:
-                self._finished = {
-                    name: found.to(capture.dtype) for name, found in self._finished.items()
-                }
-        else:
-            self._finished = {}
-
-    def _checked(self) -> dict[str, Tensor]:
-        """Gradients of the loss before scaling; raises InputError where one is not finite."""
-        if not self._sums:
+        if not self._begun:
             raise InputError("no gradient arrived in this batch; allowed: a loss.backward() in it")
-        like = next(iter(self._sums.values()))
-        found = {}
-        for block in self._capture.layout.blocks:
-            # A layer that the loss does not depend on has a gradient of zero.
-            shape = (self._samples[block.name], block.out, block.inner)
-            held = self._sums.get(block.name)
-            held = like.new_zeros(shape) if held is None else held
-            found[block.name] = held.div_(self._scale) if self._scale != 1 else held
-        # A sum is finite only if its terms are: one small transfer from a GPU for all layers.
-        device = like.device
-        if not torch.stack([held.sum().to(device) for held in found.values()]).isfinite().all():
-            for name, held in found.items():
-                bad = (~held.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-                if bad:
-                    raise InputError(
-                        f"layer {name}: gradient of sample {bad[0]} is {_worst(held[bad[0]])}; "
-                        "allowed: finite numbers"
-                    )
-        return found
+        self._complete = True
+        if self._matrix is None:
+            return
+        for name, part in self.gradients.items():
+            if name not in self._begun:
+                # The loss does not depend on this layer.
+                part.zero_()
+            elif self._totals[name].device != part.device:
+                part.copy_(self._totals[name])
+        if self._scale != 1:
+            self._matrix /= self._scale
+        # The sum is finite only if its terms are: one number to wait for, whatever the layers.
+        if not self._matrix.sum().isfinite():
+            self._refuse_what_is_not_finite()
+        if capture.statistics is not None:
+            for name, part in self.gradients.items():
+                capture.statistics.add_gradients(name, part)
+        if capture.dtype is not None:
+            self._matrix = self._matrix.to(capture.dtype)
+
+    def _refuse_what_is_not_finite(self) -> None:
+        for name, part in self.gradients.items():
+            bad = part.flatten(1).isfinite().all(1).logical_not().nonzero()
+            if len(bad):
+                values = part[bad[0, 0]]
+                raise InputError(
+                    f"layer {name}: gradient of sample {int(bad[0, 0])} is "
+                    f"{float(values[~values.isfinite()][0])}; allowed: finite numbers"
+                )
 
 
 class _Rooted(torch.autograd.Function):
@@ -340,11 +382,6 @@ def _projected(block: Block, projections: Mapping[str, tuple[Tensor, Tensor]]) -
             f"{tuple(out.shape)}; allowed: (k, {block.inner}) and (k, {block.out})"
         )
     return Block(block.name, len(out), len(inner))
-
-
-def _worst(values: Tensor) -> float:
-    """A number of these that is not finite."""
-    return float(values[~values.isfinite()][0])
 
 
 def _same(value: Tensor) -> Tensor:

@@ -203,39 +203,68 @@ SUPPORTED: tuple[type[nn.Module], ...] = (
 ALLOWED = ", ".join(kind.__name__ for kind in SUPPORTED) + " and transformers' Conv1D"
 
 
-def per_sample(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """``sum_t e_t a_t^T``: rows (n, g, t, inner) and (n, g, t, out / g) -> (n, out, inner)."""
-    if inputs.shape[2] == 1:
-        # One token: an outer product, which matrix libraries are slow at.
-        return (outputs.mT * inputs).flatten(1, 2)
-    return (outputs.mT @ inputs).flatten(1, 2)
+def add_gradients(total: Tensor, inputs: Tensor, outputs: Tensor, *, first: bool = False) -> None:
+    """Add ``sum_t e_t a_t^T`` to ``total`` (n, out, inner), without a copy of that size.
+
+    Args:
+        total: what is added to, in the type of the sum over tokens.
+        inputs: rows (n, groups, t, inner).
+        outputs: rows (n, groups, t, out / groups).
+        first: whether ``total`` holds nothing yet and is written over.
+    """
+    inputs, outputs = inputs.to(total.dtype), outputs.to(total.dtype)
+    if inputs.shape[1] > 1:
+        _put(total, (outputs.mT @ inputs).flatten(1, 2), first)
+    elif inputs.shape[2] > 1:
+        total.baddbmm_(outputs[:, 0].mT, inputs[:, 0], beta=0 if first else 1)
+    # One token: an outer product, which matrix products are slow at.
+    elif first:
+        torch.mul(outputs[:, 0].mT, inputs[:, 0], out=total)
+    else:
+        total.addcmul_(outputs[:, 0].mT, inputs[:, 0])
 
 
-def projected_per_sample(
-    rule: GradientRule, inputs: Tensor, gradient: Tensor, matrix: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """``P_o sum_t e_t (P_i a_t)^T``, by the order of products that has fewer operations.
+def add_projected_gradients(
+    total: Tensor, inputs: Tensor, outputs: Tensor, *, first: bool = False
+) -> None:
+    """Add ``sum_t (P_o e_t) (P_i a_t)^T`` to ``total`` (n, k_o, k_i).
+
+    Args:
+        total, first: as in :func:`add_gradients`.
+        inputs: projected rows (n, groups, t, k_i).
+        outputs: projected rows (n, groups, t, k_o).
+    """
+    # Both sides are as wide in every group: groups add up as tokens do.
+    inputs, outputs = (rows.flatten(1, 2).unsqueeze(1) for rows in (inputs, outputs))
+    add_gradients(total, inputs, outputs, first=first)
+
+
+def add_projecting_late(
+    total: Tensor, inputs: Tensor, outputs: Tensor, matrix: Tensor, *, first: bool = False
+) -> None:
+    """Add ``P_o (sum_t e_t (P_i a_t)^T)`` to ``total`` (n, k_o, k_i).
+
+    Args:
+        total, inputs, first: as in :func:`add_projected_gradients`.
+        outputs: whole rows (n, groups, t, out / groups).
+        matrix: P_o (k_o, out).
+    """
+    inputs, outputs = inputs.to(total.dtype), outputs.to(total.dtype)
+    _put(total, matrix.to(total.dtype) @ (outputs.mT @ inputs).flatten(1, 2), first)
+
+
+def is_better_late(rule: GradientRule, inputs: Tensor, k_out: int) -> bool:
+    """Whether to project after the sum over tokens takes fewer operations: for long sequences.
 
     Args:
         rule: of the layer.
-        inputs: projected rows (n, g, t, k_i).
-        gradient: of the layer's output.
-        matrix: P_o, (k_o, out), in the gradient's type.
-        dtype: of the sum over tokens and of the result, (n, k_o, k_i).
+        inputs: projected rows (n, groups, t, k_i).
+        k_out: rows of P_o.
     """
-    tokens, groups = inputs.shape[2], rule.groups
-    projecting_first = tokens * (rule.out + groups * inputs.shape[3]) * matrix.shape[0]
-    summing_first = (tokens + matrix.shape[0]) * rule.out * inputs.shape[3]
-    if summing_first < projecting_first:
-        summed = per_sample(inputs.to(dtype), rule.outputs(gradient).to(dtype))
-        return matrix.to(dtype) @ summed
-    return projected_rows_per_sample(inputs, rule.projected_outputs(gradient, matrix), dtype)
-
-
-def projected_rows_per_sample(inputs: Tensor, outputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows (n, g, t, k_i), (n, g, t, k_o) -> (n, k_o, k_i), summed over groups and tokens."""
-    inputs, outputs = (rows.to(dtype).flatten(1, 2).unsqueeze(1) for rows in (inputs, outputs))
-    return per_sample(inputs, outputs)
+    _, groups, tokens, k_in = inputs.shape
+    early = tokens * k_out * (rule.out + groups * k_in)
+    late = rule.out * k_in * (tokens + k_out)
+    return late < early
 
 
 def _rows(value: Tensor) -> Tensor:
@@ -245,6 +274,10 @@ def _rows(value: Tensor) -> Tensor:
             f"a layer saw a tensor of shape {tuple(value.shape)}; allowed: (n, ..., width)"
         )
     return value.reshape(value.shape[0], 1, -1, value.shape[-1])
+
+
+def _put(total: Tensor, found: Tensor, first: bool) -> None:
+    total.copy_(found) if first else total.add_(found)
 
 
 def _weight_and_bias(matrix: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:

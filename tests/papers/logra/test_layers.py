@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.logra.capture import Capture
-from papers.logra.layers import per_sample, projected_per_sample, rule_of
+from papers.logra.layers import (
+    add_projected_gradients,
+    add_projecting_late,
+    is_better_late,
+    rule_of,
+)
 from papers.logra.projections import Projections, random_projections
 from tests.papers.logra.one_at_a_time import autograd_gradients
 
@@ -121,7 +126,7 @@ def test_a_layer_without_a_rule_is_refused() -> None:
 
 def test_a_linear_layer_of_one_vector_is_refused() -> None:
     module = nn.Linear(3, 2)
-    with pytest.raises(InputError, match=r"shape \(3,\); allowed: \(n, ..., width\)"):
+    with pytest.raises(InputError, match=r"shape \(2,\); allowed: \(n, ..., width\)"):
         captured(module, torch.randn(3), bias=False)
 
 
@@ -134,8 +139,15 @@ def test_a_linear_layer_of_one_vector_is_refused() -> None:
 )
 def test_both_orders_of_the_products_agree(tokens: int, width: int, k_i: int, k_o: int) -> None:
     torch.manual_seed(0)
-    rule = rule_of(nn.Linear(3, width))
     inputs, e = torch.randn(2, 1, tokens, k_i).double(), torch.randn(2, tokens, width).double()
     matrix = torch.randn(k_o, width).double()
-    found = projected_per_sample(rule, inputs, e, matrix, torch.float64)
-    torch.testing.assert_close(found, matrix @ per_sample(inputs, e.unsqueeze(1)))
+    early, late = torch.zeros(2, 2, k_o, k_i).double()
+    add_projected_gradients(early, inputs, (e @ matrix.T).unsqueeze(1))
+    add_projecting_late(late, inputs, e.unsqueeze(1), matrix)
+    torch.testing.assert_close(early, late)
+
+
+def test_long_sequences_are_projected_late() -> None:
+    rule = rule_of(nn.Linear(512, 512))
+    late = [is_better_late(rule, torch.empty(1, 1, t, 64), 64) for t in (1, 64, 500, 513, 2048)]
+    assert late == [False, False, False, True, True]
