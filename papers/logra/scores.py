@@ -87,7 +87,7 @@ def scores(
     Raises:
         InputError: widths differ, an unknown mode, or a mode's self-influences are missing.
     """
-    check_mode(mode, self_influences, groups)
+    _check(mode, self_influences, groups)
     kind = torch.promote_types(queries.dtype, torch.float32)
     found = {name: torch.empty(len(queries), rows, dtype=kind) for name in (TOTAL, *(groups or ()))}
     for columns, _, block in _placed(blocks, rows):
@@ -118,7 +118,7 @@ def top_scores(
     """
     if k < 1:
         raise InputError(f"k={k}; allowed: at least 1")
-    check_mode(mode, self_influences, None)
+    _check(mode, self_influences, None)
     best: Top | None = None
     for columns, start, block in _placed(blocks):
         part = _of_block(queries, block, None)[TOTAL]
@@ -160,16 +160,10 @@ def self_influences(
     return found
 
 
-def check_mode(
-    mode: str, self_influences: Mapping[str, Tensor] | None, groups: Groups | None
-) -> None:
-    """Raises InputError on an unknown mode, or one without the self-influences it needs."""
+def check_mode(mode: str) -> None:
+    """Raises InputError on an unknown mode."""
     if mode not in get_args(Mode):
         raise InputError(f"mode {mode!r}; allowed: {', '.join(get_args(Mode))}")
-    if mode != "dot":
-        for name in (TOTAL, *(groups or ())):
-            if name not in (self_influences or {}):
-                raise InputError(f"mode {mode!r} without self-influences of {name}; allowed: with")
 
 
 def share_of_rows(rows: int) -> range:
@@ -196,6 +190,13 @@ def gather_scores(share: Tensor, rows: int) -> Tensor:
     return torch.cat(parts, 1).to(share.device)
 
 
+def _check(mode: Mode, self_influences: Mapping[str, Tensor] | None, groups: Groups | None) -> None:
+    check_mode(mode)
+    for name in (TOTAL, *(groups or ())):
+        if mode != "dot" and name not in (self_influences or {}):
+            raise InputError(f"mode {mode!r} without self-influences of {name}; allowed: with")
+
+
 def _placed(blocks: Blocks, rows: int | None = None) -> Iterator[tuple[slice, int, Tensor]]:
     """Blocks with the place of their rows among all that came, which must be ``rows``."""
     done = 0
@@ -204,7 +205,7 @@ def _placed(blocks: Blocks, rows: int | None = None) -> Iterator[tuple[slice, in
             raise InputError(f"more than {rows} training rows; allowed: as many as were announced")
         yield slice(done, done + len(block)), start, block
         done += len(block)
-    if done == 0 or rows not in (None, done):
+    if done < (1 if rows is None else rows):
         raise InputError(f"{done} training rows; allowed: {rows or 'at least 1'}")
 
 

@@ -72,6 +72,8 @@ class Statistics:
         #: Set by the pass that corrects eigenvalues.
         self.eigenbases: dict[str, Eigenbasis] = {}
         self._in_batch = self._interrupted = False
+        #: Rises with every change of a sum: what was made of sums is theirs while it is the same.
+        self.revision = 0
         self._wanted: dict[str, tuple[str, ...]] = {}
         self.collect(what or {})
 
@@ -115,6 +117,7 @@ class Statistics:
         """Forget all sums; go on gathering the same moments."""
         self._totals, self._counts, self._reduced = {}, {}, set()
         self._in_batch = self._interrupted = False
+        self.revision += 1
 
     @torch.no_grad()
     def add(self, kind: Kind, layer: str, rows: Tensor, weights: Tensor | None = None) -> None:
@@ -177,6 +180,7 @@ class Statistics:
                 f"{key.kind} statistics of {key.layer} of shape {tuple(part.shape)}; allowed: "
                 f"{tuple(total.shape)}, or clear before"
             )
+        self.revision += 1
         total += part.to(total.device)
         self._counts[key] += count.to(total.device) if isinstance(count, Tensor) else count
 
@@ -250,6 +254,7 @@ class Statistics:
                 distributed.all_reduce(shared)
                 held[key] = shared.to(mine_here.device)
             self._reduced.add(key)
+            self.revision += 1
 
     def save(self, path: Path) -> None:
         """Write sums and counts. Raises InputError if they hold a part of a batch that failed."""
