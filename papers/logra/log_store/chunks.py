@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from common.errors import InputError
 
-from .journal import Chunk
+from .journal import Chunk, sync
 
 SAFETENSORS_DTYPES = {
     torch.float64: "F64",
@@ -58,15 +57,6 @@ def write_chunk(path: Path, rows: Mapping[str, Tensor], ids: Sequence[str]) -> C
         crc32=file_crc32(path),
         ids_crc32=_crc32(places, text),
     )
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_rows(

@@ -88,17 +88,20 @@ class JournalFile:
     """
 
     def __init__(self, path: Path, resume: bool) -> None:
+        path.parent.mkdir(exist_ok=True)
         how = os.O_RDWR | os.O_APPEND | os.O_CREAT | (0 if resume else os.O_EXCL)
         try:
             self._file = os.open(path, how, 0o644)
         except FileExistsError:
             raise InputError(
-                f"{path.parent}: holds rows of an earlier run;"
+                f"{path.parent.parent}: holds rows of an earlier run;"
                 " allowed: resume=True, or another folder"
             ) from None
         try:
             # The kernel frees the lock however its holder ends.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (path.parent, path.parent.parent):
+                sync(folder)
             self.found = read_journal(path)
             os.ftruncate(self._file, self.found.end)
         except BlockingIOError:
@@ -126,3 +129,12 @@ class JournalFile:
         # A child process that was forked meanwhile holds the descriptor too, and with it the lock.
         fcntl.flock(self._file, fcntl.LOCK_UN)
         os.close(self._file)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,11 +1,11 @@
 """What lies in the folder of a log store, and what its rows are.
 
-=========================== =====================================================================
-``manifest.json``           what the rows are; written once, before any row
-``rank000.jsonl``           journal of a writing process: one line for each chunk, then ``closed``
-``rank000-000000.safetensors``  rows of one chunk: gradients and ids
-``columns/``                values computed from the rows later, such as self-influence
-=========================== =====================================================================
+================================ ================================================================
+``manifest.json``                what the rows are; written once, before any row
+``rank000/journal.jsonl``        of a writing process: one line for each chunk, then ``closed``
+``rank000/000000.safetensors``   rows of one chunk: gradients and ids
+``columns/``                     values computed from the rows later, such as self-influence
+================================ ================================================================
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def _require_layout(held: list[Any], wanted: list[Any], where: Path) -> None:
 
 def journal_path(folder: Path, rank: int) -> Path:
     """Where the process ``rank`` notes its chunks."""
-    return folder / f"rank{rank:03d}.jsonl"
+    return folder / f"rank{rank:03d}" / "journal.jsonl"
 
 
 def chunk_path(folder: Path, rank: int, number: int) -> Path:
     """Where the process ``rank`` writes its chunk ``number``."""
-    return folder / f"rank{rank:03d}-{number:06d}.safetensors"
+    return folder / f"rank{rank:03d}" / f"{number:06d}.safetensors"

@@ -103,7 +103,7 @@ class LogStore:
         """SHA-256 over what the store holds; any other row gives another one."""
         whole = hashlib.sha256(self._manifest.model_dump_json().encode())
         for place in self._places:
-            whole.update(f"{place.path.name} {place.chunk.model_dump_json()}\n".encode())
+            whole.update(f"{place.chunk.model_dump_json()}\n".encode())
         return whole.hexdigest()
 
     def rows(

@@ -55,7 +55,7 @@ class LogWriter:
         self._encoding = Encoding(manifest.dtype, manifest.blocks)
         self._journal = JournalFile(journal_path(folder, rank), resume)
         try:
-            self._check_earlier_chunks()
+            self._take_up()
         except InputError:
             self._journal.close()
             raise
@@ -182,12 +182,14 @@ class LogWriter:
         if self._failure is not None:
             raise self._failure
 
-    def _check_earlier_chunks(self) -> None:
+    def _take_up(self) -> None:
         chunks = self._journal.found.chunks
         for number, chunk in enumerate(chunks):
             check_size(chunk_path(self.folder, self.rank, number), chunk)
-        # A process that was killed had begun this one.
-        chunk_path(self.folder, self.rank, len(chunks)).unlink(missing_ok=True)
+        # What a process that was killed had begun; safetensors writes to .tmp... and renames it.
+        begun = chunk_path(self.folder, self.rank, len(chunks))
+        for path in (begun, *begun.parent.glob(".tmp*")):
+            path.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:

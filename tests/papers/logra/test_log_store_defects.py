@@ -21,7 +21,7 @@ def test_defect_1_asynchronous_writing_loses_no_row(tmp_path: Path) -> None:
     with LogStore.create(tmp_path, LAYOUT, identity={}, rows_per_chunk=3) as writer:
         for start in range(0, 40, 4):
             writer.append(ids[start : start + 4], rows_of(40)[start : start + 4])
-    assert len(list(tmp_path.glob("*.safetensors"))) == 14
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 14
     store = LogStore.open(tmp_path)
     assert store.ids == ids
     assert torch.equal(store.rows(0, 40), rows_of(40))
@@ -49,8 +49,8 @@ def test_defect_10_rows_of_two_runs_never_mix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"log_rank_0_chunk_0\.mmap; allowed: an empty folder"):
         LogStore.create(tmp_path / "other", LAYOUT, identity={})
     # A file that no journal names is no row, whatever it is called.
-    (chunk,) = (tmp_path / "log").glob("*-000001.safetensors")
-    (tmp_path / "log" / "rank000-000099.safetensors").write_bytes(chunk.read_bytes())
+    (chunk,) = (tmp_path / "log").rglob("000001.safetensors")
+    (tmp_path / "log" / "rank000" / "000099.safetensors").write_bytes(chunk.read_bytes())
     assert len(LogStore.open(tmp_path / "log")) == 30
 
 
@@ -85,8 +85,9 @@ def test_defect_22_a_row_costs_its_numbers_and_its_id(tmp_path: Path) -> None:
         folder = tmp_path / str(count)
         with LogStore.create(folder, layout, identity={}, rows_per_chunk=1000) as writer:
             writer.append([text] * count, torch.zeros(count, layout.width))
-        sizes[count] = sum(path.stat().st_size for path in folder.iterdir())
-        named = [path.name for path in folder.iterdir() if b"model.layers" in path.read_bytes()]
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        sizes[count] = sum(path.stat().st_size for path in files)
+        named = [path.name for path in files if b"model.layers" in path.read_bytes()]
         assert named == ["manifest.json"]
     place_bytes = 8
     row_bytes = layout.width * 4 + len(text) + place_bytes
