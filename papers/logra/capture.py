@@ -356,7 +356,7 @@ def _not_compiled() -> AbstractContextManager[object]:
 
 
 def _not_synchronised(model: nn.Module) -> AbstractContextManager[object]:
-    """DistributedDataParallel waits for no gradients: parameters have none."""
+    """DistributedDataParallel sends nothing around: processes may have batches of their own."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
     return nullcontext()

@@ -41,6 +41,18 @@ class Tied(nn.Module):
         return self.last(input=torch.sin(self.shared(torch.tanh(self.shared(x)))))
 
 
+class TiedConvolutions(nn.Module):
+    """A grouped convolution used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = nn.Conv1d(4, 4, 3, padding=1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(torch.tanh(self.shared(x)))
+
+
 class Convolutional(nn.Module):
     """Images through grouped and strided convolutions, batch norm and dropout."""
 
@@ -90,6 +102,10 @@ MODELS = [
     (mlp(), (4, 6, 5)),
     (Tied().double(), (4, 4)),
     (Tied().double(), (3, 2, 4)),
+    # So long that the sum over tokens comes before the projection.
+    (Tied().double(), (3, 12, 4)),
+    (TiedConvolutions().double(), (3, 4, 2)),
+    (TiedConvolutions().double(), (3, 4, 20)),
     (Convolutional().double().eval(), (3, 2, 6, 6)),
 ]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +131,11 @@ def test_a_reentrant_checkpoint_whose_input_requires_no_gradient_is_refused() ->
 @pytest.mark.parametrize("compiled_before", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_compiled_models(compiled_before: bool, in_place: bool) -> None:
-    model: Any = Blocks().double()
+    def plain() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)).double()
+
+    model: Any = plain()
     if in_place:
         model.compile(backend="eager")
     else:
@@ -142,7 +144,11 @@ def test_compiled_models(compiled_before: bool, in_place: bool) -> None:
         # Code that was compiled without hooks does not look for them again.
         model(data().double()).sum().backward()
         model.zero_grad()
-    assert_same(model, projected=True)
+    found, statistics = everything(model, projected=True)
+    expected, of_expected = everything(plain(), projected=True)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name])
+        assert statistics.counts("forward")[name] == of_expected.counts("forward")[name]
     assert model(data().double()).requires_grad
 
 
@@ -168,79 +174,79 @@ def test_the_scale_of_a_grad_scaler_is_divided_out() -> None:
         torch.testing.assert_close(gradient, expected[name])
 
 
-@contextmanager
-def process_group(rank: int, world: int, folder: Path) -> Iterator[None]:
-    """One process of a gloo group."""
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world
-    )
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+def _capture_and_train(rank: int) -> dict[str, Any]:
+    """What one process of two gathers of its half of the data."""
+    plain = Blocks().double()
+    # Buffers are what a wrapped model sends around before each synchronised forward pass.
+    plain.register_buffer("steps", torch.zeros(1))
+    model = DistributedDataParallel(plain, find_unused_parameters=True)
+    layers = watched(model)
+    statistics = Statistics(EVERYTHING)
+    capture = Capture(model, layers, bias=True, statistics=statistics)
+    part = slice(2 * rank, 2 * rank + 2)
+    for _ in range(2):
+        with capture.batch(MASK[part]) as batch:
+            model(data().double()[part]).pow(3).sum().backward()
+    # Shards differ in length: a batch waits for no other process.
+    for _ in range(3 * rank):
+        with Capture(model, layers).batch():
+            model(data().double()[part]).pow(3).sum().backward()
+    statistics.all_reduce()
+    statistics.all_reduce()
+    model(data().double()[part]).sum().backward()
+    return {
+        "gradients": batch.gradients,
+        "covariance": {k: statistics.covariance(k) for k in EVERYTHING},
+        "counts": {k: statistics.counts(k) for k in EVERYTHING},
+        "trained": [p.grad is not None for p in plain.parameters()],
+    }
 
 
-def _train_with_capture(rank: int, world: int, folder: Path) -> None:
+def _sum_where_one_has_no_data(rank: int) -> list[Any]:
+    """Moments of one process of two; only the second has forward rows."""
+    statistics = Statistics({"forward": ["mean"], "grad": ["mean"]})
+    if rank:
+        statistics.add("forward", "it", torch.ones(1, 2, 3))
+    statistics.all_reduce()
+    found = [statistics.mean("forward")["it"].tolist(), statistics.counts("forward")]
+    # What came later is summed later, and what is summed takes no more rows.
+    statistics.add("grad", "it", torch.full((1, 1), float(rank)))
+    statistics.all_reduce()
+    with pytest.raises(InputError, match="it are summed over processes; allowed: to add before"):
+        statistics.add("forward", "it", torch.ones(1, 2, 3))
+    return [*found, statistics.mean("grad")["it"].tolist()]
+
+
+def _sum_other_shapes(rank: int) -> str:
+    """The refusal of rows of two widths."""
+    statistics = Statistics({"forward": ["mean"]})
+    statistics.add("forward", "it", torch.ones(1, 2, 3 + rank))
+    with pytest.raises(InputError) as refused:
+        statistics.all_reduce()
+    return str(refused.value)
+
+
+def _one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    with process_group(rank, world, folder):
-        plain = Blocks().double()
-        model = DistributedDataParallel(plain)
-        layers = watched(model)
-        statistics = Statistics(EVERYTHING)
-        capture = Capture(model, layers, bias=True, statistics=statistics)
-        part = slice(2 * rank, 2 * rank + 2)
-        # Twice: parameters without gradients must not leave the reducer waiting.
-        for _ in range(2):
-            with capture.batch(MASK[part]) as batch:
-                model(data().double()[part]).pow(3).sum().backward()
-        statistics.all_reduce()
-        statistics.all_reduce()
-        model(data().double()[part]).sum().backward()
-        torch.save(
-            {
-                "gradients": batch.gradients,
-                "covariance": {k: statistics.covariance(k) for k in EVERYTHING},
-                "counts": {k: statistics.counts(k) for k in EVERYTHING},
-                "trained": [p.grad is not None for p in plain.parameters()],
-            },
-            folder / f"{rank}.pt",
-        )
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2
+    )
+    works = (_capture_and_train, _sum_where_one_has_no_data, _sum_other_shapes)
+    torch.save({work.__name__: work(rank) for work in works}, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
 
 
-def _sum_unequal(rank: int, world: int, folder: Path) -> None:
-    with process_group(rank, world, folder):
-        statistics = Statistics({"forward": ["mean"], "grad": ["mean"]})
-        if rank:
-            statistics.add("forward", "it", torch.ones(1, 2, 3))
-        statistics.all_reduce()
-        found = [statistics.mean("forward")["it"].tolist(), statistics.counts("forward")]
-        # What came later is summed later, and what is summed takes no more rows.
-        statistics.add("grad", "it", torch.full((1, 1), float(rank)))
-        statistics.all_reduce()
-        found.append(statistics.mean("grad")["it"].tolist())
-        with pytest.raises(
-            InputError, match="it are summed over processes; allowed: to add before"
-        ):
-            statistics.add("forward", "it", torch.ones(1, 2, 3))
-        other = Statistics({"forward": ["mean"]})
-        other.add("forward", "it", torch.ones(1, 2, 3 + rank))
-        with pytest.raises(InputError, match=r"of shapes \(3,\) and \(4,\) in two processes"):
-            other.all_reduce()
-        (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf8")
-
-
-def test_a_process_without_data_takes_part() -> None:
+@pytest.fixture(scope="module")
+def processes() -> list[dict[str, Any]]:
+    """What each of two processes found, by the name of what it did."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_sum_unequal, (2, Path(folder)), nprocs=2)
-        found = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert found == [[[1.0, 1.0, 1.0], {"it": 2.0}, [0.5]]] * 2
+        multiprocessing.spawn(_one_of_two, (Path(folder),), nprocs=2)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in (0, 1)]
 
 
-def test_two_processes_are_one() -> None:
+def test_two_processes_are_one(processes: list[dict[str, Any]]) -> None:
     expected, statistics = everything(Blocks().double())
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_train_with_capture, (2, Path(folder)), nprocs=2)
-        ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in (0, 1)]
+    ranks = [found["_capture_and_train"] for found in processes]
     for name, gradient in expected.items():
         together = torch.cat([rank["gradients"][name] for rank in ranks])
         torch.testing.assert_close(together, gradient)
@@ -251,3 +257,14 @@ def test_two_processes_are_one() -> None:
             assert rank["counts"][kind] == counts
             for name, found in statistics.covariance(kind).items():
                 torch.testing.assert_close(rank["covariance"][kind][name], found)
+
+
+def test_a_process_without_data_takes_part(processes: list[dict[str, Any]]) -> None:
+    for found in processes:
+        moments = [[1.0, 1.0, 1.0], {"it": 2.0}, [0.5]]
+        assert found["_sum_where_one_has_no_data"] == moments
+
+
+def test_processes_with_rows_of_two_widths_are_refused(processes: list[dict[str, Any]]) -> None:
+    for found in processes:
+        assert "it of shapes (3,) and (4,) in two processes" in found["_sum_other_shapes"]

@@ -27,17 +27,19 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def captured(
     module: nn.Module, data: Tensor, bias: bool, projections: Projections | None = None
 ) -> Tensor:
-    """(n, out, inner) of the loss sum(output ** 3)."""
+    """(n, out, inner) of the loss sum((output + 1) ** 3), steep also where outputs are 0."""
     capture = Capture(module, {"it": module}, projections, bias=bias)
     with capture.batch() as batch:
-        module(data).pow(3).sum().backward()
+        (module(data) + 1).pow(3).sum().backward()
     return batch.gradients["it"]
 
 
 def check(module: nn.Module, data: Tensor, bias: bool) -> None:
     """Captured gradients are autograd's; projected ones are P_o G P_i^T; by identity, G itself."""
     layers = {"it": module}
-    expected = autograd_gradients(module, layers, lambda x: module(x).pow(3).sum(), data, bias)
+    expected = autograd_gradients(
+        module, layers, lambda x: (module(x) + 1).pow(3).sum(), data, bias
+    )
     whole = expected["it"]
     tolerance = {"rtol": 1e-9, "atol": 1e-9 * (1 + float(whole.abs().max()))}
     torch.testing.assert_close(captured(module, data, bias), whole, **tolerance)
