@@ -1,0 +1,59 @@
+"""Linear datamodeling score: do scores predict what training on half of the data does?
+
+The sum of a query's scores over a subset predicts the query's margin after training on that subset
+alone. The score is Spearman's correlation of both over subsets, meant over queries.
+Source: Choe et al. 2024, Sec. 4.1 and App. C.1; Park et al. 2023.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from common.config import Program
+from common.run import Run
+from papers.logra.attribution import AttributionSettings, attribute
+from papers.logra.image_task import ImageTask, ImageTaskSettings
+from papers.logra.outliers import outlier_metrics
+from papers.logra.rank_correlation import spearman
+from papers.logra.samples import logits_of
+from papers.logra.subset_retraining import read_retrained
+
+
+class LinearDatamodelingSettings(ImageTaskSettings):
+    """Which method; the run's seed is that of the attributed model."""
+
+    attribution: AttributionSettings
+
+
+def datamodeling_scores(scores: Tensor, masks: Tensor, outputs: Tensor) -> Tensor:
+    """Spearman's correlation of each query, (queries,).
+
+    Args:
+        scores: (queries, n), positive for proponents.
+        masks: (subsets, n) which samples each subset has.
+        outputs: (subsets, queries) of models retrained on them, larger for better.
+    """
+    return spearman(masks.double() @ scores.double().mT, outputs)
+
+
+def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> dict[str, float]:
+    """Score one attributed model; returns the datamodeling score by margin and by loss."""
+    retrained = read_retrained(run.needed("retrained"))
+    task = ImageTask(settings, run)
+    train, test = task.images.train, task.images.test
+    model = task.model(run.seed)
+    scores = attribute(settings.attribution, model, train, test, run.seed)
+    # A constant column has no ranks; such a query counts as not predicted.
+    by_margin = datamodeling_scores(scores, retrained.masks, retrained.margins.mean(1)).nan_to_num()
+    by_loss = datamodeling_scores(scores, retrained.masks, -retrained.losses.mean(1)).nan_to_num()
+    run.write_json("by_query.json", by_margin.tolist())
+    right = logits_of(model, test).argmax(1) == test.y
+    return {
+        "lds": float(by_margin.mean()),
+        "lds_by_loss": float(by_loss.mean()),
+        "accuracy_pct": 100 * float(right.float().mean()),
+        **outlier_metrics(scores, model, train, test),
+    }
+
+
+PROGRAM = Program(LinearDatamodelingSettings, run_linear_datamodeling)
