@@ -104,7 +104,9 @@ class LogIX(Peer):
         for x, y in samples.batches(self.batch):
             self.model.zero_grad()
             with self._run(data_id=[f"{name}{first + place}" for place in range(len(x))]):
-                functional.cross_entropy(self.model(x), y, reduction="sum").backward()
+                torch.autograd.backward(
+                    functional.cross_entropy(self.model(x), y, reduction="sum")
+                )
             first += len(x)
             yield
 
