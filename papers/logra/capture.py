@@ -118,8 +118,8 @@ class Capture:
         assert self.projections is not None
         key = (name, side, like.device, like.dtype)
         if key not in self._cast:
-            matrix = self.projections[name][side]
-            self._cast[key] = matrix.detach().to(like.device, like.dtype)
+            matrix = self.projections[name][side].detach().to(like.device, like.dtype)
+            self._cast[key] = matrix if side else self.rules[name].laid_out(matrix)
         return self._cast[key]
 
 

@@ -51,6 +51,10 @@ class GradientRule(ABC):
     def projected_outputs(self, value: Tensor, matrix: Tensor) -> Tensor:
         """An output's gradient, (k, out) -> rows (n, groups, t, k), P e if summed over groups."""
 
+    def laid_out(self, matrix: Tensor) -> Tensor:
+        """P_i as :meth:`projected_inputs` reads it fastest; equal to it."""
+        return matrix
+
     def whole_outputs(self, value: Tensor) -> Tensor:
         """An output's gradient -> rows (n, t, out), all groups side by side."""
         return self.outputs(value).transpose(1, 2).flatten(2)
@@ -103,6 +107,10 @@ class EmbeddingRule(GradientRule):
 
     def projected_outputs(self, value: Tensor, matrix: Tensor) -> Tensor:
         return functional.linear(_rows(value), matrix)
+
+    def laid_out(self, matrix: Tensor) -> Tensor:
+        # Columns, which are looked up, lie together: else every look-up copies the whole matrix.
+        return matrix.mT.contiguous().mT
 
     def _tokens(self, value: Tensor) -> Tensor:
         return value.reshape(value.shape[0], 1, -1)

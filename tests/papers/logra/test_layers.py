@@ -109,6 +109,15 @@ def test_embedding(padding: int | None, shape: tuple[int, ...]) -> None:
     check(module, torch.arange(torch.Size(shape).numel()).reshape(shape) % 5, bias=True)
 
 
+def test_an_embedding_looks_up_columns_that_lie_together() -> None:
+    rule, matrix = rule_of(nn.Embedding(50, 3)), torch.randn(4, 50)
+    laid_out = rule.laid_out(matrix)
+    assert torch.equal(laid_out, matrix)
+    assert laid_out.mT.is_contiguous()
+    tokens = torch.tensor([[7, 7, 2]])
+    assert torch.equal(rule.projected_inputs(tokens, laid_out)[0, 0], matrix.T[[7, 7, 2]])
+
+
 @pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
 def test_embeddings_whose_samples_depend_on_each_other_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(option))}=.*allowed: an embedding without"):
