@@ -70,6 +70,7 @@ def test_linear(middle: list[int], inner: int, out: int, bias: bool, counted: bo
     check(module, torch.randn(3, *middle, inner).double(), counted)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_convolution(data: Any) -> None:
