@@ -1,1 +1,98 @@
-"""Data valuation with projected influence functions. Source: Choe et al. 2024."""
+"""LoGra: which training samples a model's outputs owe most to (Choe et al. 2024).
+
+Answers to the calls of LogIX 0.1.1: a program written for it runs with ``from papers import logra
+as logix``. Twenty lines value the training data of a classifier::
+
+    import torch
+    from torch.nn.functional import cross_entropy
+    from papers import logra
+
+    run = logra.init(project="digits")
+    run.watch(model)
+    for _ in logra.LogIXScheduler(run, lora="random", hessian="raw", save="grad"):
+        for index, inputs, targets in train_loader:
+            with run(data_id=index):
+                cross_entropy(model(inputs), targets, reduction="sum").backward()
+    run.finalize()
+
+    with run(data_id=["first query", "second query"]):
+        cross_entropy(model(queries), labels, reduction="sum").backward()
+    result = run.compute_influence_all(run.get_log(), run.build_log_dataloader())
+    for query, scores in zip(result["src_ids"], result["influence"]):
+        best = scores.argmax()
+        print(query, "owes most to", result["tgt_ids"][best], float(scores[best]))
+
+A score is positive where removing the training sample is predicted to raise the query's loss, and
+is not divided by the number of training samples. Losses are sums over samples and tokens. In a
+``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from papers.logra.configs import DEFAULT_PATH, Config, LoggingConfig, LoRAConfig
+from papers.logra.data_ids import DataIDGenerator
+from papers.logra.influence import Influence, merge_logs
+from papers.logra.scheduler import LogIXScheduler
+from papers.logra.session import LogIX
+
+__all__ = [
+    "Config",
+    "DataIDGenerator",
+    "Influence",
+    "LoRAConfig",
+    "LogIX",
+    "LogIXScheduler",
+    "LoggingConfig",
+    "init",
+    "merge_logs",
+]
+
+_run: LogIX | None = None
+
+#: Methods of the run that :func:`init` made last, for ``logra.watch(model)`` and the like.
+_OF_THE_RUN = frozenset(
+    {
+        "add_lora",
+        "build_log_dataloader",
+        "build_log_dataset",
+        "clear",
+        "compute_influence",
+        "compute_influence_all",
+        "compute_self_influence",
+        "end",
+        "eval",
+        "finalize",
+        "get_log",
+        "initialize_from_log",
+        "save",
+        "setup",
+        "start",
+        "watch",
+        "watch_activation",
+    }
+)
+
+
+def init(project: str, config: Path | str = DEFAULT_PATH) -> LogIX:
+    """A run, which is from now on the one that ``logra.watch`` and other functions speak of.
+
+    Args:
+        project: name of its folder.
+        config: YAML file; the default one need not be there.
+
+    Raises:
+        InputError: another file is missing, or a key or value is not allowed.
+    """
+    global _run
+    _run = LogIX(project, config)
+    return _run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_THE_RUN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _run is None:
+        raise InputError(f"logra.{name} without a run; allowed: after logra.init(project)")
+    return getattr(_run, name)

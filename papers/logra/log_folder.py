@@ -1,0 +1,168 @@
+"""The folder of a run: stored gradients, statistics, projections, settings.
+
+====================================  ==========================================
+``log/``                              a :mod:`papers.logra.log_store`
+``state/statistics.safetensors``      :class:`papers.logra.statistics.Statistics`
+``lora/projections.safetensors``      :class:`papers.logra.projections.Projections`
+``config.yaml``                       what the run was set to
+====================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, distributed
+
+from common.errors import InputError
+from common.run import write_atomically
+from papers.logra.configs import Config
+from papers.logra.layout import Layout
+from papers.logra.log_store import LogStore, LogWriter, Rows
+from papers.logra.log_store.creation import CHUNK_BYTES
+from papers.logra.log_store.dtypes import DTYPES
+from papers.logra.log_store.manifest import DtypeName, Identity
+from papers.logra.projections import Projections
+from papers.logra.statistics import Statistics
+
+NestedGradients = dict[str, dict[str, Tensor]]
+
+
+class LogFolder:
+    """Writes and reads a run's folder; nothing is made before something is written.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log = path / "log"
+        self._statistics = path / "state" / "statistics.safetensors"
+        self._projections = path / "lora" / "projections.safetensors"
+        self._writer: LogWriter | None = None
+        self._store: LogStore | None = None
+        #: Whether this run has written to the log.
+        self.has_written = False
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the log is open for writing."""
+        return self._writer is not None
+
+    def begin(
+        self,
+        layout: Layout,
+        identity: Identity,
+        dtype: DtypeName = "float32",
+        numbers: float | None = None,
+    ) -> None:
+        """Open the log for writing.
+
+        Args:
+            layout, identity, dtype: as of :meth:`LogStore.create`.
+            numbers: the most to hold in a chunk.
+
+        Raises:
+            InputError: an earlier run left a log.
+        """
+        # Of several processes another one may have begun; the store itself refuses old rows.
+        if self._log.exists() and not self.has_written and not distributed.is_initialized():
+            raise InputError(
+                f"{self._log}: holds the log of an earlier run; allowed: another project, or "
+                "initialize_from_log() to score with it"
+            )
+        rows = None
+        if numbers is not None and numbers * DTYPES[dtype].itemsize < CHUNK_BYTES:
+            rows = max(1, int(numbers / layout.width))
+        self._writer = LogStore.create(
+            self._log,
+            layout,
+            identity=identity,
+            dtype=dtype,
+            rank=_rank(),
+            ranks=_processes(),
+            rows_per_chunk=rows,
+            resume=self.has_written,
+        )
+        self.has_written, self._store = True, None
+
+    def append(self, ids: Sequence[str], gradients: Tensor) -> None:
+        """Add rows (n, width) to the log that :meth:`begin` opened. Raises as the writer's."""
+        assert self._writer is not None
+        self._writer.append(ids, gradients)
+
+    def close(self) -> None:
+        """Write what waits. Raises InputError where that fails."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
+
+    def open(self) -> LogStore:
+        """The log, for reading. Raises InputError: there is none, or it is being written."""
+        if self._writer is not None:
+            raise InputError(f"{self._log}: is being written; allowed: after finalize()")
+        if self._store is None:
+            if not self._log.exists():
+                raise InputError(f"{self._log}: no log; allowed: after save(True) and finalize()")
+            self._store = LogStore.open(self._log)
+        return self._store
+
+    def write(
+        self, statistics: Statistics, projections: Projections | None, config: Config
+    ) -> None:
+        """Write all but the log, in one process; projections of an earlier run do not stay."""
+        if _rank() == 0:
+            self._write(statistics, projections, config)
+        if distributed.is_initialized():
+            distributed.barrier()
+
+    def _write(
+        self, statistics: Statistics, projections: Projections | None, config: Config
+    ) -> None:
+        statistics.save(self._statistics)
+        if projections is None:
+            self._projections.unlink(missing_ok=True)
+        else:
+            projections.save(self._projections)
+        write_atomically(self.path / "config.yaml", config.to_yaml())
+
+    def read_statistics(self, layout: Layout | None) -> Statistics:
+        """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""
+        return Statistics.load(self._statistics, layout)
+
+    def read_projections(self) -> Projections:
+        """What :meth:`write` wrote. Raises InputError: missing or altered."""
+        return Projections.load(self._projections)
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether gradients of the run were projected."""
+        return self._projections.exists()
+
+
+class NestedRows(Rows):
+    """(id, ``{layer: {"grad": (out, inner)}}``) of each row of a store."""
+
+    def __getitem__(self, position: int) -> tuple[str, NestedGradients]:  # type: ignore[override]
+        name, row = super().__getitem__(position)
+        parts = self.store.layout.unflatten(row.unsqueeze(0))
+        return name, {layer: {"grad": part[0]} for layer, part in parts.items()}
+
+
+def in_any_process(flag: bool) -> bool:
+    """Whether it is set in one of all processes."""
+    if not distributed.is_initialized():
+        return flag
+    flags: list[bool] = [False] * distributed.get_world_size()
+    distributed.all_gather_object(flags, flag)
+    return any(flags)
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
