@@ -4,10 +4,10 @@
 dtype      bytes             error of a value x
 =========  ================  =====================================================================
 float64    8                 none
-float32    4                 none (2^-24 of \\|x\\| where gradients are float64)
-bfloat16   2                 at most 2^-8 of \\|x\\|
-float16    2                 at most 2^-11 of \\|x\\| + 2^-25; larger than 65504 is refused
-int8       1, 4 for a scale  at most 1/254 of the largest \\|x\\| in the row's block
+float32    4                 none; at most 2^-24 of |x| where gradients are float64
+bfloat16   2                 at most 2^-8 of |x|
+float16    2                 at most 2^-11 of |x| + 2^-25; larger than 65504 is refused
+int8       1, 4 for a scale  at most 1/254 of the largest |x| in the row's block
 =========  ================  =====================================================================
 """
 

@@ -107,7 +107,7 @@ class JournalFile:
         except BlockingIOError:
             os.close(self._file)
             raise InputError(f"{path}: another process writes it; allowed: one") from None
-        except InputError:
+        except (InputError, OSError):
             os.close(self._file)
             raise
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,6 +238,14 @@ class Rows(Dataset[tuple[str, Tensor]]):
     def __getitem__(self, position: int) -> tuple[str, Tensor]:
         if not 0 <= position < len(self):
             raise IndexError(position)
-        return self.store.ids[position], self.store.rows(position, position + 1, dtype=self.dtype)[
-            0
-        ]
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: list[int]) -> list[tuple[str, Tensor]]:
+        """Items of a batch: a DataLoader asks for it. Rows side by side are read in one piece."""
+        found: list[tuple[str, Tensor]] = []
+        for _, run in groupby(enumerate(positions), key=lambda item: item[1] - item[0]):
+            side_by_side = [position for _, position in run]
+            first, last = side_by_side[0], side_by_side[-1] + 1
+            rows = self.store.rows(first, last, dtype=self.dtype)
+            found += zip(self.store.ids[first:last], rows, strict=True)
+        return found

@@ -209,6 +209,20 @@ def test_a_data_loader_gives_ids_with_rows(store: LogStore, workers: int) -> Non
     assert torch.equal(torch.cat(parts), rows_of(50))
 
 
+@given(positions=st.lists(st.integers(0, 49), max_size=12))
+def test_a_batch_of_any_positions(store: LogStore, positions: list[int]) -> None:
+    found = Rows(store).__getitems__(positions)
+    assert [name for name, _ in found] == [ids_of(50)[position] for position in positions]
+    for position, (_, row) in zip(positions, found, strict=True):
+        assert torch.equal(row, rows_of(50)[position])
+
+
+def test_rows_end_where_the_store_ends(store: LogStore) -> None:
+    assert len(list(Rows(store))) == 50  # type: ignore[call-overload]
+    with pytest.raises(IndexError):
+        Rows(store)[-1]
+
+
 def test_ids_fewer_or_more_than_rows(tmp_path: Path) -> None:
     with opened(tmp_path / "log") as writer:
         for ids in ([], ["a"], ["a", "b", "c"], "ab", [1, 2]):
