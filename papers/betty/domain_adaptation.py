@@ -9,7 +9,6 @@ two, so the hypergradient has two paths. Source: Choe et al. 2023, Sec. 4.3.
 from __future__ import annotations
 
 import copy
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -55,10 +54,10 @@ def run_domain_adaptation(settings: DomainAdaptationSettings, run: Run) -> dict[
     passes.
     """
     core = Core(settings.core, run)
-    with closing(load(settings, run)) as data:
-        metrics = train(settings, data, core)
-        core.finish()
-        metrics["memory_bytes"] = float(peak_gpu_bytes(core.device) or step_bytes(settings, data))
+    data = load(settings, run)
+    metrics = train(settings, data, core)
+    core.finish()
+    metrics["memory_bytes"] = float(peak_gpu_bytes(core.device) or step_bytes(settings, data))
     return metrics
 
 
