@@ -40,7 +40,7 @@ from papers.betty.search_space import (
     drawn,
     edge_count,
 )
-from papers.betty.training import run_engine, strategy_on
+from papers.betty.training import run_engine, strategy_of
 
 #: Mean and deviation of CIFAR-10's colours, of 255.
 
@@ -217,7 +217,7 @@ def search_program(settings: ArchitectureSearchSettings, data: Data, core: Core)
         batches[1],
     )
     config = EngineConfig(
-        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_on(core.device)
+        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_of(core)
     )
     dependencies = {"u2l": {"architecture": ["network"]}, "l2u": {"network": ["architecture"]}}
     return Engine([architecture, network], config, dependencies)

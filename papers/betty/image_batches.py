@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torchvision.transforms import v2
 from common.core import CoreSettings
 from common.core.data_order import EpochLoader, EpochOrder, loaded
 from common.data.office_home import Domain
-from papers.betty.batches import Split
+from papers.betty.batches import Split, divided
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -62,7 +63,7 @@ class Crops(Dataset[tuple[Tensor, int]]):
         """To train on.
 
         Args:
-            size: pictures of a batch; at most as many as there are are taken.
+            size: pictures of a batch, over all processes; at most as many as there are are taken.
             steps: batches of the run.
             seed: of order and, with worker processes, of augmentation.
             settings: how many worker processes.
@@ -93,6 +94,12 @@ class CropBatches:
         for crops, labels in self._loader.batches(0, self._taken):
             self._taken += 1
             yield normalised(crops), labels
+
+    def divided(self, rank: int, count: int) -> CropBatches:
+        """Of each batch the share of process ``rank`` of ``count``."""
+        loader = copy.copy(self._loader)
+        loader.order = divided(loader.order, rank, count)
+        return CropBatches(loader)
 
     def state_dict(self) -> dict[str, Any]:
         """Position."""

@@ -27,7 +27,7 @@ from papers.betty.augmentation import crop_and_flip
 from papers.betty.batches import Batches, Split, per_class
 from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
+from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_of
 
 FOLDER: Final = Path(__file__).resolve().parent
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
@@ -93,9 +93,8 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     """Train, and return final and best test accuracy (%), time (s) and memory (bytes)."""
     core = Core(settings.core, run)
     data = load(settings, run)
-    engine = program(
-        settings, NETWORKS[settings.network](), data, run.seed, strategy_on(core.device)
-    )
+    strategy = strategy_of(core)
+    engine = program(settings, NETWORKS[settings.network](), data, run.seed, strategy)
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
@@ -106,13 +105,14 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     every = settings.validate_every * settings.gradient_accumulation
     history = run_engine(engine, core, evaluate, every)
     run.write_rows("history.csv", history.rows)
+    saved_bytes = meta_step_bytes(settings, data, strategy)
     core.finish()
     reached = [row["accuracy_pct"] for row in history.rows]
     return {
         "accuracy_pct": reached[-1],
         "best_accuracy_pct": max(reached),
         "train_s": history.seconds,
-        "saved_bytes": float(meta_step_bytes(settings, data)),
+        "saved_bytes": float(saved_bytes),
     }
 
 
@@ -247,10 +247,10 @@ def program(
     )
 
 
-def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
+def meta_step_bytes(settings: MetaWeightNetSettings, data: Data, strategy: Strategy = "cpu") -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    engine = program(settings, NETWORKS[settings.network](), data, 0)
+    engine = program(settings, NETWORKS[settings.network](), data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.core import Core
+from common.errors import InputError
 from papers.betty.configs import Strategy
 from papers.betty.engine import Engine
 
@@ -142,9 +143,25 @@ class _Held:
             self._meter.release(self.tensor)
 
 
-def strategy_on(device: torch.device) -> Strategy:
-    """The engine's strategy for one process on ``device``."""
-    return "gpu" if device.type == "cuda" else "cpu"
+def strategy_of(core: Core, divisible: bool = True) -> Strategy:
+    """The engine's strategy: it computes where the core does, and in the core's process group.
+
+    Args:
+        divisible: whether the program's batches can be divided among processes.
+
+    Raises:
+        InputError: several processes where they cannot, or where the core would shard parameters.
+    """
+    if core.world_size == 1:
+        return "gpu" if core.device.type == "cuda" else "cpu"
+    if not divisible:
+        raise InputError(
+            f"torchrun started {core.world_size} processes; allowed: one, for the batches of this"
+            " program are not divided"
+        )
+    if core.settings.strategy != "ddp":
+        raise InputError(f"core.strategy {core.settings.strategy}: allowed here: ddp")
+    return "accelerate"
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
