@@ -8,6 +8,7 @@ sample's loss; the outer problem trains that network on a balanced meta set. Sou
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -22,14 +23,13 @@ from common.core import Core, CoreSettings
 from common.data.synthetic import long_tailed
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
+from papers.betty.augmentation import crop_and_flip
 from papers.betty.batches import Batches, Split, per_class
 from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
+from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_of
 
 FOLDER: Final = Path(__file__).resolve().parent
-MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
-SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
     "deep": lambda: mlp(64, *[256] * 6, 10),
@@ -93,9 +93,8 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     """Train, and return final and best test accuracy (%), time (s) and memory (bytes)."""
     core = Core(settings.core, run)
     data = load(settings, run)
-    engine = program(
-        settings, NETWORKS[settings.network](), data, run.seed, strategy_on(core.device)
-    )
+    strategy = strategy_of(core)
+    engine = program(settings, NETWORKS[settings.network](), data, run.seed, strategy)
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
@@ -106,13 +105,14 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     every = settings.validate_every * settings.gradient_accumulation
     history = run_engine(engine, core, evaluate, every)
     run.write_rows("history.csv", history.rows)
+    saved_bytes = meta_step_bytes(settings, data, strategy)
     core.finish()
     reached = [row["accuracy_pct"] for row in history.rows]
     return {
         "accuracy_pct": reached[-1],
         "best_accuracy_pct": max(reached),
         "train_s": history.seconds,
-        "saved_bytes": float(meta_step_bytes(settings, data)),
+        "saved_bytes": float(saved_bytes),
     }
 
 
@@ -130,22 +130,14 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
         labels = torch.from_numpy(images.labels.copy())
         sets = [Split(x[i], labels[i]) for i in (train, meta, test)]
         return Data(sets[0], sets[1], sets[2], None)
-    from common.data.cifar10 import cifar10
-    from common.data.registry import identity
+    from papers.betty.cifar10_images import normalised_colours, train_and_test
 
-    root = Path(settings.data_root) if settings.data_root else None
-    run.uses(identity("cifar10", root=root))
-    images, held_out = cifar10(True, root), cifar10(False, root)
-    everything = np.arange(len(images.labels))
-    train, meta = tail_and_meta(images.labels, everything, settings, rng)
-    labels = torch.from_numpy(images.labels.copy())
-    pixels = [
-        (torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() - MEAN) / SPREAD
-        for part in (images.pixels[train], images.pixels[meta], held_out.pixels)
-    ]
-    targets = (labels[train], labels[meta], torch.from_numpy(held_out.labels.copy()))
-    sets = [Split(a, b) for a, b in zip(pixels, targets, strict=True)]
-    return Data(sets[0], sets[1], sets[2], crop_and_flip)
+    everything, test_set = train_and_test(settings.data_root, run)
+    rows = np.arange(len(everything.y))
+    parts = tail_and_meta(everything.y.numpy(), rows, settings, rng)
+    sets = [*(Split(everything.x[part], everything.y[part]) for part in parts), test_set]
+    sets = [Split(normalised_colours(x), y) for x, y in sets]
+    return Data(sets[0], sets[1], sets[2], partial(crop_and_flip, padding="reflect"))
 
 
 def tail_and_meta(
@@ -157,21 +149,6 @@ def tail_and_meta(
     largest = min(settings.largest, int(np.bincount(left).min()))
     tail = long_tailed(left, settings.imbalance, rng, largest=largest)
     return among[rest[tail]], among[meta]
-
-
-def crop_and_flip(images: Tensor) -> Tensor:
-    """Random 32x32 crop of each image padded by 4 (reflected), and a random horizontal flip."""
-    count = len(images)
-    padded = functional.pad(images, (4, 4, 4, 4), mode="reflect")
-    top, left = torch.randint(0, 9, (2, count))
-    rows = top[:, None] + torch.arange(32)
-    columns = left[:, None] + torch.arange(32)
-    flipped = torch.rand(count) < 0.5
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    each = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
 
 
 class Classifier:
@@ -270,10 +247,10 @@ def program(
     )
 
 
-def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
+def meta_step_bytes(settings: MetaWeightNetSettings, data: Data, strategy: Strategy = "cpu") -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    engine = program(settings, NETWORKS[settings.network](), data, 0)
+    engine = program(settings, NETWORKS[settings.network](), data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):
