@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 import torch
 import torch.distributed as dist
 
-from common.core.process_group import leave_process_group
 from common.errors import InputError
 
 #: Strategies of one process.
@@ -52,6 +51,8 @@ def joined(strategy: str, backend: str = "") -> Processes:
         _with_accelerate() if strategy == "accelerate" else _with_torchrun(strategy, backend, cuda)
     )
     if ours and dist.is_initialized():
+        from common.core.process_group import leave_process_group  # with it comes accelerate
+
         atexit.register(leave_process_group)
     return processes
 
