@@ -8,6 +8,7 @@ cells that keep the strongest candidates are then trained anew on both halves. S
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import mean
 from typing import Literal
 
@@ -121,7 +122,8 @@ def load(settings: ArchitectureSearchSettings, run: Run) -> Data:
         return Data(halves[0], halves[1], test, lambda pixels: pixels / 16, augmented=False)
     from papers.betty.cifar10_images import normalised_colours, train_and_test
 
-    train, test = train_and_test(settings.data_root, run)
+    root = Path(settings.data_root) if settings.data_root else None
+    train, test = train_and_test(root, run)
     order = rng.permutation(len(train.y))
     halves = [Split(train.x[rows], train.y[rows]) for rows in (order[::2], order[1::2])]
     return Data(halves[0], halves[1], test, normalised_colours, augmented=True)

@@ -17,9 +17,8 @@ MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
 SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 
 
-def train_and_test(data_root: str | None, run: Run) -> tuple[Split, Split]:
+def train_and_test(root: Path | None, run: Run) -> tuple[Split, Split]:
     """Both sets of (n, 3, 32, 32) uint8 pixels and (n,) classes; notes in ``run`` what was read."""
-    root = Path(data_root) if data_root else None
     run.uses(identity("cifar10", root=root))
     sets = [
         Split(

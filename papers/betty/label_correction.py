@@ -116,7 +116,7 @@ class Correct(ImplicitProblem):
 def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[str, float]:
     """Train, and return test accuracy (%), accuracy of labels (%), mean weights and time (s)."""
     core = Core(settings.core, run)
-    data = load(settings, run)
+    data = load(settings, run, core.device)
     engine = program(settings, data, run.seed, strategy_of(core))
     classifier = engine.problem("classifier")
     assert isinstance(classifier, Classifier)
