@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader
 from common.core.data_order import EpochLoader, EpochOrder, mixed
 from common.core.local_gpu import claimed_gpu, visible_gpus
 from common.core.meters import Throughput, peak_gpu_bytes
+from common.core.process_group import leave_process_group
 from common.core.resume_state import random_state, read_state, set_random_state, write_state
 from common.core.settings import CoreSettings
 from common.errors import InputError
@@ -318,9 +318,7 @@ class Core:
         """Leave the process group, together."""
         if self.world_size > 1:
             self.accelerator.wait_for_everyone()
-            # torch joins gloo's threads with the GIL held. They need it to release the tensors of
-            # the last collectives; without this pause one run in ten hangs here for ever.
-            time.sleep(0.3)
+            leave_process_group()
         self.accelerator.end_training()
         self._claim.close()
 

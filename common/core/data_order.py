@@ -8,9 +8,10 @@ others.
 
 from __future__ import annotations
 
+import atexit
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class EpochLoader:
         """Optimiser steps in an epoch."""
         return self.order.steps_per_epoch
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[Any, None, None]:
         """Collated micro-batches of ``epoch`` from optimiser step ``start`` on."""
         workers = self.settings.num_workers
         dataset = _Seeded(self.dataset, self.order.seed, epoch) if workers else self.dataset
@@ -125,8 +126,31 @@ class EpochLoader:
             # A private generator: the loader would draw its base seed from the global one.
             generator=torch.Generator().manual_seed(mixed(self.order.seed, epoch, 1)),
         )
-        for batch in loader:
+        for batch in loaded(loader):
             yield to_device(batch, self.device)
+
+
+def loaded(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """Batches of ``loader``, whose worker processes end with the iteration, however it ends.
+
+    Python waits for its children when it exits, which would be for ever: these ignore the signal
+    to end, and the iteration that would tell them lives as long as a traceback that has it, or a
+    program that did not take its last batch.
+
+    Raises:
+        InputError: a data set's own; a worker's has its traceback as text, of which one line stays.
+    """
+    batches: Any = iter(loader)
+    end = getattr(batches, "_shutdown_workers", lambda: None)  # torch has no public name for it
+    atexit.register(end)
+    try:
+        yield from batches
+    except InputError as error:
+        kind = f"\n{InputError.__module__}.{InputError.__qualname__}: "
+        raise InputError(str(error).rpartition(kind)[2].strip()) from None
+    finally:
+        end()
+        atexit.unregister(end)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

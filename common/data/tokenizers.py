@@ -1,7 +1,6 @@
 """Published subword vocabularies as plain data: GPT-2's byte pairs and BERT's word pieces.
 
-Neither ``tokenizers`` nor ``transformers`` is a dependency of this project; whoever has one gives
-it the same files, or these values.
+``tokenizers`` and ``transformers`` read the same files, or are given these values.
 """
 
 from __future__ import annotations

@@ -41,11 +41,9 @@ from papers.betty.search_space import (
     drawn,
     edge_count,
 )
-from papers.betty.training import run_engine, strategy_on
+from papers.betty.training import run_engine, strategy_of
 
 #: Mean and deviation of CIFAR-10's colours, of 255.
-MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
-SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 
 
 class SearchStage(Stage):
@@ -122,26 +120,13 @@ def load(settings: ArchitectureSearchSettings, run: Run) -> Data:
         test = Split(x[order[: settings.test]], y[order[: settings.test]])
         halves = [Split(x[rows], y[rows]) for rows in (rest[::2], rest[1::2])]
         return Data(halves[0], halves[1], test, lambda pixels: pixels / 16, augmented=False)
-    from common.data.cifar10 import cifar10
-    from common.data.registry import identity
+    from papers.betty.cifar10_images import normalised_colours, train_and_test
 
     root = Path(settings.data_root) if settings.data_root else None
-    run.uses(identity("cifar10", root=root))
-    train, test = (
-        Split(
-            torch.from_numpy(np.array(images.pixels)).permute(0, 3, 1, 2),
-            torch.from_numpy(images.labels.copy()),
-        )
-        for images in (cifar10(True, root), cifar10(False, root))
-    )
+    train, test = train_and_test(root, run)
     order = rng.permutation(len(train.y))
     halves = [Split(train.x[rows], train.y[rows]) for rows in (order[::2], order[1::2])]
     return Data(halves[0], halves[1], test, normalised_colours, augmented=True)
-
-
-def normalised_colours(pixels: Tensor) -> Tensor:
-    """(n, 3, h, w) colours, 0 to 255 -> mean 0 and deviation 1 over CIFAR-10."""
-    return (pixels - MEAN) / SPREAD
 
 
 class Mixture(nn.Module):
@@ -234,7 +219,7 @@ def search_program(settings: ArchitectureSearchSettings, data: Data, core: Core)
         batches[1],
     )
     config = EngineConfig(
-        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_on(core.device)
+        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_of(core)
     )
     dependencies = {"u2l": {"architecture": ["network"]}, "l2u": {"network": ["architecture"]}}
     return Engine([architecture, network], config, dependencies)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def crop_and_flip(images: Tensor, margin: int = 4) -> Tensor:
-    """(n, c, h, w): a random crop of each image padded by ``margin`` zeros, flipped or not."""
+def crop_and_flip(
+    images: Tensor, margin: int = 4, padding: Literal["constant", "reflect"] = "constant"
+) -> Tensor:
+    """(n, c, h, w): a random crop of each image padded by ``margin``, flipped or not.
+
+    Padded by zeros or by reflection.
+    """
     count, _, height, width = images.shape
-    padded = functional.pad(images, (margin,) * 4).permute(0, 2, 3, 1)
+    padded = functional.pad(images, (margin,) * 4, mode=padding).permute(0, 2, 3, 1)
     top, left = torch.randint(0, 2 * margin + 1, (2, count, 1))
     rows, columns = top + torch.arange(height), left + torch.arange(width)
     columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ class Batches:
 
     Args:
         tensors: (n, ...) each; a batch is a tuple of rows of all of them.
-        size: rows of a batch; at most n is taken, and the last incomplete batch is left out.
+        size: rows of a batch, over all processes; at most n is taken, and the last incomplete
+            batch is left out.
         seed: of the permutations.
         transform: applied to the first tensor of a batch.
     """
@@ -44,6 +46,12 @@ class Batches:
             yield (self._transform(first) if self._transform else first, *rest)
         self._epoch, self._taken = self._epoch + 1, 0
 
+    def divided(self, rank: int, count: int) -> Batches:
+        """Of each batch the share of process ``rank`` of ``count``."""
+        share = copy.copy(self)
+        share._order = divided(self._order, rank, count)
+        return share
+
     def state_dict(self) -> dict[str, Any]:
         """Position."""
         return {"epoch": self._epoch, "taken": self._taken}
@@ -51,6 +59,18 @@ class Batches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`; takes effect at the next iteration."""
         self._epoch, self._taken = state["epoch"], state["taken"]
+
+
+def divided(order: EpochOrder, rank: int, count: int) -> EpochOrder:
+    """``order`` for process ``rank`` of ``count``. Raises InputError if a batch does not divide."""
+    if order.global_batch_size % count:
+        raise InputError(
+            f"batches of {order.global_batch_size} samples: must be a multiple of the {count}"
+            " processes"
+        )
+    share = copy.copy(order)
+    share.rank, share.world_size = rank, count
+    return share
 
 
 class Split(NamedTuple):

@@ -9,7 +9,6 @@ two, so the hypergradient has two paths. Source: Choe et al. 2023, Sec. 4.3.
 from __future__ import annotations
 
 import copy
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,8 +23,9 @@ from common.run import Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.batches import Batches, Split
 from papers.betty.configs import Strategy
+from papers.betty.distribution.processes import joined
 from papers.betty.domains import Data, DomainSettings, load
-from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
+from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_of
 
 if TYPE_CHECKING:
     from papers.betty.image_batches import CropBatches, Crops
@@ -55,16 +55,17 @@ def run_domain_adaptation(settings: DomainAdaptationSettings, run: Run) -> dict[
     passes.
     """
     core = Core(settings.core, run)
-    with closing(load(settings, run)) as data:
-        metrics = train(settings, data, core)
-        core.finish()
-        metrics["memory_bytes"] = float(peak_gpu_bytes(core.device) or step_bytes(settings, data))
+    data = load(settings, run)
+    metrics = train(settings, data, core)
+    memory = peak_gpu_bytes(core.device) or step_bytes(settings, data, strategy_of(core))
+    metrics["memory_bytes"] = float(memory)
+    core.finish()
     return metrics
 
 
 def train(settings: DomainAdaptationSettings, data: Data, core: Core) -> dict[str, float]:
     """Metrics of a program that was run to its end, but for memory."""
-    engine = program(settings, data, core.run.seed, strategy_on(core.device))
+    engine = program(settings, data, core.run.seed, strategy_of(core))
     finetune = engine.problem("finetune")
 
     def evaluate() -> dict[str, float]:
@@ -158,7 +159,7 @@ def program(
     settings: DomainAdaptationSettings, data: Data, seed: int, strategy: Strategy = "cpu"
 ) -> Engine:
     """Three levels; two for ``baseline``, and finetuning alone for ``target_only``."""
-    device = torch.device("cuda" if strategy == "gpu" else "cpu")
+    device = joined(strategy).device
 
     def batches(samples: Split | Crops, seed: int) -> Batches | CropBatches:
         size = settings.batch_size
@@ -201,10 +202,10 @@ def program(
     return Engine([reweight, finetune, pretrain], config, dependencies)
 
 
-def step_bytes(settings: DomainAdaptationSettings, data: Data) -> int:
+def step_bytes(settings: DomainAdaptationSettings, data: Data, strategy: Strategy = "cpu") -> int:
     """Most bytes kept at once for backward passes, over one iteration of a fresh program."""
     torch.manual_seed(0)
-    engine = program(settings, data, 0)
+    engine = program(settings, data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         engine.train_step()

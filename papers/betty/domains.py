@@ -99,12 +99,6 @@ class Data(NamedTuple):
     prepared: Callable[[Tensor], Tensor] = nn.Identity()
     corrupted: Tensor | None = None
 
-    def close(self) -> None:
-        """End the processes that load batches."""
-        for samples in (self.source, self.target):
-            if not isinstance(samples, Split):
-                samples.close()
-
 
 def load(settings: DomainSettings, run: Run) -> Data:
     """Draw or split the sets and note what was read."""

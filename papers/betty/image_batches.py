@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Generator, Iterable, Iterator
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from common.core import CoreSettings
-from common.core.data_order import EpochLoader, EpochOrder
+from common.core.data_order import EpochLoader, EpochOrder, loaded
 from common.data.office_home import Domain
-from common.errors import InputError
-from papers.betty.batches import Split
+from papers.betty.batches import Split, divided
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -46,7 +45,6 @@ class Crops(Dataset[tuple[Tensor, int]]):
         self, domain: Domain, rows: npt.NDArray[np.int64], resize: int, side: int, augment: bool
     ) -> None:
         self.domain, self.rows = domain, rows
-        self._opened: list[CropBatches] = []
         cut = [v2.RandomResizedCrop(side), v2.RandomHorizontalFlip()]
         self._transform = v2.Compose(
             [v2.Resize(resize), *(cut if augment else [v2.CenterCrop(side)]), v2.PILToTensor()]
@@ -65,27 +63,21 @@ class Crops(Dataset[tuple[Tensor, int]]):
         """To train on.
 
         Args:
-            size: pictures of a batch; at most as many as there are are taken.
+            size: pictures of a batch, over all processes; at most as many as there are are taken.
             steps: batches of the run.
             seed: of order and, with worker processes, of augmentation.
             settings: how many worker processes.
             device: where the batches go.
         """
         order = _SuccessiveEpochs(len(self), min(size, len(self)), steps, seed)
-        self._opened.append(CropBatches(EpochLoader(self, order, settings, device)))
-        return self._opened[-1]
-
-    def close(self) -> None:
-        """End the worker processes of all batches; Python would wait for them when it ends."""
-        while self._opened:
-            self._opened.pop().close()
+        return CropBatches(EpochLoader(self, order, settings, device))
 
     def decoded(self, workers: int) -> Split:
         """All of them at once, for crops that are not random."""
         loader = DataLoader(
             self, batch_size=64, num_workers=workers, generator=torch.Generator().manual_seed(0)
         )
-        crops, labels = zip(*_with_ended_workers(loader), strict=True)
+        crops, labels = zip(*loaded(loader), strict=True)
         return Split(torch.cat(crops), torch.cat(labels))
 
 
@@ -97,17 +89,17 @@ class CropBatches:
 
     def __init__(self, loader: EpochLoader) -> None:
         self._loader, self._taken = loader, 0
-        self._running = _with_ended_workers(())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._running = _with_ended_workers(self._loader.batches(0, self._taken))
-        for crops, labels in self._running:
+        for crops, labels in self._loader.batches(0, self._taken):
             self._taken += 1
             yield normalised(crops), labels
 
-    def close(self) -> None:
-        """End the worker processes of the latest iteration."""
-        self._running.close()
+    def divided(self, rank: int, count: int) -> CropBatches:
+        """Of each batch the share of process ``rank`` of ``count``."""
+        loader = copy.copy(self._loader)
+        loader.order = divided(loader.order, rank, count)
+        return CropBatches(loader)
 
     def state_dict(self) -> dict[str, Any]:
         """Position."""
@@ -134,18 +126,3 @@ class _SuccessiveEpochs(EpochOrder):
             number, place = divmod(step, self.steps_per_epoch)
             rows = next(super().batches(number, place))
             yield [number * self.size + row for row in rows]
-
-
-def _with_ended_workers(batches: Iterable[Any]) -> Generator[Any, None, None]:
-    """``batches``; an error ends the worker processes, and one of theirs is a single line.
-
-    The frames of its traceback would keep the loader alive, hence its workers; and because these
-    ignore the signal to end, Python would wait for them for ever when it exits.
-    """
-    try:
-        yield from batches
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        if isinstance(error, InputError):  # a worker's has its traceback as text
-            raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
-        raise

@@ -26,7 +26,7 @@ from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Strategy
-from papers.betty.training import accuracy, run_engine, strategy_on
+from papers.betty.training import accuracy, run_engine, strategy_of
 
 
 class ImplicitMAMLSettings(Settings):
@@ -132,6 +132,7 @@ class Tasks(Env):
 def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, float]:
     """Accuracy (%) on tasks of held-out classes with its standard error over tasks, time (s)."""
     core = Core(settings.core, run)
+    strategy = strategy_of(core, divisible=False)  # adaptation to one task cannot be shared
     train, test = load(settings, run)
     network = conv_net(settings.blocks, settings.channels, settings.pooled, settings.ways)
     shape = (settings.ways, settings.shots, settings.queries)
@@ -148,7 +149,7 @@ def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, flo
         network.to(core.device)
         rows, seconds = [{"iteration": 0.0, **evaluate()}], 0.0
     else:
-        engine = program(settings, network, tasks, strategy_on(core.device))
+        engine = program(settings, network, tasks, strategy)
         core.track(tasks=tasks)
         every = settings.validate_every * settings.tasks * settings.unroll_steps
         history = run_engine(engine, core, evaluate, every)

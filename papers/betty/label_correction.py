@@ -21,7 +21,7 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
 from papers.betty.batches import Batches, Split
 from papers.betty.configs import Strategy
 from papers.betty.networks import MetaWeightNet, mlp
-from papers.betty.training import accuracy, run_engine, strategy_on
+from papers.betty.training import accuracy, run_engine, strategy_of
 from papers.betty.weak_supervision import WeakData, WeakSettings, load
 
 Method = Literal["baseline", "clean_only", "rwt", "rwt_crt"]
@@ -116,8 +116,8 @@ class Correct(ImplicitProblem):
 def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[str, float]:
     """Train, and return test accuracy (%), accuracy of labels (%), mean weights and time (s)."""
     core = Core(settings.core, run)
-    data = load(settings, run)
-    engine = program(settings, data, run.seed, strategy_on(core.device))
+    data = load(settings, run, core.device)
+    engine = program(settings, data, run.seed, strategy_of(core))
     classifier = engine.problem("classifier")
     assert isinstance(classifier, Classifier)
     test = Split(*(part.to(core.device) for part in data.test))

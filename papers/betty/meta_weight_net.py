@@ -1,13 +1,14 @@
-"""Meta-Weight-Net on long-tailed images: Table 1.
+"""Meta-Weight-Net on long-tailed images, Table 1, and on sentences with BERT, Table 2.
 
 The inner problem trains a classifier with sample weights that a small network gives from each
 sample's loss; the outer problem trains that network on a balanced meta set. Source: Choe et al.
-2023, Sec. 4.1; Shu et al. 2019.
+2023, Sec. 4.1 and 4.2; Shu et al. 2019.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,17 +20,18 @@ from torch.nn import functional
 
 from common.config import Program, Settings
 from common.core import Core, CoreSettings
+from common.core.meters import peak_gpu_bytes
 from common.data.synthetic import long_tailed
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
+from papers.betty.augmentation import crop_and_flip
 from papers.betty.batches import Batches, Split, per_class
+from papers.betty.bert_settings import BertSettings
 from papers.betty.configs import Precision, Strategy
-from papers.betty.networks import MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_on
+from papers.betty.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
+from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_of
 
 FOLDER: Final = Path(__file__).resolve().parent
-MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
-SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
     "deep": lambda: mlp(64, *[256] * 6, 10),
@@ -43,13 +45,17 @@ class MetaWeightNetSettings(Settings):
     """Data, networks, optimisers, and how the outer problem is differentiated."""
 
     core: CoreSettings = CoreSettings(global_batch_size=100)
-    data: Literal["digits", "cifar10"]
+    data: Literal["digits", "cifar10", "sst2"]
     data_root: str | None = None
     imbalance: float = Field(ge=1, description="largest class over smallest")
     meta_per_class: int = Field(gt=0)
-    test_per_class: int = Field(60, gt=0, description="digits only; CIFAR-10 has a test set")
-    largest: int = Field(100, gt=0, description="training samples of the largest class")
-    network: Literal["mlp", "deep", "conv", "resnet32"]
+    test_per_class: int = Field(60, gt=0, description="digits only; the others have a test set")
+    tested_at_once: int = Field(1000, gt=0, description="test samples of a forward pass")
+    largest: int = Field(
+        100, gt=0, description="training samples of the largest class; not of sst2"
+    )
+    network: Literal["mlp", "deep", "conv", "resnet32", "bert"]
+    bert: BertSettings = BertSettings()
     precision: Precision = Field("fp32", description="of both problems' forward passes")
     method: Method
     nudge: bool = Field(False, description="leave weights perturbed after a finite difference")
@@ -59,16 +65,27 @@ class MetaWeightNetSettings(Settings):
     batch_size: int = Field(gt=0)
     gradient_accumulation: int = Field(1, gt=0, description="micro-batches that a batch is cut to")
     meta_batch_size: int = Field(gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0)
-    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, description="sgd only")
+    weight_decay: float = Field(5e-4, ge=0, description="adamw: of matrices alone")
+    gradient_clipping: float = Field(0.0, ge=0, description="largest norm in both; 0: none")
     milestones: tuple[float, ...] = Field(
         description="share of iterations at which lr falls to 1/10"
     )
     meta_lr: float = Field(gt=0)
+    meta_weight_decay: float = Field(0.0, ge=0)
     meta_hidden: int = Field(100, gt=0)
+    weigh_by: Literal["loss", "chances"] = Field(
+        "loss", description="what the weight network reads of a sample"
+    )
     alpha: float = Field(0.01, gt=0, description="perturbation of finite differences")
     normalise: bool = Field(False, description="divide the weights by their mean over the batch")
+
+    @property
+    def root(self) -> Path | None:
+        """Where data sets lie; None: where the registry looks."""
+        return Path(self.data_root) if self.data_root else None
 
     @model_validator(mode="after")
     def _check(self) -> MetaWeightNetSettings:
@@ -77,6 +94,8 @@ class MetaWeightNetSettings(Settings):
                 f"gradient_accumulation: {self.gradient_accumulation} must divide batch_size,"
                 f" {self.batch_size}"
             )
+        if (self.data == "sst2") != (self.network == "bert"):
+            raise ValueError(f"{self.data} cannot be read by {self.network}; sst2 goes with bert")
         return self
 
 
@@ -90,30 +109,46 @@ class Data(NamedTuple):
 
 
 def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, float]:
-    """Train, and return final and best test accuracy (%), time (s) and memory (bytes)."""
+    """Train, and return final and best test accuracy (%), time (s) and memory (bytes).
+
+    Memory is what is kept for backward passes and, on a GPU, also the most that tensors held.
+    """
     core = Core(settings.core, run)
     data = load(settings, run)
-    engine = program(
-        settings, NETWORKS[settings.network](), data, run.seed, strategy_on(core.device)
-    )
+    strategy = strategy_of(core)
+    engine = program(settings, network_of(settings), data, run.seed, strategy)
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
     def evaluate() -> dict[str, float]:
-        parts = [classifier(x) for x in torch.split(test.x, 1000)]
+        parts = [classifier(x) for x in torch.split(test.x, settings.tested_at_once)]
         return {"accuracy_pct": accuracy(torch.cat(parts), test.y)}
 
     every = settings.validate_every * settings.gradient_accumulation
     history = run_engine(engine, core, evaluate, every)
     run.write_rows("history.csv", history.rows)
+    gpu_bytes = peak_gpu_bytes(core.device)
+    saved_bytes = meta_step_bytes(settings, data, strategy)
     core.finish()
     reached = [row["accuracy_pct"] for row in history.rows]
-    return {
+    metrics = {
         "accuracy_pct": reached[-1],
         "best_accuracy_pct": max(reached),
         "train_s": history.seconds,
-        "saved_bytes": float(meta_step_bytes(settings, data)),
+        "saved_bytes": float(saved_bytes),
     }
+    if core.device.type == "cuda":
+        metrics["gpu_bytes"] = float(gpu_bytes)
+    return metrics
+
+
+def network_of(settings: MetaWeightNetSettings) -> nn.Module:
+    """A new classifier."""
+    if settings.network == "bert":
+        from papers.betty.text_classifier import TextClassifier, read_bert
+
+        return TextClassifier(read_bert(settings.bert, settings.root), classes=2)
+    return NETWORKS[settings.network]()
 
 
 def load(settings: MetaWeightNetSettings, run: Run) -> Data:
@@ -130,22 +165,21 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
         labels = torch.from_numpy(images.labels.copy())
         sets = [Split(x[i], labels[i]) for i in (train, meta, test)]
         return Data(sets[0], sets[1], sets[2], None)
-    from common.data.cifar10 import cifar10
-    from common.data.registry import identity
+    if settings.data == "sst2":
+        from papers.betty import sentiment
 
-    root = Path(settings.data_root) if settings.data_root else None
-    run.uses(identity("cifar10", root=root))
-    images, held_out = cifar10(True, root), cifar10(False, root)
-    everything = np.arange(len(images.labels))
-    train, meta = tail_and_meta(images.labels, everything, settings, rng)
-    labels = torch.from_numpy(images.labels.copy())
-    pixels = [
-        (torch.from_numpy(np.array(part)).permute(0, 3, 1, 2).float() - MEAN) / SPREAD
-        for part in (images.pixels[train], images.pixels[meta], held_out.pixels)
-    ]
-    targets = (labels[train], labels[meta], torch.from_numpy(held_out.labels.copy()))
-    sets = [Split(a, b) for a, b in zip(pixels, targets, strict=True)]
-    return Data(sets[0], sets[1], sets[2], crop_and_flip)
+        texts = sentiment.load(
+            settings.bert, settings.imbalance, settings.meta_per_class, settings.root, run, rng
+        )
+        return Data(*texts, augment=None)
+    from papers.betty.cifar10_images import normalised_colours, train_and_test
+
+    everything, test_set = train_and_test(settings.root, run)
+    rows = np.arange(len(everything.y))
+    parts = tail_and_meta(everything.y.numpy(), rows, settings, rng)
+    sets = [*(Split(everything.x[part], everything.y[part]) for part in parts), test_set]
+    sets = [Split(normalised_colours(x), y) for x, y in sets]
+    return Data(sets[0], sets[1], sets[2], partial(crop_and_flip, padding="reflect"))
 
 
 def tail_and_meta(
@@ -159,34 +193,22 @@ def tail_and_meta(
     return among[rest[tail]], among[meta]
 
 
-def crop_and_flip(images: Tensor) -> Tensor:
-    """Random 32x32 crop of each image padded by 4 (reflected), and a random horizontal flip."""
-    count = len(images)
-    padded = functional.pad(images, (4, 4, 4, 4), mode="reflect")
-    top, left = torch.randint(0, 9, (2, count))
-    rows = top[:, None] + torch.arange(32)
-    columns = left[:, None] + torch.arange(32)
-    flipped = torch.rand(count) < 0.5
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    each = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
-
-
 class Classifier:
     """Inner problem: cross-entropy of samples weighted by what ``reweight`` makes of their loss."""
 
     normalise = False
     weighted = True
+    by_chances = False
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Weighted mean loss."""
         x, y = batch
-        losses = functional.cross_entropy(self.module(x), y, reduction="none")  # type: ignore[attr-defined]
+        logits = self.module(x)  # type: ignore[attr-defined]
+        losses = functional.cross_entropy(logits, y, reduction="none")
         if not self.weighted:
             return losses.mean()
-        weights = self.reweight(self.held("losses", losses))  # type: ignore[attr-defined]
+        read = logits.softmax(dim=1) if self.by_chances else losses
+        weights = self.reweight(self.held("read", read))  # type: ignore[attr-defined]
         if self.normalise:
             weights = weights / weights.mean()
         mean: Tensor = (weights * losses).mean()
@@ -219,12 +241,7 @@ def program(
 ) -> Engine:
     """The bilevel program; a single problem for ``baseline`` and ``clean_only``."""
     single = settings.method in ("baseline", "clean_only")
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = optimizer_of(settings, network)
     milestones = [round(share * settings.iterations) for share in settings.milestones]
     source = data.meta if settings.method == "clean_only" else data.train
     kind = IterativeClassifier if settings.method == "itd" else ImplicitClassifier
@@ -237,6 +254,7 @@ def program(
             darts_alpha=settings.alpha,
             darts_multitask=settings.nudge,
             precision=settings.precision,
+            gradient_clipping=settings.gradient_clipping,
         ),
         network,
         optimizer,
@@ -249,17 +267,20 @@ def program(
         ),
     )
     classifier.weighted, classifier.normalise = not single, settings.normalise
+    classifier.by_chances = settings.weigh_by == "chances"
     config = EngineConfig(
         train_iters=settings.iterations * settings.gradient_accumulation, strategy=strategy
     )
     if single:
         return Engine([classifier], config)
-    weights = MetaWeightNet(settings.meta_hidden)
+    weights = weight_network(settings, classes=int(data.meta.y.max()) + 1)
     reweight = Reweight(
         "reweight",
-        Config(precision=settings.precision),
+        Config(precision=settings.precision, gradient_clipping=settings.gradient_clipping),
         weights,
-        torch.optim.Adam(weights.parameters(), lr=settings.meta_lr),
+        torch.optim.Adam(
+            weights.parameters(), lr=settings.meta_lr, weight_decay=settings.meta_weight_decay
+        ),
         None,
         Batches(*data.meta, size=settings.meta_batch_size, seed=seed + 1, transform=data.augment),
     )
@@ -270,10 +291,35 @@ def program(
     )
 
 
-def meta_step_bytes(settings: MetaWeightNetSettings, data: Data) -> int:
+def weight_network(settings: MetaWeightNetSettings, classes: int) -> nn.Module:
+    """What gives each sample its weight."""
+    if settings.weigh_by == "chances":
+        return ChanceWeightNet(classes, settings.meta_hidden)
+    return MetaWeightNet(settings.meta_hidden)
+
+
+def optimizer_of(settings: MetaWeightNetSettings, network: nn.Module) -> torch.optim.Optimizer:
+    """The classifier's. AdamW spares biases and normalisations, as is usual for transformers."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+    vectors = [p for p in network.parameters() if p.ndim < 2]
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def meta_step_bytes(settings: MetaWeightNetSettings, data: Data, strategy: Strategy = "cpu") -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    engine = program(settings, NETWORKS[settings.network](), data, 0)
+    engine = program(settings, network_of(settings), data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):

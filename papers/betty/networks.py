@@ -48,6 +48,21 @@ class MetaWeightNet(nn.Module):
         return torch.sigmoid(self.out(functional.relu(self.hidden(losses[:, None])))).squeeze(-1)
 
 
+class ChanceWeightNet(nn.Module):
+    """Weight of a sample from the chances of its classes: an MLP with ReLU and twice a sigmoid.
+
+    Source: the published script for Table 2.
+    """
+
+    def __init__(self, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(classes, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, chances: Tensor) -> Tensor:
+        """(n, classes) chances -> (n,) weights between 0 and 2."""
+        return 2 * torch.sigmoid(self.out(functional.relu(self.hidden(chances)))).squeeze(-1)
+
+
 class ResNet32(nn.Module):
     """CIFAR ResNet: 3 stages of 5 basic blocks, 16/32/64 channels, parameter-free shortcuts.
 

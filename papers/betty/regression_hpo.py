@@ -19,7 +19,7 @@ from common.core import Core, CoreSettings
 from common.run import DataIdentity, Run
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Strategy
-from papers.betty.training import SavedTensors, run_engine, strategy_on
+from papers.betty.training import SavedTensors, run_engine, strategy_of
 
 
 class RegressionSettings(Settings):
@@ -69,7 +69,7 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
         )
     )
     data = draw(settings, run.seed)
-    engine = program(settings, data, strategy_on(core.device))
+    engine = program(settings, data, strategy_of(core, divisible=False))
     held_out = Points(*(part.to(core.device) for part in data.validation))
 
     def evaluate() -> dict[str, float]:

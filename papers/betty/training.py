@@ -11,16 +11,40 @@ import torch
 from torch import Tensor
 
 from common.core import Core
+from common.errors import InputError
 from papers.betty.configs import Strategy
 from papers.betty.engine import Engine
 
 
 class History:
-    """Rows of validation, part of the resume state."""
+    """Rows of validation and the time spent in between, part of the resume state.
 
-    def __init__(self) -> None:
+    Args:
+        device: whose work the time is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0
+        self._device, self._seconds = device, 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time between :meth:`start` and :meth:`stop` so far."""
+        return self._seconds + (0.0 if self._started is None else self._now() - self._started)
+
+    def start(self) -> None:
+        """The time counts from now on."""
+        self._started = self._now()
+
+    def stop(self) -> None:
+        """It does no longer."""
+        self._seconds, self._started = self.seconds, None
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # what it was given may still be at work
+        return perf_counter()
 
     def state_dict(self) -> dict[str, object]:
         """Rows and time so far."""
@@ -29,7 +53,7 @@ class History:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.rows = list(state["rows"])  # type: ignore[call-overload]
-        self.seconds = float(state["seconds"])  # type: ignore[arg-type]
+        self._seconds = float(state["seconds"])  # type: ignore[arg-type]
 
 
 def run_engine(
@@ -47,27 +71,25 @@ def run_engine(
     """
     graph = engine.graph
     core.run.write_json("graph.json", {"names": graph.names, "u2l": graph.u2l, "l2u": graph.l2u})
-    history = History()
+    history = History(engine.device)
     core.track(engine=engine, history=history)
     core.restore()
-    started = perf_counter()
 
     def after_iteration() -> None:
-        nonlocal started
         step = engine.global_step
         if step % every == 0 or step == engine.config.train_iters:
-            history.seconds += perf_counter() - started
+            history.stop()
             engine.eval()
             with torch.no_grad():
                 history.rows.append({"iteration": float(step), **evaluate()})
             engine.train()
-            started = perf_counter()
+            history.start()
         if engine.between_loops:
-            now = perf_counter()
-            history.seconds, started = history.seconds + now - started, now
             core.completed_step()
 
+    history.start()
     engine.run(after_iteration)
+    history.stop()
     return history
 
 
@@ -121,9 +143,25 @@ class _Held:
             self._meter.release(self.tensor)
 
 
-def strategy_on(device: torch.device) -> Strategy:
-    """The engine's strategy for one process on ``device``."""
-    return "gpu" if device.type == "cuda" else "cpu"
+def strategy_of(core: Core, divisible: bool = True) -> Strategy:
+    """The engine's strategy: it computes where the core does, and in the core's process group.
+
+    Args:
+        divisible: whether the program's batches can be divided among processes.
+
+    Raises:
+        InputError: several processes where they cannot, or where the core would shard parameters.
+    """
+    if core.world_size == 1:
+        return "gpu" if core.device.type == "cuda" else "cpu"
+    if not divisible:
+        raise InputError(
+            f"torchrun started {core.world_size} processes; allowed: one, for the batches of this"
+            " program are not divided"
+        )
+    if core.settings.strategy != "ddp":
+        raise InputError(f"core.strategy {core.settings.strategy}: allowed here: ddp")
+    return "accelerate"
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import Settings
 from common.data.synthetic import noisy_labels, weak_labels
@@ -17,6 +17,7 @@ from common.data.wrench import ABSTAIN, WeakTexts
 from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.betty.batches import Split, per_class
+from papers.betty.bert_settings import BertSettings
 
 Indices = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -28,9 +29,11 @@ class WeakSettings(Settings):
     data: Literal["digits", "trec", "semeval", "youtube", "sms"]
     data_root: str | None = None
     # The paper does not state its features. WRENCH gives its multilayer perceptrons the outputs of
-    # a frozen BERT; here texts are TF-IDF of words and word pairs, reduced by a truncated SVD.
-    text_features: Literal["tfidf_svd"] = "tfidf_svd"
+    # a frozen BERT (cased; here uncased); TF-IDF of words and word pairs, reduced by a truncated
+    # SVD, needs no weights.
+    text_features: Literal["tfidf_svd", "bert"] = "tfidf_svd"
     text_dimensions: int = Field(256, gt=0, description="of the truncated SVD")
+    bert: BertSettings = BertSettings()
     noise: Literal["functions", "symmetric"] = Field(
         "functions", description="digits only: synthetic labelling functions, or wrong labels"
     )
@@ -66,10 +69,12 @@ class Labels(NamedTuple):
     vote_pct: float | None
 
 
-def load(settings: WeakSettings, run: Run) -> WeakData:
-    """Draw the sets with the run's seed and note what was read."""
+def load(settings: WeakSettings, run: Run, device: torch.device | None = None) -> WeakData:
+    """Draw the sets with the run's seed and note what was read; BERT reads texts on ``device``."""
     rng = np.random.default_rng(run.seed)
-    return _digits(settings, run, rng) if settings.data == "digits" else _texts(settings, run, rng)
+    if settings.data == "digits":
+        return _digits(settings, run, rng)
+    return _texts(settings, run, rng, device)
 
 
 def _digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
@@ -95,7 +100,9 @@ def _digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakD
     return _data(x[train], labels, y[train], (x[meta], y[meta]), (x[test], y[test]), 10)
 
 
-def _texts(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
+def _texts(
+    settings: WeakSettings, run: Run, rng: np.random.Generator, device: torch.device | None
+) -> WeakData:
     from common.data.registry import identity
     from common.data.wrench import SPLITS, wrench
 
@@ -109,8 +116,11 @@ def _texts(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakDa
     # Published sizes leave out the rows whose truth the authors of the functions had.
     rows = np.setdiff1d(np.arange(len(train)), train.labelled)
     labels = aggregated(train.weak_labels[rows], test.weak_labels, test.labels, classes, rng)
-    x = text_features([train, valid, test], settings.text_dimensions, run.seed)
     kept = rows[labels.rows]
+    if settings.text_features == "bert":
+        x = bert_features([train, valid, test], settings.bert, root, run, device)
+    else:
+        x = text_features([train, valid, test], settings.text_dimensions, run.seed)
     return _data(
         x[0][kept], labels, train.labels[kept], (x[1], valid.labels), (x[2], test.labels), classes
     )
@@ -188,6 +198,31 @@ def text_features(splits: list[WeakTexts], dimensions: int, seed: int) -> list[T
     scale = np.sqrt((fitted**2).mean())
     parts = [fitted, *(svd.transform(tfidf.transform(marked(split))) for split in splits[1:])]
     return [torch.from_numpy(part / scale).float() for part in parts]
+
+
+def bert_features(
+    splits: list[WeakTexts],
+    settings: BertSettings,
+    root: Path | None,
+    run: Run,
+    device: torch.device | None,
+) -> list[Tensor]:
+    """Features of each split by a frozen BERT; the mean squared feature is 1, as of TF-IDF.
+
+    Raises: InputError as :func:`~papers.betty.text_classifier.files_of`.
+    """
+    from papers.betty.text_classifier import files_of, frozen_features, read_bert, read_tokenizer
+
+    run.uses(files_of(settings, root))
+    bert: nn.Module = read_bert(settings, root)
+    bert.to(device)
+    tokenizer = read_tokenizer(settings, root)
+    parts = [
+        frozen_features(bert, tokenizer, split.texts, split.spans, settings.pooling)
+        for split in splits
+    ]
+    scale = parts[0].square().mean().sqrt()
+    return [part / scale for part in parts]
 
 
 def marked(texts: WeakTexts) -> list[str]:

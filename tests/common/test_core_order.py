@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 from itertools import chain
 from multiprocessing import active_children
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
+from common import ROOT
 from common.core import CoreSettings, EpochLoader, EpochOrder
 from common.errors import InputError
 
@@ -138,10 +141,46 @@ def test_a_stop_signal_to_the_whole_group_leaves_the_workers_at_work(
     loader = EpochLoader(Noise(), EpochOrder(12, 1), settings, torch.device("cpu"))
     before = set(active_children())
     batches = loader.batches(0)
-    found = [next(batches)]
+    found = [next(batches), next(batches)]  # one of each worker: both have started
     workers = set(active_children()) - before
     assert len(workers) == 2
     for worker in workers:
         assert worker.pid is not None
         os.kill(worker.pid, number)
     assert len(found + list(batches)) == 12
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("input", 2, "error: 5.jpg: InputError: cannot be read"),
+        ("other", 1, "OSError: 5.jpg"),
+        ("caller", 1, "OSError: caller"),
+        ("left", 0, ""),
+    ],
+)
+def test_a_program_ends_with_its_workers_whatever_goes_wrong(
+    what: str, status: int, said: str
+) -> None:
+    """Also one that keeps its batches, as a traceback does; an InputError is a single line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.common.worker_program", what],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert (done.stderr.strip() if what == "input" else done.stderr.strip()[-len(said) :]) == said
+
+
+def test_workers_end_when_batches_are_closed() -> None:
+    settings = CoreSettings(global_batch_size=1, num_workers=2)
+    before = set(active_children())
+    batches = EpochLoader(Noise(), EpochOrder(12, 1), settings, torch.device("cpu")).batches(0)
+    next(batches)
+    assert len(set(active_children()) - before) == 2
+    batches.close()
+    assert set(active_children()) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import stat
 import tarfile
 import threading
@@ -362,3 +363,47 @@ def test_the_layout_that_has_a_home_is_the_one_downloaded(home: Home, tmp_path: 
     entry = a_set(Layout(files={"sheet": File(sha256=sha256(OTHER))}), official=official)
     download(entry, tmp_path / "a_set")
     assert below(tmp_path) == {"a_set/one": TEXT, "a_set/top/two": OTHER}
+
+
+def test_weights_of_bert_that_are_not_the_registered_ones_are_not_kept(
+    home: Home, tmp_path: Path
+) -> None:
+    config = {
+        "architectures": ["BertForMaskedLM"],
+        "attention_probs_dropout_prob": 0.1,
+        "gradient_checkpointing": False,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 768,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "model_type": "bert",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "transformers_version": "4.6.0.dev0",
+        "type_vocab_size": 2,
+        "use_cache": True,
+        "vocab_size": 30522,
+    }
+    published = (json.dumps(config, indent=2) + "\n").encode()
+    home.files = {"config.json": published, "model.safetensors": TEXT, "vocab.txt": OTHER}
+    registered = registry.data_set("bert_base_uncased")
+    layout = registered.layouts["files"].model_copy(update={"base": home.url})
+    entry = registered.model_copy(update={"layouts": {"files": layout}})
+    with pytest.raises(InputError, match=r"model\.safetensors.*does not match"):
+        download(entry, tmp_path / "bert")
+    assert below(tmp_path) == {"bert/config.json": published}
+
+
+def test_film_reviews_are_fetched_by_their_checksums(home: Home, tmp_path: Path) -> None:
+    registered = registry.data_set("sst2")
+    layout = registered.layouts["files"].model_copy(update={"base": home.url})
+    entry = registered.model_copy(update={"layouts": {"files": layout}})
+    home.files = dict.fromkeys(layout.files, TEXT)
+    with pytest.raises(InputError, match=r"train\.tsv.*does not match"):
+        download(entry, tmp_path / "sst2")
+    assert below(tmp_path) == {}

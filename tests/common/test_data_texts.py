@@ -13,7 +13,7 @@ import pytest
 from common.data.files import read_json
 from common.data.language_modelling import Vocabulary, ptb, tinyshakespeare, wikitext2
 from common.data.registry import find
-from common.data.text_classification import agnews_test, trec6
+from common.data.text_classification import agnews_test, sst2, trec6
 from common.data.tokenizers import bert_word_pieces, gpt2_byte_pairs
 from common.data.wrench import wrench
 from common.errors import InputError
@@ -259,3 +259,29 @@ def test_malformed_tokenizer_files_are_named(tmp_path: Path) -> None:
     (folder / "bert-base-uncased-vocab.txt").write_text("a\nb\na\n")
     with pytest.raises(InputError, match="3 lines but 2 distinct pieces"):
         bert_word_pieces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"), [("train", [3310, 3610]), ("dev", [428, 444]), ("test", [912, 909])]
+)
+def test_film_reviews_have_the_published_sizes(
+    data_root: Path, split: Any, sizes: list[int]
+) -> None:
+    skip_without("sst2", data_root)
+    reviews = sst2(split, data_root)
+    assert counts(reviews.labels) == sizes
+    assert len(reviews) == sum(sizes)
+    assert all(text == text.lower() for text in reviews.texts)
+
+
+def test_film_reviews_are_a_label_a_tab_and_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sst2").mkdir()
+    path = tmp_path / "sst2" / "dev.tsv"
+    path.write_text('1\ta "good" film\n0\ta bad one .\n')
+    reviews = sst2("dev", tmp_path)
+    assert reviews.texts == ('a "good" film', "a bad one .")
+    assert reviews.labels.tolist() == [1, 0]
+    for line in ("sentence\tlabel", "1 no tab", "0\t "):
+        path.write_text(f"1\ta film\n{line}\n")
+        with pytest.raises(InputError, match=r"dev\.tsv: line 2 is .*expected 0 or 1, tab, text"):
+            sst2("dev", tmp_path)

@@ -1,4 +1,4 @@
-"""Each process takes every K-th batch of a data loader, K being the number of processes."""
+"""Each of K processes takes every K-th batch of a data loader, or its share of every batch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 def share_of(loader: Iterable[Any], distribution: DataParallel, name: str) -> Iterable[Any]:
     """Batches ``rank``, ``rank + K``, ... of ``loader``, which must be in one order everywhere.
 
+    A loader with a method ``divided(rank, K)`` gives of each batch the share of a process instead.
     A torch loader over a map-style data set fetches its own batches alone, and a random sampler's
     generator is made the same in every process; of other iterables each process goes through all
     batches. Loaders that share already, i.e. whose sampler has ``num_replicas`` (as
     ``DistributedSampler``) or ``num_processes`` (accelerate's), are left as they are.
 
     Raises:
-        InputError: there are fewer batches than processes.
+        InputError: there are fewer batches than processes, or a batch does not divide.
     """
     count = distribution.world_size
     parts = _parts(loader)
     if count == 1 or any(_shares(part) for part in parts):
         return loader
+    if hasattr(loader, "divided"):
+        try:
+            return loader.divided(distribution.rank, count)  # type: ignore[no-any-return]
+        except InputError as error:
+            raise InputError(f"problem {name!r}: {error}") from None
     batches = len(loader) if isinstance(loader, Sized) else count
     if batches < count:
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import time
 from typing import Final, NamedTuple
 
 import torch
@@ -52,7 +51,9 @@ def joined(strategy: str, backend: str = "") -> Processes:
         _with_accelerate() if strategy == "accelerate" else _with_torchrun(strategy, backend, cuda)
     )
     if ours and dist.is_initialized():
-        atexit.register(_leave)
+        from common.core.process_group import leave_process_group  # with it comes accelerate
+
+        atexit.register(leave_process_group)
     return processes
 
 
@@ -102,11 +103,3 @@ def _with_accelerate() -> Processes:
             f" {state.num_processes} of kind {kind}; allowed: all, of kind NO, MULTI_CPU, MULTI_GPU"
         )
     return Processes(state.process_index, state.num_processes, state.device)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        # Gloo's threads need the interpreter to let go of the last collectives' tensors, and torch
-        # waits for them while it holds it; without the pause this hangs now and then.
-        time.sleep(0.3)
-        dist.destroy_process_group()

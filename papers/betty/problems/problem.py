@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,21 +17,18 @@ from torch.amp.grad_scaler import GradScaler
 
 from common.errors import InputError
 from papers.betty.configs import Config
-from papers.betty.hypergradient import hypergradient
 from papers.betty.hypergradient.vectors import local
-from papers.betty.replay import Replay
+from papers.betty.problems.descent import Descent
+from papers.betty.problems.loader_stream import LoaderStream
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
     from papers.betty.envs import Env
 
 log = logging.getLogger("betty")
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-#: On a GPU the loss is looked at this seldom, because looking waits for the device.
-STEPS_BETWEEN_LOOKS = 50
 
 
-class Problem(abc.ABC):
+class Problem(Descent):
     """One optimisation problem. Subclasses define :meth:`training_step`.
 
     Inside it the other problems of the program are attributes of their names, and calling one,
@@ -62,17 +59,11 @@ class Problem(abc.ABC):
     ) -> None:
         if not name.isidentifier():
             raise InputError(f"problem name {name!r}: must be a Python identifier")
-        self._name = name
-        self._config = config or Config()
+        super().__init__(name, config or Config())
         self.cfg = extra_config
-        self.module: Any = module
-        self.optimizer: Any = optimizer
-        self.scheduler: Any = scheduler
+        self.module, self.optimizer, self.scheduler = module, optimizer, scheduler
         self.train_data_loader = train_data_loader
         self.env: Env | None = None
-        self.device = torch.device("cpu")
-        self.cur_batch: Any = None
-        self.last_loss = float("nan")
         self.engine: Engine | None = None
         #: Lower problems whose optimum enters this cost, upper ones that this optimum enters.
         self.children: list[Problem] = []
@@ -80,16 +71,11 @@ class Problem(abc.ABC):
         #: The graph's ``seeds`` and ``factors`` of this problem's hypergradient.
         self.seeds: list[Problem] = []
         self.factors: list[tuple[Problem, list[Problem]]] = []
-        self.scaler: GradScaler | None = None
         self.training = True
-        self._count = 0
         self._loop_starts = True
         self._ready: dict[str, bool] = {}
-        self._iterators: list[Iterator[Any]] = []
-        self._epochs: list[int] = []
-        self._replay = Replay()
+        self._stream: LoaderStream | None = None
         self._cached: dict[str, Any] = {}
-        self._last_grads: dict[int, Tensor] = {}
         self._listed: tuple[nn.Module, list[Tensor], list[nn.Module]] | None = None
         #: Running mean of this cost, the baseline of ``reinforce``.
         self.baseline: float | None = None
@@ -123,7 +109,7 @@ class Problem(abc.ABC):
         """The data, where it was not given."""
         return self.train_data_loader
 
-    def on_inner_loop_start(self) -> None:  # noqa: B027  (optional)
+    def on_inner_loop_start(self) -> None:
         """Called before the first step after the upper problems were stepped."""
 
     def starts_from(self) -> Problem | None:
@@ -136,13 +122,7 @@ class Problem(abc.ABC):
         """
         return None
 
-    def grad_callback(self) -> None:  # noqa: B027  (optional)
-        """Called when gradients have been accumulated, before the optimiser's step."""
-
-    def param_callback(self) -> None:  # noqa: B027  (optional)
-        """Called after the optimiser's step, e.g. to project parameters."""
-
-    def epoch_callback(self) -> None:  # noqa: B027  (optional)
+    def epoch_callback(self) -> None:
         """Called when the (first) data loader is exhausted."""
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -205,9 +185,9 @@ class Problem(abc.ABC):
         if loaders is None and type(self).get_batch is Problem.get_batch:
             raise InputError(f"problem {self.name!r}: no train_data_loader, and no get_batch")
         loaders = loaders if isinstance(loaders, tuple) else (loaders,)
-        self.train_data_loader = tuple(
-            engine.distribution.share(loader, self.name) for loader in loaders
-        )
+        shared = [engine.distribution.share(loader, self.name) for loader in loaders]
+        self._stream = LoaderStream(self.name, shared, self.device, self.epoch_callback)
+        self.train_data_loader = self._stream.loaders
         if self.config.precision == "fp16":
             if self.device.type == "cpu":
                 raise InputError(
@@ -306,144 +286,14 @@ class Problem(abc.ABC):
         for parent in self.parents:
             parent._step_again()
 
-    def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
-        """Gradient of one batch and, where accumulation is complete, the optimiser's step.
-
-        Returns what :meth:`training_step` gave, with the loss as a number.
-        """
-        self.cur_batch = self.get_batch() if batch is None else batch
-        if self.parents:
-            self._replay.record(self)
-        loss, stats = self.get_loss(self.cur_batch)
-        self.backward(loss)
-        self.grad_callback()
-        if self._count % self.config.gradient_accumulation == 0:
-            self.optimizer_step()
-            self.param_callback()
-            self.zero_grad()
-        return stats
-
-    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """(loss over accumulation steps, scaled for fp16; everything to be logged).
-
-        Raises:
-            FloatingPointError: the loss is NaN or infinite.
-            InputError: it is not a scalar.
-        """
-        given = self.training_step_exec(batch)
-        stats = dict(given) if isinstance(given, Mapping) else {"loss": given}
-        loss = stats.get("loss")
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
-            raise InputError(f"problem {self.name!r}: training_step gave {shown}; needs a scalar")
-        loss = _scalar(loss)
-        if self.device.type == "cpu" or self._count % STEPS_BETWEEN_LOOKS == 0:
-            self.last_loss = loss.item()
-            if not self.last_loss - self.last_loss == 0:
-                raise FloatingPointError(
-                    f"problem {self.name!r}: loss is {self.last_loss} at its step {self._count}"
-                )
-        stats["loss"] = loss.detach()
-        if self.scaler is not None:
-            loss = self.scaler.scale(loss)
-        batches = self.config.gradient_accumulation
-        return loss if batches == 1 else loss / batches, stats
-
-    def training_step_exec(self, batch: Any) -> Tensor | Mapping[str, Any]:
-        """:meth:`training_step` in this problem's precision."""
-        dtype = DTYPES.get(self.config.precision)
-        if dtype is None:
-            return self.training_step(batch)
-        with torch.autocast(self.device.type, dtype=dtype):
-            return self.training_step(batch)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add direct gradient and hypergradients of ``loss`` to ``.grad``. Eq. 1 and 2."""
-        params = self.trainable_parameters()
-        grads = hypergradient(self, loss, params)
-        for param, grad in zip(params, grads, strict=True):
-            if grad is not None:
-                param.grad = grad if param.grad is None else param.grad + grad
-
-    def optimizer_step(self) -> None:
-        """Synchronise, clip, step; the schedule follows the optimiser, not the micro-batches."""
-        assert self.engine is not None
-        self.engine.distribution.average_grads(self.trainable_parameters())
-        if self.scaler is not None and self.optimizer is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.config.gradient_clipping > 0:
-            params = self.trainable_parameters()
-            torch.nn.utils.clip_grad_norm_(params, self.config.gradient_clipping)
-        if self.config.type == "sama":
-            params = self.trainable_parameters()
-            self._last_grads = {id(p): p.grad for p in params if p.grad is not None}
-        with self.engine.distribution.updating(self.optimizer):
-            self.custom_optimizer_step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-
-    def custom_optimizer_step(self) -> None:
-        """The update itself; override for another than the optimiser's."""
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-
-    def zero_grad(self) -> None:
-        """Forget gradients."""
-        for param in self.parameters():
-            param.grad = None
-
-    # Data.
-
     def get_batch(self) -> Any:
         """The next batch, on the device; a tuple of one from each loader if there are several."""
-        if not self._iterators:
-            self._iterators = [iter(loader) for loader in self.train_data_loader]
-            self._epochs = self._epochs or [0] * len(self._iterators)
-        batches = tuple(self._next(index) for index in range(len(self._iterators)))
-        return batches[0] if len(batches) == 1 else batches
+        return self._batches.next()
 
-    def _next(self, index: int) -> Any:
-        try:
-            batch = next(self._iterators[index])
-        except StopIteration:
-            if index == 0:
-                self.epoch_callback()
-            self._epochs[index] += 1
-            loader = self.train_data_loader[index]
-            for part in (loader, getattr(loader, "sampler", None)):
-                if part is not None and hasattr(part, "set_epoch"):
-                    part.set_epoch(self._epochs[index])
-            self._iterators[index] = iter(loader)
-            try:
-                batch = next(self._iterators[index])
-            except StopIteration:
-                raise InputError(f"problem {self.name!r}: its data loader is empty") from None
-        return on_device(batch, self.device)
-
-    # Replays of the last step, for hypergradients.
-
-    def replayed_loss(self) -> Tensor:
-        """The cost on the last batch again: same random numbers, buffers left as they were.
-
-        Two passes of a finite difference would otherwise differ by their dropout masks, and batch
-        normalisation would count the batch again.
-        """
-        with self._replay.again(self):
-            given = self.training_step_exec(self.cur_batch)
-        loss = given["loss"] if isinstance(given, Mapping) else given
-        return _scalar(loss)
-
-    def held(self, name: str, value: Tensor) -> Tensor:
-        """``value`` as it was in the step itself, also in replays at perturbed parameters.
-
-        For what enters the cost as a constant though it is computed from the parameters: a weight
-        network that reads ``loss.detach()`` would read another loss at the perturbed parameters,
-        and a finite difference would count that change as a gradient.
-        """
-        return self._replay.held(name, value.detach())
+    @property
+    def _batches(self) -> LoaderStream:
+        assert self._stream is not None, "the engine initialises a problem"
+        return self._stream
 
     # States.
 
@@ -465,20 +315,19 @@ class Problem(abc.ABC):
         """
         assert self.engine is not None
         state_of = self.engine.distribution.state_of
-        parts = self._stateful() | self._loaders_with_state()
-        counters = {"count": self._count, "epochs": list(self._epochs)}
+        parts = self._stateful() | self._batches.with_state()
+        counters = {"count": self._count, "epochs": list(self._batches.epochs)}
         return {name: state_of(part, self) for name, part in parts.items()} | counters
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`. Raises InputError if a part is missing."""
         assert self.engine is not None
-        for name, part in (self._stateful() | self._loaders_with_state()).items():
+        for name, part in (self._stateful() | self._batches.with_state()).items():
             if name not in state:
                 raise InputError(f"problem {self.name!r}: its state has no {name!r}")
             self.engine.distribution.set_state_of(part, state[name], self)
         self._count = int(state.get("count", 0))
-        self._iterators = []
-        self._epochs = list(state.get("epochs", []))
+        self._batches.restart(state.get("epochs", []))
 
     def _stateful(self) -> dict[str, Any]:
         parts = {
@@ -488,13 +337,6 @@ class Problem(abc.ABC):
             "scaler": self.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-    def _loaders_with_state(self) -> dict[str, Any]:
-        return {
-            f"loader{index}": loader
-            for index, loader in enumerate(self.train_data_loader)
-            if hasattr(loader, "load_state_dict")
-        }
 
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
@@ -514,11 +356,8 @@ class Problem(abc.ABC):
     def set_train_data_loader(self, loader: Iterable[Any], idx: int = 0) -> None:
         """Take another data loader."""
         assert self.engine is not None
-        loaders = list(self.train_data_loader)
-        loaders[idx] = loader = self.engine.distribution.share(loader, self.name)
-        self.train_data_loader = tuple(loaders)
-        if self._iterators:
-            self._iterators[idx] = iter(loader)
+        self._batches.replace(idx, self.engine.distribution.share(loader, self.name))
+        self.train_data_loader = self._batches.loaders
 
     def train(self) -> None:
         """Training mode."""
@@ -530,38 +369,7 @@ class Problem(abc.ABC):
         self.training = False
         self.module.eval()
 
-    # What hypergradients ask.
-
-    def jacobian_type(self, upper: Problem) -> str:
-        """The method by which ``upper`` differentiates this problem's optimum."""
-        return self.config.type
-
-    def last_grad(self, weight: Tensor) -> Tensor | None:
-        """Gradient of ``weight`` in the last optimiser step, for ``sama``."""
-        return self._last_grads.get(id(weight))
-
-    def check_unused(self, grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> None:
-        """Refuse parameters that the cost does not touch, unless ``allow_unused``."""
-        if self.config.allow_unused:
-            return
-        unused = [tuple(p.shape) for g, p in zip(grads, params, strict=True) if g is None]
-        if unused:
-            raise InputError(
-                f"problem {self.name!r}: its cost does not depend on parameters of shapes {unused};"
-                " allow_unused=True accepts that"
-            )
-
     # What it is.
-
-    @property
-    def name(self) -> str:
-        """Identifier in the program."""
-        return self._name
-
-    @property
-    def config(self) -> Config:
-        """Settings."""
-        return self._config
 
     @property
     def count(self) -> int:
@@ -590,19 +398,3 @@ class Problem(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
-
-
-def _scalar(loss: Tensor) -> Tensor:
-    """A loss of one element without dimensions; a view would be one more node to go back by."""
-    return loss.reshape(()) if loss.dim() else loss
-
-
-def on_device(batch: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch on ``device``."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: on_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return tuple(on_device(value, device) for value in batch)
-    return batch

@@ -19,7 +19,6 @@ from papers.betty.batches import Batches
 from papers.betty.meta_weight_net import (
     FOLDER,
     MetaWeightNetSettings,
-    crop_and_flip,
     load,
     meta_step_bytes,
     run_meta_weight_net,
@@ -53,16 +52,6 @@ def test_sets_are_disjoint_balanced_and_long_tailed(tmp_path: Path) -> None:
     assert sizes == [max(1, round(100 * 50 ** (-rank / 9))) for rank in range(10)]
     assert np.bincount(data.meta.y).tolist() == [10] * 10
     assert np.bincount(data.test.y).tolist() == [60] * 10
-
-
-def test_crops_and_flips_keep_what_lies_inside() -> None:
-    torch.manual_seed(0)
-    images = torch.arange(32 * 32, dtype=torch.float32).view(1, 1, 32, 32).repeat(64, 3, 1, 1)
-    out = crop_and_flip(images)
-    assert out.shape == images.shape
-    steps = (out[:, 0, 16, 17] - out[:, 0, 16, 16]).tolist()
-    assert set(steps) == {1.0, -1.0}  # some are mirrored
-    assert len(out[:, 0, 16, 16].unique()) > 20  # and shifted
 
 
 def test_resnet32_has_its_published_size_and_the_weight_net_stays_in_its_range() -> None:

@@ -147,16 +147,6 @@ def test_a_broken_picture_is_one_line_also_in_a_worker(tmp_path: Path, workers: 
         assert active_children() == []
 
 
-def test_closed_batches_leave_no_processes(root: Path) -> None:
-    crops = crops_of(root, augment=True)
-    settings = CoreSettings(global_batch_size=4, num_workers=1)
-    first = iter(crops.batches(4, 10, 1, settings, CPU))
-    next(first)
-    assert len(active_children()) == 1
-    crops.close()
-    assert active_children() == []
-
-
 def test_the_three_levels_train_resnets_with_two_learning_rates(root: Path, tmp_path: Path) -> None:
     settings = small(root)
     with opened(NAME, settings, tmp_path) as run:

@@ -199,11 +199,12 @@ def pixels(count: int) -> Tensor:
     return torch.arange(1.0, 1 + count * 192).reshape(count, 3, 8, 8)
 
 
-def test_a_crop_is_a_shifted_image_flipped_or_not() -> None:
+@pytest.mark.parametrize("padding", ["constant", "reflect"])
+def test_a_crop_is_a_shifted_image_flipped_or_not(padding: Any) -> None:
     torch.manual_seed(0)
     images = pixels(64)
-    changed = crop_and_flip(images, margin=1)
-    padded = nn.functional.pad(images, (1, 1, 1, 1))
+    changed = crop_and_flip(images, margin=1, padding=padding)
+    padded = nn.functional.pad(images, (1, 1, 1, 1), mode=padding)
     shifts = [padded[:, :, a : a + 8, b : b + 8] for a in range(3) for b in range(3)]
     options = torch.stack([*shifts, *(shift.flip(3) for shift in shifts)])
     same = (options == changed).flatten(2).all(2)
