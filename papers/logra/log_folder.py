@@ -70,8 +70,8 @@ class LogFolder:
         # Of several processes another one may have begun; the store itself refuses old rows.
         if self._log.exists() and not self.has_written and not distributed.is_initialized():
             raise InputError(
-                f"{self._log}: holds the log of an earlier run; allowed: another project, or "
-                "initialize_from_log() to score with it"
+                f"{self._log}: holds the log of an earlier run; allowed: another project, to "
+                "remove it, or initialize_from_log() to score with it"
             )
         rows = None
         if numbers is not None and numbers * DTYPES[dtype].itemsize < CHUNK_BYTES:
@@ -145,10 +145,12 @@ class LogFolder:
 class NestedRows(Rows):
     """(id, ``{layer: {"grad": (out, inner)}}``) of each row of a store."""
 
-    def __getitem__(self, position: int) -> tuple[str, NestedGradients]:  # type: ignore[override]
-        name, row = super().__getitem__(position)
-        parts = self.store.layout.unflatten(row.unsqueeze(0))
-        return name, {layer: {"grad": part[0]} for layer, part in parts.items()}
+    def __getitems__(self, positions: list[int]) -> list[tuple[str, NestedGradients]]:  # type: ignore[override]
+        found = []
+        for name, row in super().__getitems__(positions):
+            parts = self.store.layout.unflatten(row.unsqueeze(0))
+            found.append((name, {layer: {"grad": part[0]} for layer, part in parts.items()}))
+        return found
 
 
 def in_any_process(flag: bool) -> bool:

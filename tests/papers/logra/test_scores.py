@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import InputError
@@ -188,27 +187,6 @@ def test_unusable_input_says_what_is_allowed() -> None:
         group_columns(LAYOUT, ["total"])
     with pytest.raises(InputError, match="allowed: a list of substrings"):
         group_columns(LAYOUT, "mlp")
-
-
-def _score_share(rank: int, folder: Path) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
-    train, queries = rows(7), rows(2, seed=1)
-    share = share_of_rows(7)
-    part = train[share.start : share.stop]
-    found = gather_scores(scores(queries, blocks_of(part, 2), len(part))["total"], 7)
-    torch.save((len(share), found), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_processes_that_share_the_rows_get_all_scores(tmp_path: Path) -> None:
-    multiprocessing.spawn(_score_share, (tmp_path,), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert [count for count, _ in found] == [3, 4]
-    for _, every in found:
-        torch.testing.assert_close(every, rows(2, seed=1) @ rows(7).T)
 
 
 def test_one_process_has_all_rows() -> None:

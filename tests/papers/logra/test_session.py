@@ -23,7 +23,7 @@ from papers.logra.influence import rows_of
 from papers.logra.log_folder import LogFolder
 from tests.papers.logra.one_at_a_time import autograd_gradients
 
-N, BATCH = 20, 6
+N, BATCH = 21, 6
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -54,8 +54,8 @@ def new_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lo
     """Runs whose folders lie in a fresh place."""
     monkeypatch.chdir(tmp_path)
 
-    def new(project: str = "project", **options: Any) -> LogIX:
-        return LogIX(project, logging_config=LoggingConfig(log_dtype="float64"), **options)
+    def new(project: str = "project", **logging: Any) -> LogIX:
+        return LogIX(project, logging_config=LoggingConfig(log_dtype="float64", **logging))
 
     return new
 
@@ -122,6 +122,7 @@ own = run.influence.compute_self_influence(test_log)
 """
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_a_program_written_for_logix_runs_with_its_import_changed_and_agrees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,14 +166,41 @@ def test_raw_influence_of_a_run_is_a_dense_solve(new_run: Callable[..., LogIX]) 
 
 
 @pytest.mark.parametrize("hessian", ["raw", "kfac", "ekfac"])
-def test_scores_do_not_depend_on_batches(new_run: Callable[..., LogIX], hessian: str) -> None:
-    model = network()
-    found = [
-        scored(logged(new_run(str(size)), model, size, hessian=hessian), model)
-        for size in (1, 6, N)
-    ]
-    torch.testing.assert_close(found[1], found[0])
-    torch.testing.assert_close(found[2], found[0])
+def test_scores_do_not_depend_on_batches_and_chunks(
+    new_run: Callable[..., LogIX], hessian: str
+) -> None:
+    model, found = network(), []
+    for size, chunk in ((1, None), (6, None), (N, None), (6, 200)):
+        run = new_run(f"{size} {chunk}", flush_threshold=chunk)
+        found.append(scored(logged(run, model, size, hessian=hessian), model, mode="cosine"))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+def test_ekfac_influence_is_that_of_kronfluence(
+    new_run: Callable[..., LogIX], tmp_path: Path
+) -> None:
+    pytest.importorskip("kronfluence")
+    from papers.logra.peers import Kronfluence, Samples, silent
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))
+    inputs, targets = data(dtype=torch.float32)
+    with silent():
+        peer = Kronfluence(model, tmp_path / "kronfluence", 4, BATCH)
+        peer.log(Samples(inputs, targets))
+        expected = peer.score(Samples(*data(4, seed=2, dtype=torch.float32)))
+    run = new_run()
+    run.watch(model)
+    for _ in LogIXScheduler(run, hessian="ekfac", save="grad"):
+        with run(data_id=range(N)):
+            loss(model, inputs, targets).backward()
+    run.finalize()
+    with run(data_id=["a", "b", "c", "d"]):
+        loss(model, *data(4, seed=2, dtype=torch.float32)).backward()
+    found = run.compute_influence_all()["influence"]
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, check_dtype=False)
 
 
 @pytest.mark.parametrize("hessian", ["raw", "kfac", "ekfac"])
@@ -254,7 +282,7 @@ def test_defect_8_a_log_keeps_what_it_holds(new_run: Callable[..., LogIX]) -> No
     held = rows_of(first, run.layout).clone()
     log_all(run, model)
     assert torch.equal(rows_of(first, run.layout), held)
-    assert run.get_log()[0] == ["18", "19"]
+    assert run.get_log()[0] == ["18", "19", "20"]
     copied = run.get_log(copy=True)[1]
     assert isinstance(copied, dict)
     copied["0"]["grad"].zero_()
@@ -407,13 +435,15 @@ def test_defect_21_each_call_builds_the_loader_it_asks_for(new_run: Callable[...
     model = network()
     run = logged(new_run(), model, hessian="raw")
     first, second = run.build_log_dataloader(), run.build_log_dataloader(7, flatten=True)
-    assert [len(ids) for ids, _ in first] == [16, 4]
-    assert [len(ids) for ids, _ in second] == [7, 7, 6]
+    assert [len(ids) for ids, _ in first] == [16, 5]
+    assert [len(ids) for ids, _ in second] == [7, 7, 7]
     nested = merge_logs(first)
     flat = merge_logs(second)
     assert nested[0] == flat[0]
     assert torch.equal(rows_of(nested, run.layout), rows_of(flat, run.layout))
     assert run.build_log_dataset(flatten=True)[3][1].shape == (run.layout.width,)
+    name, row = run.build_log_dataset()[3]
+    assert (name, row["2"]["grad"].shape) == ("3", (4, 5))  # type: ignore[call-overload]
 
 
 def test_queries_after_finalize_and_eval_are_only_looked_at(
@@ -641,7 +671,9 @@ def _log_share(rank: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one(tmp_path: Path, new_run: Callable[..., LogIX]) -> None:
+def test_two_processes_score_as_one_each_all_rows_or_its_share(
+    tmp_path: Path, new_run: Callable[..., LogIX]
+) -> None:
     model = network()
     expected = scored(logged(new_run("one"), model, lora="pca", hessian="ekfac"), model)
     multiprocessing.spawn(_log_share, (tmp_path,), nprocs=2)
