@@ -42,10 +42,13 @@ def problem(seed: int = 0, n: int = 40, layout: Layout = LAYOUT) -> Problem:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
+    def mixed(width: int) -> Tensor:
+        # Correlated, but not so that rounding shows in what follows.
+        return normal(n, width) @ (torch.eye(width) + 0.3 * normal(width, width))
+
     forward, backward, gradients = {}, {}, {}
     for block in layout.blocks:
-        a = normal(n, block.inner) @ normal(block.inner, block.inner)
-        e = normal(n, block.out) @ normal(block.out, block.out)
+        a, e = mixed(block.inner), mixed(block.out)
         forward[block.name], backward[block.name] = a.T @ a / n, e.T @ e / n
         gradients[block.name] = e.unsqueeze(2) * a.unsqueeze(1)
     matrix = layout.flatten(gradients)
