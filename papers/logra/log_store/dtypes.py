@@ -1,14 +1,16 @@
 """How a number of a gradient is kept on disk, and how far it may be off.
 
-=========  ================  =====================================================================
+=========  ================  =================================================================
 dtype      bytes             error of a value x
-=========  ================  =====================================================================
+=========  ================  =================================================================
 float64    8                 none
 float32    4                 none; at most 2^-24 of |x| where gradients are float64
 bfloat16   2                 at most 2^-8 of |x|
 float16    2                 at most 2^-11 of |x| + 2^-25; larger than 65504 is refused
 int8       1, 4 for a scale  at most 1/254 of the largest |x| in the row's block
-=========  ================  =====================================================================
+=========  ================  =================================================================
+
+Numbers under 2^-126, about 1e-38, are kept less exactly.
 """
 
 from __future__ import annotations
@@ -83,9 +85,10 @@ class Encoding:
             return
         for place, block in enumerate(self.layout.blocks):
             part = gradients[:, self.layout.slices[block.name]].float()
-            scale = part.abs().amax(1, keepdim=True) / 127
-            # A block of zeros has no scale; of a denormal one the quotient would be infinite.
-            codes = (part / scale).round_().clamp_(-127, 127).nan_to_num_(0)
+            largest = part.abs().amax(1, keepdim=True)
+            # A block of zeros has a scale too, so that nothing is divided by zero.
+            scale = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+            codes = (part / scale).round_()
             room["gradients"][rows, self.layout.slices[block.name]].copy_(codes)
             room["scales"][rows, place].copy_(scale[:, 0])
 

@@ -201,6 +201,25 @@ def test_prefetching_stays_so_far_ahead(store: LogStore, monkeypatch: pytest.Mon
         assert len(read) <= place + 1 + 2
 
 
+def test_what_was_to_be_prefetched_is_not_read_for_nobody(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, consumed, rows = [], threading.Event(), store.rows
+
+    def waiting(start: int, stop: int, **options: Tensor) -> Tensor:
+        read.append(start)
+        if start:
+            consumed.wait(timeout=10)
+        return rows(start, stop, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "rows", waiting)
+    blocks = store.blocks(5, prefetch=3)
+    next(blocks)
+    threading.Timer(0.05, consumed.set).start()
+    blocks.close()  # type: ignore[attr-defined]
+    assert read == [0, 5]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_ids_with_rows(store: LogStore, workers: int) -> None:
     loader = DataLoader(Rows(store), batch_size=8, num_workers=workers)
