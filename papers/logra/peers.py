@@ -16,23 +16,14 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-
-class Samples(NamedTuple):
-    """(n, ...) inputs with (n,) classes."""
-
-    x: Tensor
-    y: Tensor
-
-    def batches(self, size: int) -> DataLoader[Any]:
-        """In their order."""
-        return DataLoader(TensorDataset(self.x, self.y), batch_size=size)
+from papers.logra.samples import Samples
 
 
 class Peer(ABC):
@@ -100,14 +91,10 @@ class LogIX(Peer):
         return torch.cat(parts)
 
     def _batches(self, samples: Samples, name: str) -> Iterator[None]:
-        first = 0
-        for x, y in samples.batches(self.batch):
+        for first, (x, y) in samples.batches(self.batch):
             self.model.zero_grad()
             with self._run(data_id=[f"{name}{first + place}" for place in range(len(x))]):
-                torch.autograd.backward(
-                    functional.cross_entropy(self.model(x), y, reduction="sum")
-                )
-            first += len(x)
+                torch.autograd.backward(functional.cross_entropy(self.model(x), y, reduction="sum"))
             yield
 
 
@@ -212,7 +199,8 @@ class Dattri(Peer):
         return scores.T
 
     def _batches(self, samples: Samples) -> DataLoader[Any]:
-        return Samples(samples.x.unsqueeze(1), samples.y).batches(self.batch)
+        data = TensorDataset(samples.x.unsqueeze(1), samples.y)
+        return DataLoader(data, batch_size=self.batch)
 
 
 class Trak(Peer):
@@ -237,7 +225,7 @@ class Trak(Peer):
             logging_level=logging.ERROR,
         )
         self._traker.load_checkpoint(self.model.state_dict(), model_id=0)
-        for x, y in train.batches(self.batch):
+        for _, (x, y) in train.batches(self.batch):
             self._traker.featurize(batch=[x, y], num_samples=len(x))
         self._traker.finalize_features()
 
@@ -250,7 +238,7 @@ class Trak(Peer):
             model_id=0,
             num_targets=len(queries.x),
         )
-        for x, y in queries.batches(self.batch):
+        for _, (x, y) in queries.batches(self.batch):
             self._traker.score(batch=[x, y], num_samples=len(x))
         return torch.from_numpy(self._traker.finalize_scores(exp_name="queries")).T
 

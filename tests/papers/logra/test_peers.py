@@ -1,0 +1,65 @@
+"""Scores of other libraries on the same classifier: EKFAC's are kronfluence's, number by number."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from papers.logra.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.benchmarks import Ours
+from papers.logra.peers import Kronfluence, peers, silent
+from papers.logra.samples import Samples
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, Samples, Samples]:
+    """A classifier of noisy points, its training set and queries."""
+    torch.manual_seed(0)
+    centres = 2 * torch.randn(4, 6)
+    labels = torch.randint(4, (90,))
+    points = centres[labels] + torch.randn(90, 6)
+    model = nn.Sequential(nn.Linear(6, 12, bias=False), nn.ReLU(), nn.Linear(12, 4, bias=False))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(points[:60]), labels[:60]).backward()
+        optimizer.step()
+    return model, Samples(points[:60], labels[:60]), Samples(points[60:], labels[60:])
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+@pytest.mark.skipif(find_spec("kronfluence") is None, reason="needs kronfluence")
+def test_ekfac_is_kronfluences(trained: tuple[nn.Module, Samples, Samples], tmp_path: Path) -> None:
+    model, train, queries = trained
+    with silent():
+        peer = Kronfluence(model, tmp_path, rank=4, batch=20)
+        peer.log(train)
+        theirs = peer.score(queries)
+    settings = InfluenceSettings(projection="none", hessian="ekfac")
+    ours = InfluenceFunction(settings, model, train, seed=0).scores(queries)
+    torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", sorted({"ours", *peers()}))
+def test_every_library_thinks_much_the_same(
+    name: str, trained: tuple[nn.Module, Samples, Samples], tmp_path: Path
+) -> None:
+    model, train, queries = trained
+    make = Ours if name == "ours" else peers()[name]
+    with silent():
+        peer = make(model, tmp_path, 6, 20)
+        peer.log(train)
+        found = peer.score(queries)
+    assert found.shape == (30, 60)
+    settings = InfluenceSettings(projection="none", hessian="ekfac")
+    whole = InfluenceFunction(settings, model, train, seed=0).scores(queries)
+    # TRAK scores margins, not losses, through a projection that knows no layers.
+    assert correlation(found.float(), whole) > (0.2 if name == "traker" else 0.6)
