@@ -225,7 +225,14 @@ def test_defect_21_self_influences_of_a_store_are_computed_once(
     assert passes() == 1
     assert passes(mode="cosine") == 2
     assert passes(mode="cosine") == passes(mode="l2") == 1
-    assert passes(mode="cosine", damping=0.3) == 2
+    for other in (
+        {"damping": 0.3},
+        {"damping": 0.4},
+        {"relative_damping": 0.4},
+        {"hessian": "none"},
+    ):
+        assert passes(mode="cosine", **other) == 2
+        assert passes(mode="cosine", **other) == 1
     assert passes(mode="cosine", influence_groups=["mlp"]) == 2
     assert passes(mode="l2", influence_groups=["mlp"]) == 1
 

@@ -667,6 +667,11 @@ def _log_share(rank: int, folder: Path) -> None:
     assert found["tgt_ids"] == shared["tgt_ids"]
     torch.testing.assert_close(found["influence"], shared["influence"])
     torch.save((found["tgt_ids"], found["influence"]), folder / f"{rank}.pt")
+    again = LogIX("project", logging_config=run.config.logging)
+    again.projections = run.projections
+    again.watch(model)
+    with pytest.raises(InputError, match="rows of an earlier run"), again(list("abcd"), save=True):
+        loss(model, *data(4)).backward()
     distributed.destroy_process_group()
 
 
