@@ -1,4 +1,4 @@
-"""Sequences of the language experiment: a generated corpus of topics, and WikiText-2.
+"""Sequences of the language experiment: a generated corpus of topics, and Penn Treebank.
 
 In the generated corpus each topic is a Markov chain over words of its own and a few that all
 topics share, so that which documents a query owes most to is known: those of its topic.
@@ -15,6 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from common.config import Settings
+from common.data.language_modelling import Vocabulary, ptb
+from common.data.registry import identity
+from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.logra.samples import Samples
 
@@ -25,7 +28,7 @@ CORPUS_SEED = 20240522
 class CorpusSettings(Settings):
     """Which sequences, and how many."""
 
-    name: Literal["generated", "wikitext2"]
+    name: Literal["generated", "ptb"]
     root: str | None = None
     length: int = Field(gt=1, description="tokens of a sequence")
     train: int = Field(gt=0, description="training sequences")
@@ -34,7 +37,6 @@ class CorpusSettings(Settings):
     query_topics: int = Field(2, gt=0, description="the first so many, which queries are of")
     private_words: int = Field(16, gt=0)
     shared_words: int = Field(8, ge=0)
-    vocabulary: int = Field(10_000, gt=1, description="of WikiText-2: the most frequent words")
 
 
 class Corpus(NamedTuple):
@@ -49,8 +51,8 @@ class Corpus(NamedTuple):
 
 def load(settings: CorpusSettings, run: Run) -> Corpus:
     """The corpus, noted in the run. Raises InputError if a file is absent or too short."""
-    if settings.name == "wikitext2":
-        return _wikitext2(settings, run)
+    if settings.name == "ptb":
+        return _treebank(settings, run)
     run.uses(
         DataIdentity(
             name="topics as Markov chains",
@@ -94,28 +96,19 @@ def generated(settings: CorpusSettings, seed: int) -> Corpus:
     return Corpus(_shifted(train), _shifted(queries), vocabulary, train_topics, query_topics)
 
 
-def _wikitext2(settings: CorpusSettings, run: Run) -> Corpus:
-    """Blocks of the test split to train on, of the validation split as queries.
-
-    The training split is not distributed; the paper trains GPT-2 on it.
-    """
-    from common.data.language_modelling import UNKNOWN, Vocabulary, wikitext2
-    from common.data.registry import identity
-    from common.errors import InputError
-
+def _treebank(settings: CorpusSettings, run: Run) -> Corpus:
+    """Blocks of the training split, and of the validation split as queries."""
     root = Path(settings.root) if settings.root else None
-    run.uses(identity("wikitext2_valid_test", root=root))
-    words = {split: wikitext2(split, root) for split in ("test", "valid")}
-    frequent = Vocabulary.of(words["test"]).tokens
-    kept = [word for word in frequent if word != UNKNOWN][: settings.vocabulary - 1]
-    vocabulary = Vocabulary((UNKNOWN, *kept))
+    run.uses(identity("ptb", root=root))
+    words = {split: ptb(split, root) for split in ("train", "valid")}
+    vocabulary = Vocabulary.of(words["train"])
     blocks = []
-    for split, count in (("test", settings.train), ("valid", settings.queries)):
+    for split, count in (("train", settings.train), ("valid", settings.queries)):
         tokens = torch.from_numpy(vocabulary.encode(words[split]).copy())
         width = settings.length + 1
         if count * width > len(tokens):
             raise InputError(
-                f"{count} sequences of WikiText-2's {split} split; allowed: at most "
+                f"{count} sequences of Penn Treebank's {split} split; allowed: at most "
                 f"{len(tokens) // width} of {width} tokens"
             )
         blocks.append(_shifted(tokens[: count * width].view(count, width)))

@@ -18,7 +18,7 @@ from papers.logra.classifier_training import (
     train,
 )
 from papers.logra.image_sets import ImageSet, ImageSettings, load
-from papers.logra.mlp_stack import train_stack
+from papers.logra.mlp_stack import MlpStack, train_stack
 from papers.logra.samples import Samples, logits_of
 
 
@@ -55,10 +55,17 @@ class ImageTask:
             images.train.to(self.device), images.test.to(self.device), images.classes
         )
 
-    def model(self, seed: int) -> nn.Module:
-        """Trained on all training images."""
-        network = self.settings.network.build(seed)
-        return train(network, self.images.train, self.settings.training, seed)
+    def model(self, seed: int, labels: Tensor | None = None) -> nn.Module:
+        """Trained on all training images, with other ``labels`` (n,) than theirs where given."""
+        samples = self.images.train
+        if labels is not None:
+            samples = Samples(samples.x, labels.to(self.device))
+        settings = self.settings
+        if settings.models_at_once > 1:
+            # As good for one model: torch.optim loads the compiler, two seconds of a short run.
+            everything = torch.arange(len(samples.x)).unsqueeze(0)
+            return self._stack(samples, everything, [seed]).model(0)
+        return train(settings.network.build(seed), samples, settings.training, seed)
 
     def retrained_logits(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
         """Logits (models, queries, classes) after training on subsets, on the CPU.
@@ -77,11 +84,12 @@ class ImageTask:
     def _retrained(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
         settings = self.settings
         if settings.models_at_once > 1:
-            stack = train_stack(
-                settings.network.sizes, self.images.train, subsets, settings.training, seeds
-            )
-            return stack.logits(queries.x).cpu()
+            return self._stack(self.images.train, subsets, seeds).logits(queries.x).cpu()
         network = settings.network.build(seeds[0])
         chosen = self.images.train.take(subsets[0].to(self.device))
         model = train(network, chosen, settings.training, seeds[0])
         return logits_of(model, queries).unsqueeze(0).cpu()
+
+    def _stack(self, samples: Samples, subsets: Tensor, seeds: Sequence[int]) -> MlpStack:
+        settings = self.settings
+        return train_stack(settings.network.sizes, samples, subsets, settings.training, seeds)

@@ -16,7 +16,6 @@ from common.config import Program
 from common.data.synthetic import noisy_labels
 from common.run import Run
 from papers.logra.attribution import InfluenceFunction, InfluenceSettings
-from papers.logra.classifier_training import train
 from papers.logra.image_task import ImageTask, ImageTaskSettings
 from papers.logra.outliers import gradient_norms
 from papers.logra.samples import Samples, logits_of, losses
@@ -40,8 +39,8 @@ def run_mislabel_detection(settings: MislabelSettings, run: Run) -> dict[str, fl
     truth = samples.y.cpu().numpy()
     given = torch.from_numpy(noisy_labels(truth, settings.flipped, classes, run.rng))
     wrong = given != torch.from_numpy(truth)
+    model = task.model(run.seed, given)
     damaged = Samples(samples.x, given.to(task.device))
-    model = train(settings.network.build(run.seed), damaged, settings.training, run.seed)
     suspicion = suspicions(settings, model, damaged, run.seed)
     metrics = {"auc": roc_area(suspicion, wrong)}
     for share in INSPECTED:

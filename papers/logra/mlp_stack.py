@@ -33,6 +33,16 @@ class MlpStack:
         """Images (n, ...) -> (models, n, classes)."""
         return self._activations(x.flatten(1).expand(len(self.weights[0]), -1, -1))[-1]
 
+    @torch.no_grad()
+    def model(self, place: int) -> Mlp:
+        """One of them on its own."""
+        sizes = [self.weights[0].shape[2], *(weight.shape[1] for weight in self.weights)]
+        model = Mlp(sizes).to(self.weights[0])
+        for layer, weight, bias in zip(model.layers, self.weights, self.biases, strict=True):
+            layer.weight.copy_(weight[place])
+            layer.bias.copy_(bias[place, 0])
+        return model.eval()
+
     def gradients(self, x: Tensor, chances: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Of each model's mean cross-entropy, of weights and of biases, by layer.
 

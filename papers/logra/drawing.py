@@ -1,0 +1,92 @@
+"""Drawings of the system and of one layer: boxes with arrows from border to border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from common.results.figures import COLOURS
+
+Places = Mapping[str, tuple[float, float]]
+
+
+def system(ax: Axes, log_size: str) -> None:
+    """Logging above, scoring below; ``log_size`` stands in the log's box."""
+    log = f"log of projected\ngradients, {log_size}"
+    hessian = "their second\nmoment H"
+    places = {
+        "training\ndata": (0.0, 1.0),
+        "model\nwith hooks": (1.0, 1.0),
+        log: (2.4, 1.0),
+        hessian: (2.4, 0.5),
+        "queries": (0.0, 0.0),
+        "same model\nand hooks": (1.0, 0.0),
+        "(H + λ)⁻¹ g": (2.4, 0.0),
+        "scores": (3.6, 0.0),
+    }
+    arrows = [
+        ("training\ndata", "model\nwith hooks"),
+        ("model\nwith hooks", log),
+        (log, hessian),
+        (hessian, "(H + λ)⁻¹ g"),
+        (log, "scores"),
+        ("queries", "same model\nand hooks"),
+        ("same model\nand hooks", "(H + λ)⁻¹ g"),
+        ("(H + λ)⁻¹ g", "scores"),
+    ]
+    graph(ax, places, arrows)
+    ax.text(-0.3, 1.3, "logging, once", fontsize="small", style="italic")
+    ax.text(-0.3, 0.2, "influence, for each query", fontsize="small", style="italic")
+
+
+def add_on_layer(ax: Axes) -> None:
+    """A linear layer, and the way of its gradient through both projections."""
+    inputs, outputs = "input x", "output's gradient e"
+    small, whole = "Σ (Pₒ e) (Pᵢ x)ᵀ\nkₒ × kᵢ numbers", "Σ e xᵀ\nnₒ × nᵢ numbers"
+    places = {
+        inputs: (0.0, 1.0),
+        "layer W": (1.3, 1.0),
+        outputs: (2.6, 1.0),
+        "Pᵢ x": (0.0, 0.0),
+        whole: (1.3, 0.5),
+        small: (1.3, 0.0),
+        "Pₒ e": (2.6, 0.0),
+    }
+    arrows = [
+        (inputs, "layer W"),
+        (outputs, "layer W"),
+        (inputs, "Pᵢ x"),
+        (outputs, "Pₒ e"),
+        ("Pᵢ x", small),
+        ("Pₒ e", small),
+    ]
+    graph(ax, places, arrows, never=whole)
+
+
+def graph(
+    ax: Axes, places: Places, arrows: Sequence[tuple[str, str]], never: str | None = None
+) -> None:
+    """Names in boxes at their places, joined by arrows; one that is ``never`` made is dashed."""
+    boxes = {}
+    for name, (x, y) in places.items():
+        box = {
+            "boxstyle": "round,pad=0.4",
+            "facecolor": "white",
+            "edgecolor": "0.4",
+            "linestyle": "--" if name == never else "-",
+        }
+        boxes[name] = ax.text(x, y, name, ha="center", va="center", fontsize="small", bbox=box)
+    for start, end in arrows:
+        shape = {
+            "arrowstyle": "-|>",
+            "color": COLOURS[0],
+            "patchA": boxes[start].get_bbox_patch(),
+            "patchB": boxes[end].get_bbox_patch(),
+            "shrinkA": 1,
+            "shrinkB": 1,
+        }
+        ax.annotate("", places[end], places[start], arrowprops=shape)
+    across, up = zip(*places.values(), strict=True)
+    ax.set(xlim=(min(across) - 0.5, max(across) + 0.5), ylim=(min(up) - 0.3, max(up) + 0.4))
+    ax.axis("off")

@@ -1,0 +1,17 @@
+"""Programs that the experiments run."""
+
+from __future__ import annotations
+
+from common.config import Programs
+
+PROGRAMS = Programs(
+    subset_retraining="papers.logra.subset_retraining",
+    linear_datamodeling_score="papers.logra.linear_datamodeling_score",
+    brittleness="papers.logra.brittleness",
+    language_brittleness="papers.logra.language_brittleness",
+    sensitivity="papers.logra.sensitivity",
+    spectrum="papers.logra.spectrum",
+    mislabel_detection="papers.logra.mislabel_detection",
+    efficiency="papers.logra.efficiency",
+    projection_cost="papers.logra.projection_cost",
+)
