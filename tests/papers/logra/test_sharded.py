@@ -1,4 +1,4 @@
-"""A model whose parameters are sharded over processes (FSDP2) gives the gradients of a whole one."""
+"""A model that FSDP2 shards over processes gives the gradients of a whole one."""
 
 from __future__ import annotations
 
