@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import yaml
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator
 from common.config import Settings, validated
 from common.errors import InputError
 from papers.logra.log_store.manifest import DtypeName
+from papers.logra.statistics import Kind
 
 #: Read where no other file is named, if it is there.
 DEFAULT_PATH = Path("config.yaml")
@@ -90,3 +92,22 @@ def read_config(path: Path | str | None = None) -> Config:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a configuration ({error})".replace("\n", " ")) from None
     return validated(Config, {} if found is None else found, str(path))
+
+
+def plugins_of(
+    options: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, list[str]], frozenset[str]]:
+    """Moments to gather of ``forward``, ``backward`` and ``grad``, and which of these to log.
+
+    Args:
+        options: a list for each, of ``log`` and moments.
+
+    Raises:
+        InputError: another key, or no list; moments are checked where they are gathered.
+    """
+    for kind, plugins in options.items():
+        if kind not in get_args(Kind) or isinstance(plugins, str):
+            allowed = ", ".join(get_args(Kind))
+            raise InputError(f"setup: {kind!r}: {plugins!r}; allowed: lists for {allowed}")
+    moments = {kind: [name for name in options[kind] if name != "log"] for kind in options}
+    return moments, frozenset(kind for kind in options if "log" in options[kind])

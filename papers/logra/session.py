@@ -10,13 +10,19 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from common.errors import InputError
-from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
+from papers.logra.configs import (
+    Config,
+    LoggingConfig,
+    LoRAConfig,
+    plugins_of,
+    read_config,
+)
 from papers.logra.data_ids import ids_of
 from papers.logra.influence import Influence, Log, Scores, SelfScores
 from papers.logra.layout import Layout
@@ -24,7 +30,7 @@ from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
 from papers.logra.log_store import Rows
 from papers.logra.logged_batch import LoggedBatch
 from papers.logra.projections import Projections
-from papers.logra.statistics import Kind, Statistics
+from papers.logra.statistics import Statistics
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
 
@@ -141,15 +147,8 @@ class LogIX:
         Raises:
             InputError: another key or value.
         """
-        for kind, plugins in log_option_kwargs.items():
-            if kind not in get_args(Kind) or isinstance(plugins, str):
-                raise InputError(
-                    f"setup: {kind!r}: {plugins!r}; allowed: lists for {', '.join(get_args(Kind))}"
-                )
-        self.statistics.collect(
-            {k: [p for p in plugins if p != "log"] for k, plugins in log_option_kwargs.items()}
-        )
-        self._logged = frozenset(k for k, plugins in log_option_kwargs.items() if "log" in plugins)
+        moments, self._logged = plugins_of(log_option_kwargs)
+        self.statistics.collect(moments)
         self._gathering = True
 
     def save(self, enable: bool = True) -> None:
@@ -309,12 +308,8 @@ class LogIX:
         flatten: bool = False,
     ) -> DataLoader[Any]:
         """Batches of :meth:`build_log_dataset`, in the order of the store."""
-        return DataLoader(
-            self.build_log_dataset(flatten),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        rows = self.build_log_dataset(flatten)
+        return DataLoader(rows, batch_size, num_workers=num_workers, pin_memory=pin_memory)
 
     # Influence
 
