@@ -147,8 +147,9 @@ class LogIX:
         Raises:
             InputError: another key or value.
         """
-        moments, self._logged = plugins_of(log_option_kwargs)
-        self.statistics.collect(moments)
+        moments, logged = plugins_of(log_option_kwargs)
+        self.statistics.collect(moments)  # which refuses unknown ones before anything changes
+        self._logged = logged
         self._gathering = True
 
     def save(self, enable: bool = True) -> None:
