@@ -147,8 +147,8 @@ def table2(results: Results) -> Table:
         for row, place in HYPERPARAMETERS:
             theirs = results.published_value("Table 2", row, benchmark, "hyperparameter")
             value = setting(ours, place) if present else None
-            number = float(value) if is_number(value) else None
-            if present and number is None and value is not None:
+            number = number_of(value)
+            if number is None and value is not None:
                 words.append(f"{benchmark}: {row.lower()} {value}")
             cells.append(
                 Cell(
@@ -184,12 +184,12 @@ def setting(settings: Any, place: tuple[str, ...]) -> Any:
     return settings
 
 
-def is_number(value: Any) -> bool:
-    """Whether a raw setting is one; YAML reads 3e-2 as text."""
+def number_of(value: Any) -> float | None:
+    """A raw setting that is a number, if it is one; YAML reads 3e-2 as text."""
     try:
-        return float(value) is not None
+        return float(value)
     except (TypeError, ValueError):
-        return False
+        return None
 
 
 #: Columns of the scores in numbers: title, metric, unit, factor.

@@ -1,0 +1,39 @@
+"""Runs of experiments inside a test, at smoke scale and beside each other in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import ROOT
+from common.config import RunKey, Settings, load_paper, validated
+from common.run import Run, read_record
+from papers.logra.programs import PROGRAMS
+
+FOLDER = ROOT / "papers" / "logra"
+
+
+def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
+    """Settings of an arm at a scale, changed."""
+    paper = load_paper(FOLDER)
+    raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
+    return validated(PROGRAMS[paper.experiments[experiment].program].settings, raw, arm)
+
+
+def opened(experiment: str, arm: str, settings: Settings, seed: int = 0) -> Run:
+    """Context of a run below the working directory."""
+    torch.set_num_threads(1)
+    paper = load_paper(FOLDER)
+    key = RunKey("logra", experiment, arm, seed, "smoke")
+    program = paper.experiments[experiment].program
+    return Run(key, program, settings, Path("results") / key.folder, None, paper.needed(key))
+
+
+def metrics_of(experiment: str, arm: str, seed: int = 0, **changes: Any) -> dict[str, float]:
+    """Metrics of one run."""
+    settings = settings_of(experiment, arm, **changes)
+    program = PROGRAMS[load_paper(FOLDER).experiments[experiment].program]
+    with opened(experiment, arm, settings, seed) as run:
+        return read_record(run.finish(program.run(settings, run))).metrics

@@ -1,0 +1,56 @@
+"""What is removed is what scores highest, and curves of flipped images only rise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from papers.logra.brittleness import flipped_shares, without_best
+from tests.papers.logra.runs import metrics_of
+
+
+def test_the_highest_scores_are_removed() -> None:
+    scores = torch.tensor([[3.0, -1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
+    assert without_best(scores, 2).tolist() == [[1, 3], [0, 1]]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 3), st.integers(0, 10_000))
+def test_a_curve_never_falls(removals: int, images: int, retrainings: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    correct = torch.rand(removals, images, retrainings, generator=generator) < 0.6
+    shares = flipped_shares(correct).tolist()
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+
+
+def test_an_image_is_flipped_if_most_of_its_models_are_wrong() -> None:
+    correct = torch.tensor([[[1, 1, 0], [1, 0, 0]], [[0, 0, 1], [1, 1, 1]]]).bool()
+    assert flipped_shares(correct).tolist() == [0.5, 1.0]
+
+
+def test_removing_valuable_images_hurts_more_than_removing_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named, random = (metrics_of("brittleness", arm) for arm in ("logra_random", "random"))
+    assert named["loss_0"] == random["loss_0"]  # the same images and models
+    assert named["loss_10"] > 2 * random["loss_10"]
+
+
+def test_more_images_than_are_always_right_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="images_tested 48; allowed: at most"):
+        metrics_of("brittleness", "random", images_tested=48)
+
+
+def test_removals_must_rise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="ascending"):
+        metrics_of("brittleness", "random", removals=[10, 5])
