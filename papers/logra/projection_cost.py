@@ -1,6 +1,7 @@
 """Cost of projecting one layer's per-sample gradients: by LoGra, by one dense matrix, not at all.
 
-LoGra takes O(b sqrt(n k)) operations and numbers, a dense matrix O(b n k) and n k of them.
+What is timed begins at the layer's inputs and its output's gradients, which all ways share. LoGra
+takes O(b sqrt(n k)) operations and numbers, a dense matrix O(b n k) and n k of them.
 Source: Choe et al. 2024, Sec. 3.1.
 """
 
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 
 from common.config import Program, Settings
 from common.run import DataIdentity, Run
-from papers.logra.capture import Capture
 from papers.logra.classifier_training import Device, device_of
 from papers.logra.efficiency import timed
-from papers.logra.projections import Projections, random_projections
+from papers.logra.layers import add_gradients, add_projected_gradients, rule_of
+from papers.logra.projections import random_projections
 
 
 class ProjectionCostSettings(Settings):
@@ -44,26 +45,34 @@ def run_projection_cost(settings: ProjectionCostSettings, run: Run) -> dict[str,
         )
     )
     torch.manual_seed(run.seed)
-    layer = nn.Linear(settings.width, settings.width, bias=False).to(device)
-    layers = {"layer": layer}
-    x = torch.randn(settings.batch, settings.length, settings.width, device=device)
-    projections = random_projections(layers, settings.rank, run.seed)
-    dimension = settings.rank**2
-    dense = torch.randn(settings.width**2, dimension, device=device)
+    width, rank = settings.width, settings.rank
+    layer = nn.Linear(width, width, bias=False)
+    inputs, errors = torch.randn(2, settings.batch, settings.length, width, device=device)
+    p_i, p_o = (
+        part.to(device) for part in random_projections({"layer": layer}, rank, run.seed)["layer"]
+    )
+    dense = torch.randn(width**2, rank**2, device=device)
+    rule = rule_of(layer)
+    whole = torch.empty(settings.batch, width, width, device=device)
+    small = torch.empty(settings.batch, rank, rank, device=device)
 
-    def gradients(chosen: Projections | None) -> Tensor:
-        capture = Capture(layer, layers, chosen)
-        with capture.batch() as batch:
-            torch.autograd.backward([layer(x).square().sum()])
-        return batch.matrix
+    def by_logra() -> None:
+        add_projected_gradients(
+            small,
+            rule.projected_inputs(inputs, p_i),
+            rule.projected_outputs(errors, p_o),
+            first=True,
+        )
 
-    ways = {
-        "logra": lambda: gradients(projections),
-        "whole": lambda: gradients(None),
-        "dense": lambda: gradients(None) @ dense,
-    }
-    metrics = {"dense_bytes": float(dense.nbytes)}
-    metrics["logra_bytes"] = float(sum(part.nbytes for part in projections["layer"]))
+    def not_at_all() -> None:
+        add_gradients(whole, rule.inputs(inputs), rule.outputs(errors), first=True)
+
+    def by_a_dense_matrix() -> Tensor:
+        not_at_all()
+        return whole.flatten(1) @ dense
+
+    metrics = {"dense_bytes": float(dense.nbytes), "logra_bytes": float(p_i.nbytes + p_o.nbytes)}
+    ways = {"logra": by_logra, "whole": not_at_all, "dense": by_a_dense_matrix}
     for name, way in ways.items():
         way()  # the first call allocates
         metrics[f"{name}_s"] = median(timed(way) for _ in range(settings.repetitions))
