@@ -8,13 +8,41 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.results.figures import FigureWithCaption, arm_styles
+from common.results.figures import COLOURS, LINES, MARKERS, FigureWithCaption
 from common.results.records import Results
 from papers.logra.drawing import add_on_layer, system
 from papers.logra.tables import METHODS
 
 #: Sets of Figure 4: prefix of their arms, title at paper scale.
 SETS: Final = {"": "FMNIST", "cifar-": "CIFAR-10", "few-": "FMNIST on a CPU"}
+#: Of every method in all figures; those of the paper have a colour each.
+STYLES: Final[dict[str, dict[str, Any]]] = {
+    arm: {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": LINES[place // len(COLOURS)],
+    }
+    for place, arm in enumerate(
+        (
+            "ekfac",
+            "logra_pca",
+            "logra_random",
+            "gradient_dot",
+            "trak",
+            "representation",
+            "random",
+            "relatif",
+            "no_hessian",
+        )
+    )
+}
+#: What LoGra with each kind of projection is drawn as.
+DRAWN_AS: Final = {
+    "random": "logra_random",
+    "orthonormal": "no_hessian",
+    "pca": "logra_pca",
+    "ekfac": "ekfac",
+}
 
 
 def figure1(results: Results) -> FigureWithCaption:
@@ -50,16 +78,15 @@ def figure2(results: Results) -> FigureWithCaption:
 
 def figure4a(results: Results) -> FigureWithCaption:
     """Share of images flipped, and perplexity, against the number of samples removed."""
-    styles = arm_styles(results.paper)
     present = results.paper.experiments["brittleness"].arms_of(results.scale)
     sets = [prefix for prefix in SETS if any(prefix + arm in present for arm in METHODS)]
     figure, axes = plt.subplots(1, len(sets) + 2, figsize=(3.4 * (len(sets) + 2), 3.4))
     for ax, prefix in zip(axes, sets, strict=False):
-        curves(ax, results, "brittleness", prefix, "flipped", styles)
+        curves(ax, results, "brittleness", prefix, "flipped")
         ax.set(title=title_of(results, prefix), ylabel="share of images misclassified")
-    curves(axes[-2], results, "brittleness", "", "loss", styles)
+    curves(axes[-2], results, "brittleness", "", "loss")
     axes[-2].set(title=title_of(results, ""), ylabel="mean loss of the images")
-    curves(axes[-1], results, "language_brittleness", "", "perplexity", styles)
+    curves(axes[-1], results, "language_brittleness", "", "perplexity")
     axes[-1].set(title="Language model", ylabel="mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
@@ -83,9 +110,7 @@ def title_of(results: Results, prefix: str) -> str:
     return SETS[prefix] if results.scale == "paper" else "Digits"
 
 
-def curves(
-    ax: Axes, results: Results, experiment: str, prefix: str, column: str, styles: dict[str, Any]
-) -> None:
+def curves(ax: Axes, results: Results, experiment: str, prefix: str, column: str) -> None:
     """One line a method from its runs' curves."""
     present = results.paper.experiments[experiment].arms_of(results.scale)
     for arm, name in METHODS.items():
@@ -95,13 +120,12 @@ def curves(
         values = np.stack([frame[column] for frame in found])
         deviation = values.std(0, ddof=1) if len(values) > 1 else None
         ax.errorbar(
-            found[0]["removed"], values.mean(0), deviation, label=name, capsize=2, **styles[arm]
+            found[0]["removed"], values.mean(0), deviation, label=name, capsize=2, **STYLES[arm]
         )
 
 
 def figure4b(results: Results) -> FigureWithCaption:
     """Datamodeling score of every method, a point for each attributed model."""
-    styles = arm_styles(results.paper)
     present = results.paper.experiments["datamodeling"].arms_of(results.scale)
     sets = [prefix for prefix in SETS if any(prefix + arm in present for arm in METHODS)]
     figure, axes = plt.subplots(1, len(sets), figsize=(1.2 + 4.2 * len(sets), 3.6), squeeze=False)
@@ -109,7 +133,7 @@ def figure4b(results: Results) -> FigureWithCaption:
         shown = [arm for arm in METHODS if prefix + arm in present]
         for place, arm in enumerate(shown):
             values = results.values("datamodeling", prefix + arm, "lds")
-            colour = styles[arm]["color"]
+            colour = STYLES[arm]["color"]
             ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
             ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
         ax.set_yticks(range(len(shown)), [METHODS[arm] for arm in shown])
@@ -126,7 +150,6 @@ def figure4b(results: Results) -> FigureWithCaption:
 
 def figure_sensitivity(results: Results) -> FigureWithCaption:
     """Datamodeling score by rank and by damping, and the share of the trace kept."""
-    styles = arm_styles(results.paper)
     study = results.paper.experiments["sensitivity"]
     figure, axes = plt.subplots(1, 4, figsize=(13.6, 3.4))
     panels = (
@@ -145,7 +168,9 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
                 [results.values("sensitivity", arm, metric.format(value)) for value in xs]
             )
             deviation = values.std(1, ddof=1) if values.shape[1] > 1 else None
-            ax.errorbar(xs, values.mean(1), deviation, label=body.title, capsize=2, **styles[arm])
+            ax.errorbar(
+                xs, values.mean(1), deviation, label=body.title, capsize=2, **STYLES[DRAWN_AS[arm]]
+            )
         ax.set_xscale("log", base=base)
         ax.set(xlabel=across, ylabel=label)
     handles = {

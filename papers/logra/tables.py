@@ -111,12 +111,9 @@ def crossover(results: Results) -> str:
     for arm in ("logra_1_4", "logra_16_256"):
         extra = logging[arm] - logging["ekfac"]
         queries = max(0.0, extra / (scoring["ekfac"] - scoring[arm]))
-        parts.append(f"{queries:.1f} ({arm.removeprefix('logra_').replace('_', ' and ')})")
-    return (
-        "Logging and scoring together, LoGra is faster than EKFAC from this many queries on: "
-        + ", ".join(parts)
-        + "."
-    )
+        since = f"from {queries:.0f} queries on" if queries >= 1 else "from the first query on"
+        parts.append(f"{since} with batches of {arm.removeprefix('logra_').replace('_', ' and ')}")
+    return f"Logging and scoring together, LoGra is faster than EKFAC {', '.join(parts)}."
 
 
 #: Table 2: row, and the setting's place; ours are read from the records.
