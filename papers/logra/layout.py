@@ -76,7 +76,9 @@ class Layout:
         if matrix.shape[-1] != self.width:
             raise InputError(f"gradients {matrix.shape[-1]} wide; allowed: {self.width}")
         return {
-            block.name: matrix[:, self.slices[block.name]].unflatten(1, (block.out, block.inner))
+            block.name: torch.unflatten(
+                matrix[:, self.slices[block.name]], 1, (block.out, block.inner)
+            )
             for block in self.blocks
         }
 
