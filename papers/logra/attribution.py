@@ -18,11 +18,11 @@ from common.config import Settings
 from papers.logra.capture import Batch, Capture
 from papers.logra.hessians import Damping, Hessian, Identity
 from papers.logra.influence import hessian_of
+from papers.logra.moments import Statistics
 from papers.logra.projections import Projections, pca_projections, random_projections
 from papers.logra.representation_similarity import Similarity, representation_scores
 from papers.logra.samples import Samples, losses
 from papers.logra.scores import TOTAL, Blocks, Mode, scores, self_influences
-from papers.logra.statistics import Statistics
 from papers.logra.trak import trak_scores
 from papers.logra.watching import watched
 

@@ -28,11 +28,11 @@ from common.results.benchmarks import BenchmarkRow, compare
 from papers.logra.influence import Influence, Log
 from papers.logra.layout import Block, Layout
 from papers.logra.log_store import LogStore
+from papers.logra.moments import Statistics
 from papers.logra.peers import Peer, peers, silent
 from papers.logra.samples import Samples
 from papers.logra.scheduler import LogIXScheduler
 from papers.logra.session import LogIX
-from papers.logra.statistics import Statistics
 
 PAPER = "logra"
 CLASSES, BATCH, QUERIES = 10, 64, 64

@@ -29,7 +29,7 @@ from papers.logra.layers import (
     rule_of,
 )
 from papers.logra.layout import Block, Layout
-from papers.logra.statistics import Statistics
+from papers.logra.moments import Statistics
 
 
 class Capture:

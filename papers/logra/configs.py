@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from common.config import Settings, validated
 from common.errors import InputError
 from papers.logra.log_store.manifest import DtypeName
-from papers.logra.statistics import Kind
+from papers.logra.moments import Kind
 
 #: Read where no other file is named, if it is there.
 DEFAULT_PATH = Path("config.yaml")

@@ -30,11 +30,11 @@ from papers.logra.influence import hessian_of
 from papers.logra.language_brittleness import TransformerSettings
 from papers.logra.log_store import LogStore
 from papers.logra.log_store.creation import create
+from papers.logra.moments import Statistics
 from papers.logra.networks import Transformer
 from papers.logra.projections import random_projections
 from papers.logra.samples import Samples, losses
 from papers.logra.scores import scores
-from papers.logra.statistics import Statistics
 from papers.logra.watching import watched
 
 

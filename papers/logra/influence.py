@@ -26,6 +26,7 @@ from papers.logra.hessians import (
 )
 from papers.logra.layout import Layout
 from papers.logra.log_store import LogStore, Rows
+from papers.logra.moments import Statistics
 from papers.logra.scores import (
     TOTAL,
     Blocks,
@@ -40,7 +41,6 @@ from papers.logra.scores import (
     share_of_rows,
     top_scores,
 )
-from papers.logra.statistics import Statistics
 
 LOGGER = logging.getLogger("logra")
 

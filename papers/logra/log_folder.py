@@ -2,7 +2,7 @@
 
 ====================================  ==========================================
 ``log/``                              a :mod:`papers.logra.log_store`
-``state/statistics.safetensors``      :class:`papers.logra.statistics.Statistics`
+``state/statistics.safetensors``      :class:`papers.logra.moments.Statistics`
 ``lora/projections.safetensors``      :class:`papers.logra.projections.Projections`
 ``config.yaml``                       what the run was set to
 ====================================  ==========================================
@@ -23,8 +23,8 @@ from papers.logra.log_store import LogStore, LogWriter, Rows
 from papers.logra.log_store.creation import CHUNK_BYTES
 from papers.logra.log_store.dtypes import DTYPES
 from papers.logra.log_store.manifest import DtypeName, Identity
+from papers.logra.moments import Statistics
 from papers.logra.projections import Projections
-from papers.logra.statistics import Statistics
 
 NestedGradients = dict[str, dict[str, Tensor]]
 

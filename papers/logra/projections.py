@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers.logra.layers import rule_of
 from papers.logra.layout import Block, Layout
-from papers.logra.statistics import Statistics
+from papers.logra.moments import Statistics
 from papers.logra.tensor_files import digest_of, read_tensors, write_tensors
 
 FILE = "LoGra projections"

@@ -29,8 +29,8 @@ from papers.logra.layout import Layout
 from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
 from papers.logra.log_store import Rows
 from papers.logra.logged_batch import LoggedBatch
+from papers.logra.moments import Statistics
 from papers.logra.projections import Projections
-from papers.logra.statistics import Statistics
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
 

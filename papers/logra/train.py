@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from common.cli import guarded, paper_main
 
 FOLDER = Path(__file__).resolve().parent
-# A script's folder comes first on the path: there statistics.py would hide Python's own module.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER]
 
 
 def main() -> None:

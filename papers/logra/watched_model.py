@@ -12,8 +12,8 @@ from papers.logra.capture import Capture
 from papers.logra.configs import LoggingConfig, LoRAConfig
 from papers.logra.layout import Layout
 from papers.logra.log_store.manifest import Identity
+from papers.logra.moments import Statistics
 from papers.logra.projections import Projections, pca_projections, random_projections
-from papers.logra.statistics import Statistics
 from papers.logra.tensor_files import digest_of
 from papers.logra.watching import unwrapped, watched
 

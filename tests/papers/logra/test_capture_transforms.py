@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import InputError
 from papers.logra.capture import Capture
+from papers.logra.moments import Statistics
 from papers.logra.projections import Projections, random_projections
-from papers.logra.statistics import Statistics
 from papers.logra.watching import watched
 
 

@@ -54,7 +54,8 @@ def test_every_library_thinks_much_the_same(
 ) -> None:
     model, train, queries = trained
     make = Ours if name == "ours" else peers()[name]
-    with silent():
+    # dattri compiles its projections, a minute that this test does not need.
+    with silent(), torch.compiler.set_stance("force_eager"):
         peer = make(model, tmp_path, 6, 20)
         peer.log(train)
         found = peer.score(queries)

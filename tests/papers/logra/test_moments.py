@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers.logra.capture import Capture
 from papers.logra.layout import Block, Layout
+from papers.logra.moments import Statistics
 from papers.logra.projections import random_projections
-from papers.logra.statistics import Statistics
 from papers.logra.watching import watched
 
 MOMENTS = ["mean", "variance", "covariance"]
