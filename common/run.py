@@ -51,9 +51,11 @@ PACKAGES = (
     "scikit-learn",
     "scipy",
     "snakemake",
+    "tokenizers",
     "torch",
     "torchaudio",
     "torchvision",
+    "transformers",
 )
 
 
