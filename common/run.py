@@ -69,6 +69,11 @@ class DataIdentity(Settings):
     generator: str = ""
     seed: int | None = None
 
+    @classmethod
+    def generated(cls, name: str, generator: str, seed: int) -> DataIdentity:
+        """Of data that the module ``generator`` draws."""
+        return cls(name=name, real=False, source="generator", generator=generator, seed=seed)
+
 
 class Provenance(Settings):
     """Where, when and with what a run was made."""

@@ -31,6 +31,26 @@ class BenchmarkRow(Settings):
     note: str = ""
 
 
+def memory_row(
+    paper: str, what: str, peer: str, ours: int, theirs: int, note: str = ""
+) -> BenchmarkRow:
+    """Bytes of both, measured once, as a row of the report."""
+    ratio = ours / theirs
+    return BenchmarkRow(
+        paper=paper,
+        what=what,
+        peer=peer,
+        ratio=ratio,
+        low=ratio,
+        high=ratio,
+        n=1,
+        ours=ours / 2**20,
+        theirs=theirs / 2**20,
+        unit="MiB",
+        note=note,
+    )
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Times of two callables, measured alternately: medians in seconds and ratio ours / peer."""

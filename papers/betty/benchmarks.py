@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from common.results.benchmarks import BenchmarkRow, compare
+from common.results.benchmarks import BenchmarkRow, compare, memory_row
+from common.results.memory import peak_tensor_bytes
 from papers.betty.configs import Method
 from papers.betty.peers import OURS, Adaptation, Chain, Reweighting, Step, betty_ml
 
@@ -178,19 +178,7 @@ def _unrolling(task: Reweighting | Adaptation) -> Iterator[tuple[str, Callable[[
 def _peak(make: Callable[[], Step]) -> int:
     """Most bytes that the tensors of a program and its first two meta steps took at once."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        _two_steps(make)
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        _two_steps(make)
-    now, peak = 0, 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak
+    return peak_tensor_bytes(lambda: _two_steps(make))
 
 
 def _two_steps(make: Callable[[], Step]) -> None:
@@ -200,19 +188,7 @@ def _two_steps(make: Callable[[], Step]) -> None:
 
 
 def _memory_row(what: str, peer: str, mine: int, theirs: int) -> BenchmarkRow:
-    ratio = mine / theirs
-    return BenchmarkRow(
-        paper=PAPER,
-        what=f"peak memory: {what}",
-        peer=peer,
-        ratio=ratio,
-        low=ratio,
-        high=ratio,
-        n=1,
-        ours=mine / 2**20,
-        theirs=theirs / 2**20,
-        unit="MiB",
-    )
+    return memory_row(PAPER, f"peak memory: {what}", peer, mine, theirs)
 
 
 BENCHMARKS = {

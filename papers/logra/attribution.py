@@ -166,9 +166,16 @@ class InfluenceFunction:
         return self_influences(blocks, len(self.train.x), self.hessian, self.damping)[TOTAL]
 
     def _batches(self, capture: Capture, samples: Samples) -> Iterator[tuple[int, Batch]]:
-        for start, part in samples.batches(self.settings.batch_size):
-            # Scoring, which asks for gradients block by block, has autograd switched off.
-            with torch.enable_grad(), capture.batch() as batch:
-                loss = losses(self.model(part.x), part.y).sum()
-                loss.backward()  # type: ignore[no-untyped-call]
-            yield start, batch
+        return captured(capture, self.model, samples, self.settings.batch_size)
+
+
+def captured(
+    capture: Capture, model: nn.Module, samples: Samples, size: int
+) -> Iterator[tuple[int, Batch]]:
+    """What is captured of each batch of samples, with the place of its first one."""
+    for start, part in samples.batches(size):
+        # Scoring, which asks for gradients block by block, has autograd switched off.
+        with torch.enable_grad(), capture.batch() as batch:
+            loss = losses(model(part.x), part.y).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        yield start, batch

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.results.benchmarks import BenchmarkRow, compare
+from common.results.benchmarks import BenchmarkRow, compare, memory_row
 from papers.logra.influence import Influence, Log
 from papers.logra.layout import Block, Layout
 from papers.logra.log_store import LogStore
@@ -197,7 +197,7 @@ def scoring(scale: str) -> list[BenchmarkRow]:
                 rows.append(timed.row(PAPER, what, name, NOTES[name]))
                 if name in ON_DISK:
                     sizes = mine.stored_bytes(), theirs.stored_bytes()
-                    rows.append(_bytes(f"stored, {shape}", name, *sizes))
+                    rows.append(memory_row(PAPER, f"stored, {shape}", name, *sizes, NOTES[name]))
     return rows
 
 
@@ -218,25 +218,9 @@ def memory(scale: str) -> list[BenchmarkRow]:
         for name in list(measured)[1:]:
             for place, phase in enumerate(("logging", "scoring")):
                 mine, theirs = measured["ours"][place], measured[name][place]
-                rows.append(_bytes(f"peak memory, {phase}, {shape}", name, mine, theirs))
+                what = f"peak memory, {phase}, {shape}"
+                rows.append(memory_row(PAPER, what, name, mine, theirs, NOTES[name]))
     return rows
-
-
-def _bytes(what: str, peer: str, mine: int, theirs: int) -> BenchmarkRow:
-    ratio = mine / theirs
-    return BenchmarkRow(
-        paper=PAPER,
-        what=what,
-        peer=peer,
-        ratio=ratio,
-        low=ratio,
-        high=ratio,
-        n=1,
-        ours=mine / 2**20,
-        theirs=theirs / 2**20,
-        unit="MiB",
-        note=NOTES[peer],
-    )
 
 
 def _peaks(name: str, shape: Shape) -> tuple[int, int]:

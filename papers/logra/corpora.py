@@ -53,15 +53,7 @@ def load(settings: CorpusSettings, run: Run) -> Corpus:
     """The corpus, noted in the run. Raises InputError if a file is absent or too short."""
     if settings.name == "ptb":
         return _treebank(settings, run)
-    run.uses(
-        DataIdentity(
-            name="topics as Markov chains",
-            real=False,
-            source="generator",
-            generator="papers.logra.corpora",
-            seed=CORPUS_SEED,
-        )
-    )
+    run.uses(DataIdentity.generated("topics as Markov chains", "papers.logra.corpora", CORPUS_SEED))
     return generated(settings, CORPUS_SEED)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from common.config import Program, Settings
+from common.results.memory import peak_tensor_bytes
 from common.run import DataIdentity, Run
+from papers.logra.attribution import captured
 from papers.logra.capture import Capture
 from papers.logra.classifier_training import Device, device_of
 from papers.logra.hessians import Hessian
@@ -33,7 +35,7 @@ from papers.logra.log_store.creation import create
 from papers.logra.moments import Statistics
 from papers.logra.networks import Transformer
 from papers.logra.projections import random_projections
-from papers.logra.samples import Samples, losses
+from papers.logra.samples import Samples
 from papers.logra.scores import scores
 from papers.logra.watching import watched
 
@@ -58,15 +60,7 @@ class EfficiencySettings(Settings):
 def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
     """Time both phases; returns throughputs, times, bytes on disk and in tensors."""
     device = device_of(settings.device, run)
-    run.uses(
-        DataIdentity(
-            name="uniform tokens",
-            real=False,
-            source="generator",
-            generator="papers.logra.efficiency",
-            seed=run.seed,
-        )
-    )
+    run.uses(DataIdentity.generated("uniform tokens", "papers.logra.efficiency", run.seed))
     torch.manual_seed(run.seed)
     shape = settings.network
     model = Transformer(
@@ -100,18 +94,18 @@ def measured(
         "storage_bytes": float(job.stored_bytes()),
         "score_s": score_s,
         "pairs_per_s": len(queries.x) * len(train.x) / score_s,
-        "influence_peak_bytes": float(peak_bytes(lambda: job.score(rows, train))),
+        "influence_peak_bytes": float(peak_tensor_bytes(lambda: job.score(rows, train))),
     }
     # A second job, for the first one's statistics are at their full size.
     few = train.take(slice(2 * settings.log_batch))
     fresh = type(job)(settings, job.model, job.folder / "again", job.seed)
     metrics["log_peak_bytes"] = float(
-        peak_bytes(lambda: [step(few) for step in fresh.passes().values()])
+        peak_tensor_bytes(lambda: [step(few) for step in fresh.passes().values()])
     )
     return metrics
 
 
-class Job:
+class Job(ABC):
     """A method on a model: passes that log, then scores.
 
     Args:
@@ -134,21 +128,21 @@ class Job:
         self.statistics = Statistics()
         self.capture = Capture(model, self.layers, self.projections)
 
+    @abstractmethod
     def passes(self) -> dict[str, Callable[[Samples], None]]:
         """Passes over the training set, by name and in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, train: Samples) -> Iterator[tuple[int, Tensor]]:
         """Training gradients, a batch at a time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hessian(self) -> Hessian:
         """H of what was logged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stored_bytes(self) -> int:
         """What is kept between logging and scoring."""
-        raise NotImplementedError
 
     def preconditioned(self, queries: Samples) -> Tensor:
         """(queries, width)."""
@@ -167,10 +161,7 @@ class Job:
         self, capture: Capture, samples: Samples, size: int
     ) -> Iterator[tuple[int, Tensor]]:
         """(n, width) of each batch; an empty one where a capture takes none."""
-        for start, part in samples.batches(size):
-            with torch.enable_grad(), capture.batch() as batch:
-                loss = losses(self.model(part.x), part.y).sum()
-                loss.backward()  # type: ignore[no-untyped-call]
+        for start, batch in captured(capture, self.model, samples, size):
             yield start, batch.matrix if capture.gradients else torch.empty(0)
 
 
@@ -244,25 +235,6 @@ def timed(step: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def peak_bytes(step: Callable[[], object]) -> int:
-    """Most bytes in tensors that a step made, at once."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as recorded:
-        step()
-    now, peak = 0, 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak
 
 
 PROGRAM = Program(EfficiencySettings, run_efficiency)

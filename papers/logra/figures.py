@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from common.results.figures import COLOURS, LINES, MARKERS, FigureWithCaption
 from common.results.records import Results
@@ -90,12 +92,7 @@ def figure4a(results: Results) -> FigureWithCaption:
     axes[-1].set(title="Language model", ylabel="mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
-    handles = {
-        label: handle
-        for ax in axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    legend_of(figure, axes)
     return FigureWithCaption(
         figure,
         "Each image's (or all queries') most valuable samples are removed and models retrained."
@@ -103,6 +100,16 @@ def figure4a(results: Results) -> FigureWithCaption:
         "Curves that rise with the number removed, fastest for influence functions, flat for"
         " random removal.",
     )
+
+
+def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend below all axes, each label once."""
+    handles = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
 def title_of(results: Results, prefix: str) -> str:
@@ -173,12 +180,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
             )
         ax.set_xscale("log", base=base)
         ax.set(xlabel=across, ylabel=label)
-    handles = {
-        label: handle
-        for ax in axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    legend_of(figure, axes)
     return FigureWithCaption(
         figure,
         "The score rises with the rank; PCA keeps more of H than random directions of equal rank."

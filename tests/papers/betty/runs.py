@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from common import ROOT
-from common.config import RunKey, Settings, load_paper, validated
+from common.config import RunKey, Settings, load_paper
 from common.core import core as core_module
 from common.run import Run, read_record
 from papers.betty.programs import PROGRAMS
+from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "betty"
 
 
 def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
     """Settings of an arm at a scale, changed."""
-    paper = load_paper(FOLDER)
-    raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
-    return validated(PROGRAMS[paper.experiments[experiment].program].settings, raw, arm)
+    return settings_in(FOLDER, PROGRAMS, experiment, arm, scale, **changes)
 
 
 def opened(experiment: str, settings: Settings, folder: Path, seed: int = 0) -> Run:
