@@ -27,15 +27,20 @@ is not divided by the number of training samples. Losses are sums over samples a
 ``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from papers.logra.configs import DEFAULT_PATH, Config, LoggingConfig, LoRAConfig
-from papers.logra.data_ids import DataIDGenerator
-from papers.logra.influence import Influence, merge_logs
-from papers.logra.scheduler import LogIXScheduler
-from papers.logra.session import LogIX
+
+if TYPE_CHECKING:
+    from papers.logra.configs import Config, LoggingConfig, LoRAConfig
+    from papers.logra.data_ids import DataIDGenerator
+    from papers.logra.influence import Influence, merge_logs
+    from papers.logra.scheduler import LogIXScheduler
+    from papers.logra.session import LogIX
 
 __all__ = [
     "Config",
@@ -48,6 +53,18 @@ __all__ = [
     "init",
     "merge_logs",
 ]
+
+#: Modules of what is public: loaded when asked for, so that an experiment loads what it runs.
+_HOMES = {
+    "Config": "configs",
+    "DataIDGenerator": "data_ids",
+    "Influence": "influence",
+    "LoRAConfig": "configs",
+    "LogIX": "session",
+    "LogIXScheduler": "scheduler",
+    "LoggingConfig": "configs",
+    "merge_logs": "influence",
+}
 
 _run: LogIX | None = None
 
@@ -75,7 +92,7 @@ _OF_THE_RUN = frozenset(
 )
 
 
-def init(project: str, config: Path | str = DEFAULT_PATH) -> LogIX:
+def init(project: str, config: Path | str = "./config.yaml") -> LogIX:
     """A run, which is from now on the one that ``logra.watch`` and other functions speak of.
 
     Args:
@@ -85,12 +102,16 @@ def init(project: str, config: Path | str = DEFAULT_PATH) -> LogIX:
     Raises:
         InputError: another file is missing, or a key or value is not allowed.
     """
+    from papers.logra.session import LogIX
+
     global _run
     _run = LogIX(project, config)
     return _run
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"papers.logra.{_HOMES[name]}"), name)
     if name not in _OF_THE_RUN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _run is None:
