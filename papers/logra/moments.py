@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 
 from common.errors import InputError
 from papers.logra.layout import Layout
+from papers.logra.product_sums import ProductSum, unpacked, width_of
 from papers.logra.tensor_files import read_tensors, write_tensors
 
 Kind = Literal["forward", "backward", "grad"]
@@ -67,6 +68,7 @@ class Statistics:
     ) -> None:
         self.dtype, self.device = dtype, device
         self._totals: dict[Key, Tensor] = {}
+        self._products: dict[Key, ProductSum] = {}
         self._counts: dict[Key, Tensor] = {}
         self._reduced: set[Key] = set()
         #: Set by the pass that corrects eigenvalues.
@@ -115,7 +117,7 @@ class Statistics:
 
     def clear(self) -> None:
         """Forget all sums; go on gathering the same moments."""
-        self._totals, self._counts, self._reduced = {}, {}, set()
+        self._totals, self._products, self._counts, self._reduced = {}, {}, {}, set()
         self._in_batch = self._interrupted = False
         self.revision += 1
 
@@ -140,7 +142,8 @@ class Statistics:
                 square = (weighted.to(self.dtype) * rows.to(self.dtype)).sum(0)
                 self._accumulate(key, square, count)
             elif of == "products":
-                self._accumulate(key, weighted.mT @ rows, count)
+                # A row as often as its weight says, alike on both sides of the product.
+                self._multiply(key, rows if weights is None else rows * weights.sqrt(), count)
 
     @torch.no_grad()
     def add_gradients(self, layer: str, gradients: Tensor) -> None:
@@ -165,24 +168,52 @@ class Statistics:
         self._in_batch = False
 
     def _accumulate(self, key: Key, part: Tensor, count: float | Tensor) -> None:
+        device = part.device if self.device is None else self.device
+        total = self._totals.get(key)
+        if total is None:
+            total = torch.zeros(part.shape, dtype=self.dtype, device=device)
+        self._counted(key, count, device, tuple(part.shape), tuple(total.shape))
+        self._totals[key] = total
+        total += part.to(total.device)
+
+    def _multiply(self, key: Key, rows: Tensor, count: float | Tensor) -> None:
+        device = rows.device if self.device is None else self.device
+        width = rows.shape[1]
+        held = self._products.get(key)
+        if held is None:
+            held = ProductSum(width, dtype=self.dtype, device=device)
+        self._counted(key, count, device, (width, width), (held.width, held.width))
+        self._products[key] = held
+        held.add(rows)
+
+    def _counted(
+        self,
+        key: Key,
+        count: float | Tensor,
+        device: torch.device | str,
+        shape: tuple[int, ...],
+        allowed: tuple[int, ...],
+    ) -> None:
+        """Count rows of a part of this shape, unless they may not be added."""
         if key in self._reduced:
             raise InputError(
                 f"{key.kind} statistics of {key.layer} are summed over processes; allowed: to add "
                 "before all_reduce, or after clear"
             )
-        if key not in self._totals:
-            device = part.device if self.device is None else self.device
-            self._totals[key] = torch.zeros(part.shape, dtype=self.dtype, device=device)
-            self._counts[key] = torch.zeros((), dtype=torch.float64, device=device)
-        total = self._totals[key]
-        if total.shape != part.shape:
+        if shape != allowed:
             raise InputError(
-                f"{key.kind} statistics of {key.layer} of shape {tuple(part.shape)}; allowed: "
-                f"{tuple(total.shape)}, or clear before"
+                f"{key.kind} statistics of {key.layer} of shape {shape}; allowed: {allowed}, or "
+                "clear before"
             )
         self.revision += 1
-        total += part.to(total.device)
-        self._counts[key] += count.to(total.device) if isinstance(count, Tensor) else count
+        if key not in self._counts:
+            self._counts[key] = torch.zeros((), dtype=torch.float64, device=device)
+        held = self._counts[key]
+        held += count.to(held.device) if isinstance(count, Tensor) else count
+
+    def _sums(self) -> dict[Key, Tensor]:
+        """All sums; of products the numbers that :mod:`product_sums` keeps."""
+        return self._totals | {key: held.packed for key, held in self._products.items()}
 
     def mean(self, kind: Kind) -> dict[str, Tensor]:
         """{layer: (width,)}, of gradients flattened. Raises InputError where not gathered."""
@@ -212,12 +243,12 @@ class Statistics:
                 "statistics hold a part of a batch that failed; allowed: clear and start over"
             )
         found = {
-            key.layer: total / self._counts[key]
-            for key, total in self._totals.items()
+            key.layer: (unpacked(total) if of == "products" else total) / self._counts[key]
+            for key, total in self._sums().items()
             if (key.kind, key.of) == (kind, of)
         }
         if not found:
-            held = sorted({f"{key.kind} {key.of}" for key in self._totals})
+            held = sorted({f"{key.kind} {key.of}" for key in self._counts})
             raise InputError(
                 f"no {kind} {moment} was gathered; gathered: {', '.join(held) or 'nothing'}"
             )
@@ -232,7 +263,8 @@ class Statistics:
         if not distributed.is_initialized():
             return
         device = _device_of_collectives()
-        mine = {key: tuple(total.shape) for key, total in self._totals.items()}
+        sums = self._sums()
+        mine = {key: tuple(total.shape) for key, total in sums.items()}
         every: list[dict[Key, tuple[int, ...]]] = [{}] * distributed.get_world_size()
         distributed.all_gather_object(
             every, {k: v for k, v in mine.items() if k not in self._reduced}
@@ -247,14 +279,22 @@ class Statistics:
                     )
         # Every process takes part in every sum, also one that had no data.
         for key in sorted(shapes):
-            for held, shape in ((self._totals, shapes[key]), (self._counts, ())):
-                kind = self.dtype if held is self._totals else torch.float64
+            for held, shape in ((sums, shapes[key]), (self._counts, ())):
+                kind = self.dtype if held is sums else torch.float64
                 mine_here = held.get(key, torch.zeros(shape, dtype=kind, device=self.device))
                 shared = mine_here.to(device or mine_here.device, copy=True)
                 distributed.all_reduce(shared)
                 held[key] = shared.to(mine_here.device)
+            self._keep(key, sums[key])
             self._reduced.add(key)
             self.revision += 1
+
+    def _keep(self, key: Key, total: Tensor) -> None:
+        """Hold a sum as :meth:`_sums` gave it."""
+        if key.of == "products":
+            self._products[key] = ProductSum.of(total)
+        else:
+            self._totals[key] = total
 
     def save(self, path: Path) -> None:
         """Write sums and counts. Raises InputError if they hold a part of a batch that failed."""
@@ -262,7 +302,7 @@ class Statistics:
             raise InputError(
                 "statistics hold a part of a batch that failed; allowed: whole batches"
             )
-        tensors = {"/".join(key): total for key, total in self._totals.items()}
+        tensors = {"/".join(key): total for key, total in self._sums().items()}
         for layer, basis in self.eigenbases.items():
             for side, vectors in basis._asdict().items():
                 tensors[f"{side}/eigenvectors/{layer}"] = vectors
@@ -292,7 +332,7 @@ class Statistics:
                 bases.setdefault(key.layer, {})[key.kind] = tensor
                 continue
             statistics.dtype = tensor.dtype
-            statistics._totals[key] = tensor
+            statistics._keep(key, tensor)
             count = torch.tensor(content["counts"][name], dtype=torch.float64)
             statistics._counts[key] = count
         statistics.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
@@ -304,17 +344,19 @@ class Statistics:
     def check(self, layout: Layout, where: str = "statistics") -> None:
         """Raises InputError unless all sums are of gradients of this layout."""
         blocks = {block.name: block for block in layout.blocks}
-        for key, total in self._totals.items():
+        for key, total in self._sums().items():
             if key.layer not in blocks:
                 raise InputError(f"{where}: layer {key.layer}; allowed: {', '.join(blocks)}")
             block = blocks[key.layer]
             width = {"forward": block.inner, "backward": block.out, "grad": block.width}[key.kind]
             shape = (block.out, block.inner) if key.of == "rotated_squares" else (width,)
-            allowed = (width, width) if key.of == "products" else shape
-            if tuple(total.shape) != allowed:
+            found = tuple(total.shape)
+            if key.of == "products":
+                shape, found = (width, width), (width_of(total), width_of(total))
+            if found != shape:
                 raise InputError(
-                    f"{where}: {key.kind} {key.of} of layer {key.layer} of shape "
-                    f"{tuple(total.shape)}; allowed: {allowed}"
+                    f"{where}: {key.kind} {key.of} of layer {key.layer} of shape {found}; "
+                    f"allowed: {shape}"
                 )
 
 

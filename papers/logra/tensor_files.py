@@ -31,8 +31,7 @@ def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
     """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename."""
-    # Clones: safetensors refuses tensors that share memory.
-    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    held = _apart(tensors)
     about = {
         "kind": kind,
         "version": str(VERSION),
@@ -46,6 +45,17 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In the CPU's memory, copied where they share it, which safetensors refuses."""
+    held, seen = {}, set()
+    for name, tensor in tensors.items():
+        part = tensor.detach().cpu().contiguous()
+        place = part.untyped_storage().data_ptr()
+        held[name] = part.clone() if place in seen else part
+        seen.add(place)
+    return held
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:

@@ -1,0 +1,107 @@
+"""Sums of rows' products with themselves: symmetric matrices, of which one triangle is kept.
+
+The triangle is cut into panels of rows, each from its diagonal block to the right end, which lie
+one after the other in one tensor. That takes half the memory and half the multiplications of the
+whole matrix, and leaves products as large as processors are good at.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+#: Rows of a panel.
+PANEL = 512
+#: Rows wait until there are this many, or a share of the width: a few at a time would have the
+#: processor read and write the whole triangle for few multiplications.
+LEAST_WAITING, WAITING_SHARE = 64, 8
+
+
+def packed_size(width: int) -> int:
+    """Numbers that are kept of a (width, width) matrix."""
+    whole, rest = divmod(width, PANEL)
+    return sum(PANEL * (width - panel * PANEL) for panel in range(whole)) + rest * rest
+
+
+def width_of(packed: Tensor) -> int:
+    """Inverse of :func:`packed_size`, of a tensor that holds so many numbers."""
+    return bisect_left(range(packed.numel() + 1), packed.numel(), key=packed_size)
+
+
+def unpacked(packed: Tensor) -> Tensor:
+    """The whole matrix (width, width)."""
+    width = width_of(packed)
+    matrix = packed.new_empty(width, width)
+    for start, panel in _panels(packed, width):
+        matrix[start : start + len(panel), start:] = panel
+        matrix[start:, start : start + len(panel)] = panel.mT
+    return matrix
+
+
+def _panels(packed: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
+    """(first row, (rows, width - first row)) of each panel; they share memory with ``packed``."""
+    place = 0
+    for start in range(0, width, PANEL):
+        rows = min(PANEL, width - start)
+        numbers = rows * (width - start)
+        yield start, packed[place : place + numbers].view(rows, width - start)
+        place += numbers
+
+
+class ProductSum:
+    """A sum over rows r of ``r^T r``.
+
+    Args:
+        width: of rows.
+        dtype: of the sum.
+        device: of the sum; rows may be elsewhere, and are multiplied where they are.
+    """
+
+    def __init__(self, width: int, *, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.width = width
+        self._packed = torch.zeros(packed_size(width), dtype=dtype, device=device)
+        self._most = max(LEAST_WAITING, width // WAITING_SHARE)
+        self._waiting: Tensor | None = None
+        self._count = 0
+
+    @classmethod
+    def of(cls, packed: Tensor) -> ProductSum:
+        """Goes on with a sum that :attr:`packed` gave."""
+        found = cls(width_of(packed), dtype=packed.dtype, device=packed.device)
+        found._packed = packed
+        return found
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows (n, width); they may change afterwards."""
+        if self._count + len(rows) > self._most:
+            self._flush()
+        if len(rows) > self._most:
+            self._multiply(rows)
+            return
+        if self._waiting is None or self._waiting.dtype != rows.dtype:
+            self._flush()
+            self._waiting = rows.new_empty(self._most, self.width)
+        self._waiting[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
+
+    @property
+    def packed(self) -> Tensor:
+        """The sum of all rows so far, (:func:`packed_size`,)."""
+        self._flush()
+        return self._packed
+
+    def _flush(self) -> None:
+        count, self._count = self._count, 0
+        if self._waiting is not None and count:
+            self._multiply(self._waiting[:count])
+
+    def _multiply(self, rows: Tensor) -> None:
+        for start, panel in _panels(self._packed, self.width):
+            left, right = rows[:, start : start + len(panel)].mT, rows[:, start:]
+            if rows.dtype == panel.dtype and rows.device == panel.device:
+                panel.addmm_(left, right)
+            else:
+                panel += (left @ right).to(panel.device)

@@ -1,0 +1,69 @@
+"""Sums of products, of which one triangle is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from papers.logra.product_sums import PANEL, ProductSum, packed_size, unpacked, width_of
+
+
+@given(
+    width=st.sampled_from((1, 7, PANEL - 1, PANEL, PANEL + 1, 2 * PANEL + 3)),
+    sizes=st.lists(st.integers(0, 150), min_size=1, max_size=5),
+)
+def test_the_sum_is_that_of_the_whole_product_however_rows_arrive(
+    width: int, sizes: list[int]
+) -> None:
+    rows = torch.randn(sum(sizes), width, dtype=torch.float64)
+    held = ProductSum(width, dtype=torch.float64, device="cpu")
+    for part in rows.split(sizes):
+        held.add(part)
+    torch.testing.assert_close(unpacked(held.packed), rows.mT @ rows, atol=1e-10, rtol=1e-12)
+
+
+def test_rows_that_change_after_they_were_added_count_as_they_were() -> None:
+    rows = torch.randn(3, 5, dtype=torch.float64)
+    expected = rows.mT @ rows
+    held = ProductSum(5, dtype=torch.float64, device="cpu")
+    held.add(rows)
+    rows.zero_()
+    torch.testing.assert_close(unpacked(held.packed), expected)
+
+
+def test_reading_between_two_parts_changes_nothing() -> None:
+    rows = torch.randn(40, 6, dtype=torch.float64)
+    held = ProductSum(6, dtype=torch.float64, device="cpu")
+    held.add(rows[:10])
+    torch.testing.assert_close(unpacked(held.packed), rows[:10].mT @ rows[:10])
+    held.add(rows[10:])
+    torch.testing.assert_close(unpacked(held.packed), rows.mT @ rows)
+
+
+def test_a_sum_goes_on_from_what_was_kept() -> None:
+    rows = torch.randn(20, 6, dtype=torch.float64)
+    first = ProductSum(6, dtype=torch.float64, device="cpu")
+    first.add(rows[:8])
+    second = ProductSum.of(first.packed)
+    second.add(rows[8:])
+    torch.testing.assert_close(unpacked(second.packed), rows.mT @ rows)
+
+
+@pytest.mark.parametrize("width", [1, 100, PANEL, PANEL + 1, 4096])
+def test_the_width_follows_from_the_size(width: int) -> None:
+    assert width_of(torch.empty(packed_size(width), device="meta")) == width
+
+
+def test_wide_sums_keep_little_more_than_a_triangle() -> None:
+    assert packed_size(4096) / 4096**2 == 0.5625
+
+
+def test_half_precision_products_are_summed_in_the_sums_type() -> None:
+    rows = torch.randn(1000, 4)
+    held = ProductSum(4, dtype=torch.float64, device="cpu")
+    held.add(rows)
+    assert held.packed.dtype == torch.float64
+    exact = rows.double().mT @ rows.double()
+    torch.testing.assert_close(unpacked(held.packed), exact, atol=1e-3, rtol=1e-5)
