@@ -28,8 +28,9 @@ from papers.logra.layers import (
     is_better_late,
     rule_of,
 )
-from papers.logra.layout import Block, Layout
+from papers.logra.layout import Block
 from papers.logra.moments import Statistics
+from papers.logra.projections import joined
 
 
 class Capture:
@@ -40,13 +41,16 @@ class Capture:
         layers: modules of it to watch, by name.
         projections: ``{layer: (P_i (k_i, inner), P_o (k_o, out))}``; without them gradients are
             whole.
+        shared: of layers whose projected gradients add up, the name of their common block; it is
+            like one layer that is used several times, also in statistics.
         bias: whether a bias counts, as one more input that is always 1.
         dtype: of the gradients; by default the layer's, at least float32.
         statistics: what every batch is added to; of projected rows, where there are projections.
         gradients: False for a pass that gathers forward and backward statistics alone.
 
     Raises:
-        InputError: a layer has no rule, or its projection is missing or of another shape.
+        InputError: a layer has no rule, its projection is missing or of another shape, or layers
+            that share a block do not fit together.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Capture:
         layers: Mapping[str, nn.Module],
         projections: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         *,
+        shared: Mapping[str, str] | None = None,
         bias: bool = False,
         dtype: torch.dtype | None = None,
         statistics: Statistics | None = None,
@@ -67,8 +72,10 @@ class Capture:
         for name, rule in self.rules.items():
             block = Block(name, rule.out, rule.inner)
             blocks.append(block if projections is None else _projected(block, projections))
+        #: Which block of a gradient is each layer's.
+        self.block_of = {name: (shared or {}).get(name, name) for name in self.layers}
         #: Of a gradient.
-        self.layout = Layout(blocks)
+        self.layout = joined(blocks, shared or {})
         self._cast: dict[tuple[str, int, torch.device, torch.dtype], Tensor] = {}
 
     @contextmanager
@@ -133,7 +140,7 @@ class Batch:
         self._samples: int | None = None
         self._matrix: Tensor | None = None
         self._totals: dict[str, Tensor] = {}
-        # Layers whose gradient arrived.
+        # Blocks of which a gradient arrived.
         self._begun: set[str] = set()
         self._complete = False
         self._root = torch.zeros((), requires_grad=True)
@@ -178,7 +185,8 @@ class Batch:
                     rows = partial(_same, found)
                 if gathered:
                     assert statistics is not None
-                    statistics.add("forward", name, found.flatten(1, 2), self._weights(name, found))
+                    block, weights = capture.block_of[name], self._weights(name, found)
+                    statistics.add("forward", block, found.flatten(1, 2), weights)
         self._ran[name] = self._ran.get(name, False) or torch.is_grad_enabled()
         if not torch.is_grad_enabled():
             return output
@@ -225,8 +233,8 @@ class Batch:
     def _after_backward(self, name: str, rows: Callable[[], Tensor], gradient: Tensor) -> None:
         """Hook on an output: add this use of the layer to its gradient."""
         capture, rule = self._capture, self._capture.rules[name]
-        first = name not in self._begun
-        self._begun.add(name)
+        first = capture.block_of[name] not in self._begun
+        self._begun.add(capture.block_of[name])
         gradient = gradient.detach()
         gathered = capture.statistics is not None and capture.statistics.wants("backward")
         with torch.autocast(gradient.device.type, enabled=False):
@@ -255,13 +263,14 @@ class Batch:
         assert self._capture.statistics is not None
         exact = rows.to(torch.promote_types(rows.dtype, torch.float32)) / self._scale
         weights = self._weights(name, rows.unsqueeze(1))
-        self._capture.statistics.add("backward", name, exact, weights)
+        self._capture.statistics.add("backward", self._capture.block_of[name], exact, weights)
 
     def _total(self, name: str, like: Tensor) -> Tensor:
         """A layer's part of the matrix, or where the layer is on another device, one of its own."""
-        if self._totals[name].device != like.device:
-            self._totals[name] = torch.empty_like(self._totals[name], device=like.device)
-        return self._totals[name]
+        block = self._capture.block_of[name]
+        # With what other layers of the block added.
+        self._totals[block] = self._totals[block].to(like.device)
+        return self._totals[block]
 
     def _weights(self, name: str, rows: Tensor) -> Tensor | None:
         """(n, groups * t) weights of rows (n, groups, t, width) under the mask, None for ones."""
@@ -294,7 +303,7 @@ class Batch:
             return
         for name, part in self.gradients.items():
             if name not in self._begun:
-                # The loss does not depend on this layer.
+                # The loss does not depend on its layer.
                 part.zero_()
             elif self._totals[name].device != part.device:
                 part.copy_(self._totals[name])

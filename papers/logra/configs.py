@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from common.config import Settings, validated
 from common.errors import InputError
@@ -51,15 +51,20 @@ class LoRAConfig(Settings):
     init: Literal["random", "orthonormal", "pca"] = "random"
     rank: int = Field(64, ge=1, description="of both sides, where a layer is that wide")
     seed: int = Field(0, description="of random projections; the same in every process")
-    parameter_sharing: bool = False
-    parameter_sharing_groups: list[str] | None = None
+    parameter_sharing: bool = Field(
+        False, description="projected gradients of several layers add up in one block"
+    )
+    parameter_sharing_groups: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="parts of names, each layer having one: those of a part share; None: all do",
+    )
 
-    @field_validator("parameter_sharing")
-    @classmethod
-    def _not_shared(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("gradients of layers are kept apart; allowed: false")
-        return value
+    @model_validator(mode="after")
+    def _groups_are_for_sharing(self) -> LoRAConfig:
+        if self.parameter_sharing_groups is not None and not self.parameter_sharing:
+            raise ValueError("parameter_sharing_groups without sharing; allowed: sharing true")
+        return self
 
 
 class Config(Settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, distributed
@@ -115,6 +115,11 @@ class Statistics:
         """Whether anything is gathered of this kind."""
         return kind in self._wanted
 
+    @property
+    def gathered(self) -> dict[str, list[str]]:
+        """Sums that are gathered of each kind."""
+        return {kind: list(sums) for kind, sums in self._wanted.items()}
+
     def clear(self) -> None:
         """Forget all sums; go on gathering the same moments."""
         self._totals, self._products, self._counts, self._reduced = {}, {}, {}, set()
@@ -173,8 +178,9 @@ class Statistics:
         if total is None:
             total = torch.zeros(part.shape, dtype=self.dtype, device=device)
         self._counted(key, count, device, tuple(part.shape), tuple(total.shape))
-        self._totals[key] = total
-        total += part.to(total.device)
+        # One that was restored may lie elsewhere.
+        self._totals[key] = total = total.to(device)
+        total += part.to(device)
 
     def _multiply(self, key: Key, rows: Tensor, count: float | Tensor) -> None:
         device = rows.device if self.device is None else self.device
@@ -183,8 +189,8 @@ class Statistics:
         if held is None:
             held = ProductSum(width, dtype=self.dtype, device=device)
         self._counted(key, count, device, (width, width), (held.width, held.width))
-        self._products[key] = held
-        held.add(rows)
+        self._products[key] = held.to(device)
+        self._products[key].add(rows)
 
     def _counted(
         self,
@@ -298,19 +304,7 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write sums and counts. Raises InputError if they hold a part of a batch that failed."""
-        if self._interrupted:
-            raise InputError(
-                "statistics hold a part of a batch that failed; allowed: whole batches"
-            )
-        tensors = {"/".join(key): total for key, total in self._sums().items()}
-        for layer, basis in self.eigenbases.items():
-            for side, vectors in basis._asdict().items():
-                tensors[f"{side}/eigenvectors/{layer}"] = vectors
-        content = {
-            "counts": {"/".join(key): float(count) for key, count in self._counts.items()},
-            "reduced": sorted("/".join(key) for key in self._reduced),
-        }
-        write_tensors(path, FILE, tensors, content)
+        write_tensors(path, FILE, *self.state())
 
     @classmethod
     def load(cls, path: Path, layout: Layout | None = None) -> Statistics:
@@ -323,23 +317,42 @@ class Statistics:
         Raises:
             InputError: not such a file, altered, or of another layout.
         """
-        tensors, content = read_tensors(path, FILE)
         statistics = cls()
+        statistics.restore(*read_tensors(path, FILE))
+        if layout is not None:
+            statistics.check(layout, str(path))
+        return statistics
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Sums and eigenvectors, and JSON of counts. Raises InputError as :meth:`save`."""
+        if self._interrupted:
+            raise InputError(
+                "statistics hold a part of a batch that failed; allowed: whole batches"
+            )
+        tensors = {"/".join(key): total for key, total in self._sums().items()}
+        for layer, basis in self.eigenbases.items():
+            for side, vectors in basis._asdict().items():
+                tensors[f"{side}/eigenvectors/{layer}"] = vectors
+        content = {
+            "counts": {"/".join(key): float(count) for key, count in self._counts.items()},
+            "reduced": sorted("/".join(key) for key in self._reduced),
+        }
+        return tensors, content
+
+    def restore(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` gave, in place of what was gathered."""
+        self.clear()
         bases: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             key = Key(*name.split("/", 2))
             if key.of == "eigenvectors":
                 bases.setdefault(key.layer, {})[key.kind] = tensor
                 continue
-            statistics.dtype = tensor.dtype
-            statistics._keep(key, tensor)
-            count = torch.tensor(content["counts"][name], dtype=torch.float64)
-            statistics._counts[key] = count
-        statistics.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
-        statistics._reduced = {Key(*name.split("/", 2)) for name in content["reduced"]}
-        if layout is not None:
-            statistics.check(layout, str(path))
-        return statistics
+            self.dtype = tensor.dtype
+            self._keep(key, tensor)
+            self._counts[key] = torch.tensor(content["counts"][name], dtype=torch.float64)
+        self.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
+        self._reduced = {Key(*name.split("/", 2)) for name in content["reduced"]}
 
     def check(self, layout: Layout, where: str = "statistics") -> None:
         """Raises InputError unless all sums are of gradients of this layout."""

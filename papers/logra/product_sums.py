@@ -74,6 +74,12 @@ class ProductSum:
         found._packed = packed
         return found
 
+    def to(self, device: torch.device | str) -> ProductSum:
+        """Itself where it lies there, else a copy."""
+        if self._packed.to(device) is self._packed:
+            return self
+        return ProductSum.of(self.packed.to(device))
+
     def add(self, rows: Tensor) -> None:
         """Add rows (n, width); they may change afterwards."""
         if self._count + len(rows) > self._most:

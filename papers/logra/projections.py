@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,21 @@ class Projections(Mapping[str, Projection]):
 
     Args:
         matrices: P_i and P_o of each layer.
+        shared: of layers whose projected gradients add up, the name of their common block.
+
+    Raises:
+        InputError: layers of one block are projected to different shapes.
     """
 
-    def __init__(self, matrices: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        matrices: Mapping[str, tuple[Tensor, Tensor]],
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
         self._matrices = {name: Projection(*pair) for name, pair in matrices.items()}
+        self.shared = dict(shared or {})
+        if self.shared:
+            _ = self.layout  # which refuses layers that cannot share
 
     def __getitem__(self, name: str) -> Projection:
         return self._matrices[name]
@@ -48,22 +59,28 @@ class Projections(Mapping[str, Projection]):
     @property
     def layout(self) -> Layout:
         """Of projected gradients."""
-        return Layout(Block(name, len(p.out), len(p.inner)) for name, p in self.items())
+        blocks = (Block(name, len(p.out), len(p.inner)) for name, p in self.items())
+        return joined(blocks, self.shared)
 
     @property
     def digest(self) -> str:
         """SHA-256 that two equal sets of projections share."""
-        return digest_of(self._tensors(), list(self))
+        return digest_of(self._tensors(), self._content())
 
     def save(self, path: Path) -> None:
         """Write all matrices."""
-        write_tensors(path, FILE, self._tensors(), list(self))
+        write_tensors(path, FILE, self._tensors(), self._content())
 
     @classmethod
     def load(cls, path: Path) -> Projections:
         """What :meth:`save` wrote. Raises InputError if it is another file or altered."""
-        tensors, names = read_tensors(path, FILE)
-        return cls({name: (tensors[f"inner/{name}"], tensors[f"out/{name}"]) for name in names})
+        tensors, content = read_tensors(path, FILE)
+        names = content["layers"]
+        matrices = {name: (tensors[f"inner/{name}"], tensors[f"out/{name}"]) for name in names}
+        return cls(matrices, content["shared"])
+
+    def _content(self) -> dict[str, Any]:
+        return {"layers": list(self), "shared": self.shared}
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -71,6 +88,36 @@ class Projections(Mapping[str, Projection]):
             for name, projection in self.items()
             for side, matrix in projection._asdict().items()
         }
+
+
+def joined(blocks: Iterable[Block], shared: Mapping[str, str]) -> Layout:
+    """The layout where blocks of some layers are one, in place of the first.
+
+    The trained matrix of LogIX's bottleneck is then one for these layers, each between projections
+    of its own, and its gradient is the sum over them.
+
+    Args:
+        blocks: of each layer.
+        shared: ``{layer: name of the common block}``.
+
+    Raises:
+        InputError: layers of one block differ in shape, or some of them are missing.
+    """
+    found: dict[str, Block] = {}
+    layers: set[str] = set()
+    for block in blocks:
+        name = shared.get(block.name, block.name)
+        kept = found.setdefault(name, Block(name, block.out, block.inner))
+        if kept[1:] != block[1:]:
+            raise InputError(
+                f"layer {block.name}, {block.out}x{block.inner}, shares block {name},"
+                f" {kept.out}x{kept.inner}; allowed: one shape (a smaller rank, or other groups)"
+            )
+        layers.add(block.name)
+    for layer, name in shared.items():
+        if name in found and layer not in layers:
+            raise InputError(f"block {name} without its layer {layer}; allowed: all or none of it")
+    return Layout(found.values())
 
 
 def random_projections(

@@ -20,10 +20,16 @@ VERSION = 1
 
 
 def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
-    """SHA-256 of names, types, shapes and bytes, whatever the order, and of JSON beside them."""
+    """SHA-256 of names, types, shapes and bytes, whatever the order, and of JSON beside them.
+
+    Tensors that are sharded over processes are put together, one by one: all processes must ask.
+    """
     whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach()
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor()
+        tensor = tensor.cpu().contiguous()
         whole.update(f"{json.dumps(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
@@ -42,6 +48,8 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(held, temporary, metadata=about)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # before the rename, that no crash leaves an empty file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import cached_property
 
 from torch import nn
 
 from common.errors import InputError
 from papers.logra.capture import Capture
 from papers.logra.configs import LoggingConfig, LoRAConfig
-from papers.logra.layout import Layout
 from papers.logra.log_store.manifest import Identity
 from papers.logra.moments import Statistics
 from papers.logra.projections import Projections, pca_projections, random_projections
@@ -19,6 +17,9 @@ from papers.logra.watching import unwrapped, watched
 
 Types = Collection[type[nn.Module]]
 Names = Collection[str]
+
+#: The block that all layers share where no groups are given.
+ALL_LAYERS = "shared"
 
 
 class WatchedModel:
@@ -30,7 +31,7 @@ class WatchedModel:
         projections: of some of the layers, to which they are then restricted.
 
     Raises:
-        InputError: no layer has a projection.
+        InputError: no layer has a projection, or one of another shape.
     """
 
     def __init__(
@@ -42,13 +43,10 @@ class WatchedModel:
                 allowed = ", ".join(projections)
                 raise InputError(f"no watched layer has a projection; allowed: some of {allowed}")
         self.model, self.layers, self.projections = model, dict(layers), projections
+        #: Of the gradients.
+        self.layout = Capture(model, self.layers, projections, shared=self._shared).layout
         self._digest: tuple[list[tuple[int, int]], str] | None = None
         self._captures: dict[tuple[Statistics | None, bool, LoggingConfig], Capture] = {}
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Of the gradients."""
-        return Capture(self.model, self.layers, self.projections).layout
 
     def capture(
         self, statistics: Statistics | None, gradients: bool, config: LoggingConfig
@@ -60,11 +58,16 @@ class WatchedModel:
                 self.model,
                 self.layers,
                 self.projections,
+                shared=self._shared,
                 dtype=config.computed,
                 statistics=statistics,
                 gradients=gradients,
             )
         return self._captures[key]
+
+    @property
+    def _shared(self) -> Mapping[str, str]:
+        return {} if self.projections is None else self.projections.shared
 
     def identity(self) -> Identity:
         """What the rows of a log depend on: model and projections, by their digests."""
@@ -104,13 +107,28 @@ def new_projections(
         statistics: of whole gradients, summed over processes, where ``config.init`` is ``pca``.
 
     Raises:
-        InputError: PCA without both covariances of every layer.
+        InputError: PCA without both covariances of every layer, or layers that cannot share.
     """
+    shared = {name: _group_of(name, config) for name in layers if config.parameter_sharing}
     if config.init != "pca":
         orthonormal = config.init == "orthonormal"
-        return random_projections(layers, config.rank, config.seed, orthonormal=orthonormal)
-    found = pca_projections(statistics, config.rank)
+        found = random_projections(layers, config.rank, config.seed, orthonormal=orthonormal)
+    else:
+        found = pca_projections(statistics, config.rank)
     missing = [name for name in layers if name not in found]
     if missing:
         raise InputError(f"no covariances of layers {missing}; gathered: {', '.join(found)}")
-    return Projections({name: found[name] for name in layers})
+    return Projections({name: found[name] for name in layers}, shared)
+
+
+def _group_of(layer: str, config: LoRAConfig) -> str:
+    """The group that shares this layer's block."""
+    if config.parameter_sharing_groups is None:
+        return ALL_LAYERS
+    groups = [group for group in config.parameter_sharing_groups if group in layer]
+    if len(groups) != 1:
+        raise InputError(
+            f"layer {layer} is in parameter_sharing_groups {groups}; allowed: one of"
+            f" {config.parameter_sharing_groups}, whose name is a part of the layer's"
+        )
+    return groups[0]

@@ -50,7 +50,6 @@ def test_only_the_default_file_may_be_absent(
         ("lora: {rnak: 3}", r"unknown key 'lora.rnak' .*allowed: init, .*rank"),
         ("lora: {rank: 0}", "key 'lora.rank': .*greater than or equal to 1, got 0"),
         ("lora: {init: svd}", "key 'lora.init'.*'random', 'orthonormal' or 'pca', got 'svd'"),
-        ("lora: {parameter_sharing: true}", "gradients of layers are kept apart; allowed: false"),
         ("logging: {log_dtype: float8}", "key 'logging.log_dtype"),
         ("influence: {damping: 1}", "unknown key 'influence'"),
         ("[1]", "top level"),
