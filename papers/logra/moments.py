@@ -114,6 +114,11 @@ class Statistics:
         return kind in self._wanted
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no part of a batch that failed is in it."""
+        return not self._interrupted
+
+    @property
     def gathered(self) -> dict[str, list[str]]:
         """Sums that are gathered of each kind."""
         return {kind: list(sums) for kind, sums in self._wanted.items()}

@@ -1,0 +1,31 @@
+"""Processes that are killed, and what they leave on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Processes that start at once, with what they need imported already.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["tests.papers.logra.log_store_program", "tests.papers.logra.resume_program"]
+)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def started(target: Callable[..., None], folder: Path, *arguments: Any) -> tuple[Any, Any]:
+    """A process that runs ``target``, and the pipe that it sends to."""
+    receives, sends = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=target, args=(folder, sends, *arguments))
+    process.start()
+    sends.close()
+    return process, receives
