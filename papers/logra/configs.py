@@ -27,7 +27,9 @@ class LoggingConfig(Settings):
     )
     num_workers: int = Field(1, ge=0, description="read from LogIX's files; one thread writes")
     cpu_offload: bool = Field(False, description="keep statistics in the CPU's memory")
-    log_dtype: DtypeName | Literal["none"] = Field("none", description="of the log; float32")
+    log_dtype: Literal["none", "float64", "float32", "float16", "bfloat16", "int8"] = Field(
+        "none", description="of the log; float32"
+    )
 
     checkpoint_seconds: float = Field(
         300, ge=0, description="of a run with resume=True, between two files of its statistics"

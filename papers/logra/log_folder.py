@@ -138,7 +138,11 @@ class LogFolder:
     def write(
         self, statistics: Statistics, projections: Projections | None, config: Config
     ) -> None:
-        """Write all but the log, in one process; projections of an earlier run do not stay."""
+        """Write all but the log, in one process; projections of an earlier run do not stay.
+
+        Raises:
+            InputError: the disk is full, or may not be written.
+        """
         if _rank() == 0:
             self._write(statistics, projections, config)
         if distributed.is_initialized():
@@ -152,7 +156,11 @@ class LogFolder:
             self._projections.unlink(missing_ok=True)
         else:
             projections.save(self._projections)
-        write_atomically(self.path / "config.yaml", config.to_yaml())
+        path = self.path / "config.yaml"
+        try:
+            write_atomically(path, config.to_yaml())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from error
 
     def read_statistics(self, layout: Layout | None) -> Statistics:
         """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""

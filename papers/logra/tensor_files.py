@@ -36,19 +36,25 @@ def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
 
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
-    """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename."""
+    """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename.
+
+    Raises:
+        InputError: the disk is full, or may not be written; the file is as it was.
+    """
     # Clones: safetensors refuses tensors that share memory.
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     about = {"kind": kind, "version": VERSION, "content": content}
     about["sha256"] = digest_of(held, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # One entry, for safetensors writes several in any order, and equal files shall be equal.
         save_file(held, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # before the rename, that no crash leaves an empty file
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

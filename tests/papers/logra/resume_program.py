@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig
 from tests.papers.logra.logged_network import data, loss, network
 
@@ -51,3 +53,21 @@ def start(folder: Path, computed: Connection, seconds: float, options: dict[str,
     run = new_run(seconds, resume=True)
     computed.send("began")
     log(run, **options, after=lambda: computed.send("batch"))
+
+
+def log_until_full(folder: Path, said: Connection, largest: int, batches: int) -> None:
+    """Log some batches; then the disk takes no file of more than ``largest`` bytes."""
+    os.chdir(folder)
+    run, done, message = new_run(1e9, resume=True), 0, ""
+
+    def fill() -> None:
+        nonlocal done
+        done += 1
+        if done == batches:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+
+    try:
+        log(run, "random", "raw", after=fill)
+    except InputError as error:
+        message = str(error)
+    said.send(message)

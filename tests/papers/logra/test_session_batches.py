@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from common.errors import InputError
-from papers.logra import LogIX, LogIXScheduler
+from papers.logra import LogIX, LogIXScheduler, LoRAConfig
 from papers.logra.influence import rows_of
 from tests.papers.logra.logged_network import (
     N,
@@ -22,6 +22,7 @@ from tests.papers.logra.logged_network import (
     network,
     queried,
 )
+from tests.papers.logra.one_at_a_time import autograd_gradients
 
 
 def test_defect_7_after_a_batch_nothing_is_gathered(new_run: Callable[..., LogIX]) -> None:
@@ -147,6 +148,62 @@ def test_ids_are_one_for_each_sample(new_run: Callable[..., LogIX]) -> None:
             pass
     with pytest.raises(InputError, match="a batch without data_id"), run:
         pass
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_stops_the_batch_alone(
+    new_run: Callable[..., LogIX], value: float
+) -> None:
+    run, model = new_run(), network()
+    run.watch(model)
+    run.setup({"grad": ["log", "covariance"]})
+    run.save(True)
+    inputs, targets = data()
+    inputs[2, 0] = value
+    message = r"layer 0: gradient of sample 2 is nan; allowed: finite numbers$"
+    with pytest.raises(InputError, match=message), run(data_id=range(N)):
+        loss(model, inputs, targets).backward()
+    log_all(run, model)
+    run.finalize()
+    assert len(run.build_log_dataset()) == N
+    assert set(run.statistics.counts("grad").values()) == {N}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_defect_13_models_of_half_precision_are_projected(
+    new_run: Callable[..., LogIX], dtype: torch.dtype
+) -> None:
+    """Upstream's added layers stayed float32, which the model's outputs did not fit."""
+    inputs, targets = data(4)
+    rows = []
+    for project, kind in (("exact", torch.float64), ("half", dtype)):
+        run, model = new_run(project), network(dtype).to(kind)
+        run.watch(model)
+        run.add_lora(lora_config=LoRAConfig(rank=3))
+        with run(data_id=range(4)):
+            loss(model, inputs.to(dtype).to(kind), targets).backward()
+        rows.append(rows_of(run.get_log(), run.layout).double())
+    exact, half = rows
+    assert 0 < float((half - exact).norm() / exact.norm()) < 0.03
+
+
+def test_defect_13_convolutions_keep_dilation_and_groups(new_run: Callable[..., LogIX]) -> None:
+    """Upstream's copies dropped both, and did not fit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, dilation=2, groups=2), nn.Flatten()).double()
+    images = torch.randn(3, 4, 6, 6).double()
+    run = new_run()
+    run.watch(model)
+    run.add_lora(lora_config=LoRAConfig(rank=3))
+    with run(data_id=range(3)):
+        model(images).square().sum().backward()
+    found = rows_of(run.get_log(), run.layout)
+    whole = autograd_gradients(model, {"0": model[0]}, lambda x: model(x).square().sum(), images)[
+        "0"
+    ]
+    assert run.projections is not None
+    inner, out = (matrix.double() for matrix in run.projections["0"])
+    torch.testing.assert_close(found, (out @ whole @ inner.T).flatten(1))
 
 
 def test_activations_and_tensors_are_logged_where_asked(new_run: Callable[..., LogIX]) -> None:
