@@ -25,6 +25,9 @@ as logix``. Twenty lines value the training data of a classifier::
 A score is positive where removing the training sample is predicted to raise the query's loss, and
 is not divided by the number of training samples. Losses are sums over samples and tokens. In a
 ``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
+
+A program that may be killed says ``logra.init(project="digits", resume=True)``, and ``if
+run.has_logged(index): continue`` before each batch; started again it goes on where it was.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ _OF_THE_RUN = frozenset(
         "eval",
         "finalize",
         "get_log",
+        "has_logged",
         "initialize_from_log",
         "save",
         "setup",
@@ -92,12 +96,13 @@ _OF_THE_RUN = frozenset(
 )
 
 
-def init(project: str, config: Path | str = "./config.yaml") -> LogIX:
+def init(project: str, config: Path | str = "./config.yaml", resume: bool = False) -> LogIX:
     """A run, which is from now on the one that ``logra.watch`` and other functions speak of.
 
     Args:
         project: name of its folder.
         config: YAML file; the default one need not be there.
+        resume: go on where the same program was killed, see :class:`papers.logra.session.LogIX`.
 
     Raises:
         InputError: another file is missing, or a key or value is not allowed.
@@ -105,7 +110,7 @@ def init(project: str, config: Path | str = "./config.yaml") -> LogIX:
     from papers.logra.session import LogIX
 
     global _run
-    _run = LogIX(project, config)
+    _run = LogIX(project, config, resume=resume)
     return _run
 
 

@@ -20,14 +20,20 @@ DEFAULT_PATH = Path("config.yaml")
 
 
 class LoggingConfig(Settings):
-    """How gradients are written."""
+    """How gradients and statistics are written."""
 
     flush_threshold: float | None = Field(
         None, gt=0, description="most numbers that wait in memory; by default chunks of 64 MiB"
     )
     num_workers: int = Field(1, ge=0, description="read from LogIX's files; one thread writes")
     cpu_offload: bool = Field(False, description="keep statistics in the CPU's memory")
-    log_dtype: DtypeName | Literal["none"] = Field("none", description="of the log; float32")
+    log_dtype: Literal["none", "float64", "float32", "float16", "bfloat16", "int8"] = Field(
+        "none", description="of the log; float32"
+    )
+
+    checkpoint_seconds: float = Field(
+        300, ge=0, description="of a run with resume=True, between two files of its statistics"
+    )
 
     @property
     def stored(self) -> DtypeName:

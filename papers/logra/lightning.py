@@ -68,8 +68,10 @@ def patch(
             if self.logging_with is None:
                 return super().training_step(batch, *args, **kwargs)
             mask = None if mask_extractor is None else mask_extractor(batch)
-            passes = self.logging_with
-            with passes.logged(ids_of(batch), mask, rows_in(batch)):
+            passes, ids = self.logging_with, ids_of(batch)
+            if passes.run.has_logged(ids):
+                return None
+            with passes.logged(ids, mask, rows_in(batch)):
                 found = super().training_step(batch, *args, **kwargs)
                 self.manual_backward(found["loss"] if isinstance(found, dict) else found)
             self.seen(passes.run.get_log())

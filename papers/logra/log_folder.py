@@ -4,6 +4,7 @@
 ``log/``                              a :mod:`papers.logra.log_store`
 ``state/statistics.safetensors``      :class:`papers.logra.moments.Statistics`
 ``lora/projections.safetensors``      :class:`papers.logra.projections.Projections`
+``resume/``                           :mod:`papers.logra.progress` of a run with ``resume=True``
 ``config.yaml``                       what the run was set to
 ====================================  ==========================================
 """
@@ -57,21 +58,24 @@ class LogFolder:
         identity: Identity,
         dtype: DtypeName = "float32",
         numbers: float | None = None,
+        resume: bool = False,
     ) -> None:
         """Open the log for writing.
 
         Args:
             layout, identity, dtype: as of :meth:`LogStore.create`.
             numbers: the most to hold in a chunk.
+            resume: go on with the log that an earlier run left.
 
         Raises:
-            InputError: an earlier run left a log.
+            InputError: an earlier run left a log, or with ``resume`` one of other rows.
         """
+        resume |= self.has_written
         # Of several processes another one may have begun; the store itself refuses old rows.
-        if self._log.exists() and not self.has_written and not distributed.is_initialized():
+        if self._log.exists() and not resume and not distributed.is_initialized():
             raise InputError(
                 f"{self._log}: holds the log of an earlier run; allowed: another project, to "
-                "remove it, or initialize_from_log() to score with it"
+                "remove it, resume=True to go on with it, or initialize_from_log() to score with it"
             )
         rows = None
         if numbers is not None and numbers * DTYPES[dtype].itemsize < CHUNK_BYTES:
@@ -84,14 +88,36 @@ class LogFolder:
             rank=_rank(),
             ranks=_processes(),
             rows_per_chunk=rows,
-            resume=self.has_written,
+            resume=resume,
         )
         self.has_written, self._store = True, None
 
-    def append(self, ids: Sequence[str], gradients: Tensor) -> None:
-        """Add rows (n, width) to the log that :meth:`begin` opened. Raises as the writer's."""
+    @property
+    def rows(self) -> int:
+        """Rows in the log that :meth:`begin` opened."""
         assert self._writer is not None
-        self._writer.append(ids, gradients)
+        return self._writer.rows
+
+    def append(self, ids: Sequence[str], gradients: Tensor, position: int | None = None) -> None:
+        """Add rows (n, width) to the log that :meth:`begin` opened.
+
+        Args:
+            position: of the first row, where the log may hold some of them from before.
+
+        Raises:
+            InputError: what the writer raises, or the log holds other rows there.
+        """
+        assert self._writer is not None
+        there = 0
+        if position is not None:
+            there = min(len(ids), max(0, self.rows - position))
+            if list(ids[:there]) != self._writer.found_ids[position : position + there]:
+                raise InputError(
+                    f"{self._log}: other ids than before from row {position} on; allowed: the"
+                    " same batches in the same order"
+                )
+        if there < len(ids):
+            self._writer.append(ids[there:], gradients[there:])
 
     def close(self) -> None:
         """Write what waits. Raises InputError where that fails."""
@@ -112,7 +138,11 @@ class LogFolder:
     def write(
         self, statistics: Statistics, projections: Projections | None, config: Config
     ) -> None:
-        """Write all but the log, in one process; projections of an earlier run do not stay."""
+        """Write all but the log, in one process; projections of an earlier run do not stay.
+
+        Raises:
+            InputError: the disk is full, or may not be written.
+        """
         if _rank() == 0:
             self._write(statistics, projections, config)
         if distributed.is_initialized():
@@ -126,7 +156,11 @@ class LogFolder:
             self._projections.unlink(missing_ok=True)
         else:
             projections.save(self._projections)
-        write_atomically(self.path / "config.yaml", config.to_yaml())
+        path = self.path / "config.yaml"
+        try:
+            write_atomically(path, config.to_yaml())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from error
 
     def read_statistics(self, layout: Layout | None) -> Statistics:
         """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""

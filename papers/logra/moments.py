@@ -116,6 +116,11 @@ class Statistics:
         return kind in self._wanted
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no part of a batch that failed is in it."""
+        return not self._interrupted
+
+    @property
     def gathered(self) -> dict[str, list[str]]:
         """Sums that are gathered of each kind."""
         return {kind: list(sums) for kind, sums in self._wanted.items()}
@@ -295,10 +300,10 @@ class Statistics:
             self._reduced.add(key)
             self.revision += 1
 
-    def _keep(self, key: Key, total: Tensor) -> None:
-        """Hold a sum as :meth:`_sums` gave it."""
+    def _keep(self, key: Key, total: Tensor, waiting: Tensor | None = None) -> None:
+        """Hold a sum as :meth:`_sums` gave it, or a product in its two parts."""
         if key.of == "products":
-            self._products[key] = ProductSum.of(total)
+            self._products[key] = ProductSum.of(total, waiting)
         else:
             self._totals[key] = total
 
@@ -329,7 +334,11 @@ class Statistics:
             raise InputError(
                 "statistics hold a part of a batch that failed; allowed: whole batches"
             )
-        tensors = {"/".join(key): total for key, total in self._sums().items()}
+        tensors = {"/".join(key): total for key, total in self._totals.items()}
+        for key, held in self._products.items():
+            tensors["/".join(key)], waiting = held.state
+            if len(waiting):
+                tensors["/".join(key._replace(of="waiting"))] = waiting
         for layer, basis in self.eigenbases.items():
             for side, vectors in basis._asdict().items():
                 tensors[f"{side}/eigenvectors/{layer}"] = vectors
@@ -348,8 +357,11 @@ class Statistics:
             if key.of == "eigenvectors":
                 bases.setdefault(key.layer, {})[key.kind] = tensor
                 continue
+            if key.of == "waiting":  # with the products it belongs to
+                continue
             self.dtype = tensor.dtype
-            self._keep(key, tensor)
+            waiting = tensors.get("/".join(key._replace(of="waiting")))
+            self._keep(key, tensor, waiting)
             self._counts[key] = torch.tensor(content["counts"][name], dtype=torch.float64)
         self.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
         self._reduced = {Key(*name.split("/", 2)) for name in content["reduced"]}

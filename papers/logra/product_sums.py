@@ -68,24 +68,41 @@ class ProductSum:
         self._count = 0
 
     @classmethod
-    def of(cls, packed: Tensor) -> ProductSum:
-        """Goes on with a sum that :attr:`packed` gave."""
+    def of(cls, packed: Tensor, waiting: Tensor | None = None) -> ProductSum:
+        """Goes on from what :attr:`packed`, or both parts of :attr:`state`, gave."""
         found = cls(width_of(packed), dtype=packed.dtype, device=packed.device)
         found._packed = packed
+        if waiting is not None:
+            found.add(waiting)
         return found
+
+    @property
+    def packed(self) -> Tensor:
+        """The sum of all rows so far, (:func:`packed_size`,); to read it changes no later sum."""
+        if not self._count:
+            return self._packed
+        whole = self._packed.clone()
+        _multiply(whole, self.state[1])
+        return whole
+
+    @property
+    def state(self) -> tuple[Tensor, Tensor]:
+        """What was multiplied, as :attr:`packed`, and rows that wait to be, (n, width)."""
+        waiting = self._packed.new_empty(0, self.width) if self._waiting is None else self._waiting
+        return self._packed, waiting[: self._count]
 
     def to(self, device: torch.device | str) -> ProductSum:
         """Itself where it lies there, else a copy."""
-        if self._packed.to(device) is self._packed:
-            return self
-        return ProductSum.of(self.packed.to(device))
+        packed, waiting = self.state
+        moved = packed.to(device)
+        return self if moved is packed else ProductSum.of(moved, waiting)
 
     def add(self, rows: Tensor) -> None:
         """Add rows (n, width); they may change afterwards."""
         if self._count + len(rows) > self._most:
             self._flush()
         if len(rows) > self._most:
-            self._multiply(rows)
+            _multiply(self._packed, rows)
             return
         if self._waiting is None or self._waiting.dtype != rows.dtype:
             self._flush()
@@ -93,21 +110,17 @@ class ProductSum:
         self._waiting[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
-    @property
-    def packed(self) -> Tensor:
-        """The sum of all rows so far, (:func:`packed_size`,)."""
-        self._flush()
-        return self._packed
-
     def _flush(self) -> None:
-        count, self._count = self._count, 0
-        if self._waiting is not None and count:
-            self._multiply(self._waiting[:count])
+        if self._count:
+            _multiply(*self.state)
+        self._count = 0
 
-    def _multiply(self, rows: Tensor) -> None:
-        for start, panel in _panels(self._packed, self.width):
-            left, right = rows[:, start : start + len(panel)].mT, rows[:, start:]
-            if rows.dtype == panel.dtype and rows.device == panel.device:
-                panel.addmm_(left, right)
-            else:
-                panel += (left @ right).to(panel.device)
+
+def _multiply(packed: Tensor, rows: Tensor) -> None:
+    """Add ``rows^T rows`` in place."""
+    for start, panel in _panels(packed, rows.shape[1]):
+        left, right = rows[:, start : start + len(panel)].mT, rows[:, start:]
+        if rows.dtype == panel.dtype and rows.device == panel.device:
+            panel.addmm_(left, right)
+        else:
+            panel += (left @ right).to(panel.device)

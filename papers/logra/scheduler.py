@@ -41,6 +41,9 @@ class LogIXScheduler:
                 with run(data_id=ids):
                     loss(model(inputs), targets).backward()
 
+    In a run that resumes all passes are gone through again; :meth:`LogIX.has_logged` is true for
+    the batches of those that were done.
+
     Args:
         run: that watches a model.
         lora: ``none``, ``random``, or ``pca``, which takes one pass more.

@@ -30,6 +30,7 @@ from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
 from papers.logra.log_store import Rows
 from papers.logra.logged_batch import LoggedBatch
 from papers.logra.moments import Statistics
+from papers.logra.progress import Progress
 from papers.logra.projections import Projections
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
@@ -41,6 +42,10 @@ class LogIX:
         project: name of the folder, in the configuration's ``root_dir``.
         config: a YAML file; by default all settings have their defaults.
         logging_config: instead of the file's.
+        resume: go on where the same program was killed, if it was: it gives all batches again, in
+            the same order, and what is there already is left out. See :meth:`has_logged`. One
+            process alone. What it takes in the folder, ``resume/``, may be removed when all is
+            done.
 
     Raises:
         InputError: a file that is missing, or a key or value that is not allowed.
@@ -51,12 +56,15 @@ class LogIX:
         project: str,
         config: Path | str | None = None,
         logging_config: LoggingConfig | None = None,
+        resume: bool = False,
     ) -> None:
         self.project = project
         self.config = Config() if config is None else read_config(config)
         if logging_config is not None:
             self.config = self.config.model_copy(update={"logging": logging_config})
         self.folder = LogFolder(self.config.root_dir / project)
+        seconds = self.config.logging.checkpoint_seconds
+        self._progress = Progress(self.folder.path / "resume", seconds) if resume else None
         self.projections: Projections | None = None
         self.statistics = Statistics(device=self.config.logging.statistics_device)
         self._filters = Filters()
@@ -148,6 +156,7 @@ class LogIX:
             InputError: another key or value.
         """
         moments, logged = plugins_of(log_option_kwargs)
+        self._end_pass()
         self.statistics.collect(moments)  # which refuses unknown ones before anything changes
         self._logged = logged
         self._gathering = True
@@ -166,10 +175,48 @@ class LogIX:
         batch, self._open = self._open, None
         if batch is not None:
             batch.close(InputError, InputError("the batch was abandoned"))
+        self._end_pass()
         self.statistics.clear()
         self._gathering, self._log = True, None
 
     # Batches
+
+    def has_logged(self, data_id: Iterable[Any], save: bool = False) -> bool:
+        """Whether the next batch needs no computing, for it was logged before a kill.
+
+        ::
+
+            run = LogIX("project", resume=True)
+            ...
+            for ids, inputs, targets in loader:
+                if run.has_logged(ids):
+                    continue
+                with run(data_id=ids):
+                    loss(model(inputs), targets).backward()
+
+        Without this question the batch is computed again and nothing of it is logged twice.
+
+        Args:
+            data_id, save: as of the call.
+
+        Raises:
+            InputError: batches are not those of before, or of another model or other settings.
+        """
+        saves = save or self.saving
+        if self._progress is None or not (self._gathering or saves):
+            return False
+        ids = ids_of(data_id)
+        progress = self._begin_pass()
+        if not progress.is_counted:
+            return False
+        rows = len(ids) if saves and not progress.is_failed else 0
+        if rows:
+            if not self.folder.is_writing:
+                self._begin_log()
+            if progress.rows + rows > self.folder.rows:
+                return False
+        progress.count(ids, rows, failed=progress.is_failed)
+        return True
 
     def __call__(
         self,
@@ -207,11 +254,8 @@ class LogIX:
         trace: TracebackType | None,
     ) -> None:
         batch, self._open = self._open, None
-        if batch is None:  # ended by hand within the block
-            return
-        batch.close(kind, error, trace)
-        if error is None:
-            self._take(batch)
+        if batch is not None:  # not ended by hand within the block
+            self._close(batch, kind, error, trace)
 
     def start(
         self, data_id: Iterable[Any], mask: Tensor | None = None, loss_scale: float = 1.0
@@ -232,9 +276,8 @@ class LogIX:
         batch, self._open = self._open, None
         if batch is None:
             raise InputError("end without start; allowed: start before")
-        batch.close()
         batch.saves |= save
-        self._take(batch)
+        self._close(batch)
 
     def get_log(self, copy: bool = False) -> Log:
         """The last batch: its ids and ``{layer: {"grad": (n, out, inner)}}``.
@@ -260,13 +303,18 @@ class LogIX:
         :meth:`save` begin a new pass. To call it again changes nothing.
 
         Raises:
-            InputError: what was saved could not be written.
+            InputError: what was saved could not be written, or a run that resumes was not given
+                all batches of before.
         """
         self.statistics.all_reduce()
+        if self._progress is not None:
+            self._progress.check_complete(self.folder.rows if self.folder.is_writing else None)
         if in_any_process(self.folder.has_written) and not self.folder.has_written:
             self._begin_log()  # a part without rows, for a store knows of all processes
         self.folder.close()
         self.folder.write(self.statistics, self.projections, self.config)
+        if self._progress is not None:
+            self._progress.write(self.statistics)
         self.eval()
 
     def initialize_from_log(
@@ -280,6 +328,7 @@ class LogIX:
         Raises:
             InputError: they are missing, altered, or of other layers than are watched.
         """
+        self._end_pass()
         lora = LogFolder(Path(lora_path)) if lora_path is not None else self.folder
         self.projections = lora.read_projections() if lora.has_projections else None
         if self._watched is not None:
@@ -385,6 +434,8 @@ class LogIX:
         looks, wants = not self._gathering, "grad" in self._logged or self.statistics.wants("grad")
         gradients = save or self.saving or looks or wants
         statistics = self.statistics if self._gathering else None
+        if self._progress is not None and (statistics is not None or save or self.saving):
+            statistics = None if self._begin_pass().is_counted else statistics
         capture = self._model().capture(statistics, gradients, self.config.logging)
         self._log = None
         self._open = LoggedBatch(
@@ -396,17 +447,62 @@ class LogIX:
             saves=save or self.saving,
         )
 
-    def _take(self, batch: LoggedBatch) -> None:
-        """Log a batch that has ended, and store it."""
+    def _close(
+        self,
+        batch: LoggedBatch,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """End a batch; unless it failed, log it and store it."""
+        progress, done = self._progress, False
+        counts = progress is not None and (self._gathering or batch.saves)
+        try:
+            batch.close(kind, error, trace)
+            done = error is None
+        finally:
+            if progress is not None and counts:
+                rows = len(batch.ids) if batch.saves and done else 0
+                self._begin_pass().count(batch.ids, rows, failed=not done)
+        if not done:
+            return
         if batch.saves:
             if not self.folder.is_writing:
                 self._begin_log()
-            self.folder.append(batch.ids, batch.matrix)
+            position = None if progress is None else progress.rows - len(batch.ids)
+            self.folder.append(batch.ids, batch.matrix, position)
         self._log = batch.log()
+        if progress is not None and counts:
+            progress.write_now_and_then(self.statistics)
+
+    def _begin_pass(self) -> Progress:
+        """How far the pass has come, and with its first batch the statistics of before."""
+        assert self._progress is not None
+        if not self._progress.has_begun:
+            model = self._model()
+            self._progress.begin(
+                self.statistics,
+                {
+                    **model.identity(),
+                    "layout": model.layout.digest,
+                    "gathered": self.statistics.gathered,
+                },
+            )
+        return self._progress
+
+    def _end_pass(self) -> None:
+        if self._progress is not None:
+            self._progress.end_pass(self.statistics)
 
     def _begin_log(self) -> None:
         model, settings = self._model(), self.config.logging
-        self.folder.begin(model.layout, model.identity(), settings.stored, settings.flush_threshold)
+        self.folder.begin(
+            model.layout,
+            model.identity(),
+            settings.stored,
+            settings.flush_threshold,
+            resume=self._progress is not None,
+        )
 
     def _model(self) -> WatchedModel:
         if self._watched is None:

@@ -36,21 +36,24 @@ def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
 
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
-    """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename."""
+    """Write tensors and JSON ``content`` as a file of a ``kind``, by one rename.
+
+    Raises:
+        InputError: the disk is full, or may not be written; the file is as it was.
+    """
     held = _apart(tensors)
-    about = {
-        "kind": kind,
-        "version": str(VERSION),
-        "content": json.dumps(content, sort_keys=True),
-        "sha256": digest_of(held, content),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"kind": kind, "version": VERSION, "content": content}
+    about["sha256"] = digest_of(held, content)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(held, temporary, metadata=about)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One entry, for safetensors writes several in any order, and equal files shall be equal.
+        save_file(held, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # before the rename, that no crash leaves an empty file
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,17 +77,13 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: {error}; allowed: a file of {kind}") from error
     found = (about.get("kind"), about.get("version"))
-    if found != (kind, str(VERSION)):
+    if found != (kind, VERSION):
         raise InputError(f"{path}: {found[0]}, version {found[1]}; allowed: {kind}, {VERSION}")
-    try:
-        content = json.loads(about["content"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: its content is unreadable; allowed: as it was saved") from error
-    if digest_of(tensors, content) != about.get("sha256"):
+    if digest_of(tensors, about.get("content")) != about.get("sha256"):
         raise InputError(f"{path}: altered since it was saved; allowed: as it was saved")
-    return tensors, content
+    return tensors, about["content"]

@@ -33,6 +33,9 @@ class LogIXArguments(Settings):
     initialize_from_log: bool = Field(
         False, description="score with an earlier run's statistics, projections and log"
     )
+    resume: bool = Field(
+        False, description="go on where extract_log of the same program was killed"
+    )
     name_filter: list[str] | None = None
     type_filter: list[type[nn.Module]] | None = None
     loss_reduction: Literal["mean", "sum"] = Field(
@@ -66,7 +69,7 @@ class TrainerPasses:
 
     def __init__(self, model: nn.Module, arguments: LogIXArguments) -> None:
         self.model, self.arguments = model, arguments
-        self.run = LogIX(arguments.project, arguments.config)
+        self.run = LogIX(arguments.project, arguments.config, resume=arguments.resume)
         self.run.watch(model, arguments.type_filter, arguments.name_filter)
 
     def extract_log(self, batches: Batches) -> None:
@@ -119,9 +122,11 @@ class TrainerPasses:
         return "none" if self.arguments.hessian == "none" else "auto"
 
     def logs(self, batches: Batches) -> Iterator[Log]:
-        """The log of each batch, as the run is set up."""
+        """The log of each batch, as the run is set up; not of those from before a kill."""
         with evaluating(self.model):
             for example in batches():
+                if self.run.has_logged(example.ids):
+                    continue
                 with self.logged(example.ids, example.mask, example.terms):
                     example.backward()
                 yield self.run.get_log()

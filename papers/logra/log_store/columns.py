@@ -57,7 +57,4 @@ class Column:
                 f"{self.path}: values {tuple(values.shape)}; allowed: {self._about['rows']},"
                 " one for each row"
             )
-        try:
-            write_tensors(self.path, KIND, {"values": values}, self._about)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        write_tensors(self.path, KIND, {"values": values}, self._about)

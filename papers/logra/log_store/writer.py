@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from common.errors import InputError
 
-from .chunks import check_size, write_chunk
+from .chunks import check_size, read_ids, write_chunk
 from .dtypes import Encoding
 from .journal import JournalFile
 from .manifest import Manifest, chunk_path, journal_path
@@ -71,6 +72,14 @@ class LogWriter:
         # A daemon: a program that ends without closing shall end.
         self._thread = threading.Thread(target=self._write_all, name="log store", daemon=True)
         self._thread.start()
+
+    @cached_property
+    def found_ids(self) -> list[str]:
+        """Ids of the rows that were there when this process began. Raises InputError: altered."""
+        found = []
+        for number, chunk in enumerate(self._journal.found.chunks):
+            found += read_ids(chunk_path(self.folder, self.rank, number), chunk)
+        return found
 
     def append(self, ids: Sequence[str], gradients: Tensor) -> None:
         """Add rows; the caller may change or free what it gave as soon as this returns.

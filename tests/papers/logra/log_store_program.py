@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import time
@@ -20,9 +19,6 @@ from papers.logra.log_store import LogStore, LogWriter
 LAYOUT = Layout([Block("first", 3, 4), Block("second", 2, 5)])
 #: Rows of a chunk, of a batch (no divisor of it), and of the whole run.
 PER_CHUNK, BATCH, ROWS = 7, 5, 250
-#: Processes that start at once, with what they need imported already.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
 
 
 def rows_of(count: int) -> Tensor:

@@ -1,6 +1,8 @@
-"""Captures a sharded and a plain network's gradients on two processes; run by torchrun."""
+"""Captures and logs gradients of a sharded network on two processes; run by torchrun."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -8,9 +10,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
+from papers.logra import LogIX, LogIXScheduler, LoRAConfig
 from papers.logra.capture import Capture
+from papers.logra.influence import Scores
 from papers.logra.projections import random_projections
 from papers.logra.watching import watched
+
+#: Ways of projecting and Hessians.
+SCHEDULES = [("none", "raw"), ("pca", "ekfac"), ("random", "kfac")]
 
 
 def network() -> nn.Sequential:
@@ -19,14 +26,51 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def main() -> None:
-    """Fail unless both are equal, twice, and the sharded network still trains as the plain one."""
-    distributed.init_process_group("gloo")
-    plain, sharded = network(), network()
+def data() -> tuple[Tensor, Tensor]:
+    """Samples, the same in every process."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(8, 6, generator=generator), torch.randint(3, (8,), generator=generator)
+
+
+def sharded_network() -> nn.Sequential:
+    """:func:`network`, each process with its shard."""
+    sharded = network()
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     for layer in (*sharded[::2], sharded):
         fully_shard(layer, mesh=mesh)
-    x, y = torch.randn(8, 6), torch.randint(3, (8,))
+    return sharded
+
+
+def log_and_score(model: nn.Module, share: slice, lora: Any, hessian: Any) -> Scores:
+    """Log a share of the samples in two batches, and score all that is stored for three queries."""
+    run = LogIX(f"{lora} {hessian}")
+    run.set_lora_config(LoRAConfig(rank=3))
+    run.watch(model)
+    x, y = data()
+    for _ in LogIXScheduler(run, lora, hessian, save="grad"):
+        for part in torch.arange(8)[share].chunk(2):
+            with run(data_id=part):
+                functional.cross_entropy(model(x[part]), y[part], reduction="sum").backward()
+    run.finalize()
+    return score(run, model)
+
+
+def score(run: LogIX, model: nn.Module) -> Scores:
+    """All that is stored for three queries."""
+    x, y = data()
+    with run(data_id=["a", "b", "c"]):
+        functional.cross_entropy(model(x[:3] + 0.1), y[:3], reduction="sum").backward()
+    return run.compute_influence_all()
+
+
+def main() -> None:
+    """Fail unless both are equal, twice, and the sharded network still trains as the plain one.
+
+    Then scores of the sharded one are written into the working folder.
+    """
+    distributed.init_process_group("gloo")
+    plain, sharded = network(), sharded_network()
+    x, y = data()
     mine = slice(4 * distributed.get_rank(), 4 * distributed.get_rank() + 4)
     projections = random_projections(watched(plain), rank=3, seed=0)
 
@@ -45,6 +89,10 @@ def main() -> None:
     for ours, theirs in zip(sharded.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.full_tensor(), theirs.detach())  # type: ignore[attr-defined]
     print("equal", flush=True)
+    sharded = sharded_network()
+    for lora, hessian in SCHEDULES:
+        found = log_and_score(sharded, mine, lora, hessian)
+        torch.save(found, f"{lora} {hessian} {distributed.get_rank()}.pt")
     distributed.destroy_process_group()
 
 

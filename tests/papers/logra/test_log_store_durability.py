@@ -26,27 +26,11 @@ from papers.logra.log_store.dtypes import Encoding
 from papers.logra.log_store.journal import Chunk, read_journal
 
 from . import log_store_program as program
-from .log_store_program import LAYOUT, PER_CHUNK, PROCESSES, ROWS, append, ids_of, opened, rows_of
+from .killed_processes import files, started
+from .log_store_program import LAYOUT, PER_CHUNK, ROWS, append, ids_of, opened, rows_of
 
 #: Four chunks and a part of one.
 FEW = 4 * PER_CHUNK + 2
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def started(target: Callable[..., None], folder: Path) -> tuple[Any, Any]:
-    """A process that runs ``target``, and the pipe that it sends to."""
-    receives, sends = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=target, args=(folder, sends))
-    process.start()
-    sends.close()
-    return process, receives
 
 
 @pytest.fixture(scope="module")
