@@ -33,7 +33,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from common import ROOT
-from common.config import NAME, RunKey, Scale, Settings, validated
+from common.config import NAME, Programs, RunKey, Scale, Settings, validated
 from common.errors import InputError
 from common.seeds import private_generator, seed_python
 
@@ -379,7 +379,9 @@ def loaded_code() -> dict[str, Path]:
     found = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name.partition(".")[0] in ("common", "papers") and file:
+        # A list of where programs are: one more of them changes no other.
+        lists = isinstance(getattr(module, "PROGRAMS", None), Programs)
+        if name.partition(".")[0] in ("common", "papers") and file and not lists:
             folder = Path(*name.split("."))
             inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
             found[inside.with_suffix(".py").as_posix()] = Path(file)

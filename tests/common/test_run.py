@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
 from common import ROOT
-from common.config import RunKey, Settings, schema_text
+from common.config import Programs, RunKey, Settings, schema_text
 from common.errors import InputError
 from common.run import (
     CLERKS,
@@ -24,6 +25,7 @@ from common.run import (
     code_sha256,
     file_sha256,
     git_state,
+    loaded_code,
     read_record,
 )
 
@@ -231,6 +233,17 @@ def test_a_record_names_the_modules_that_computed_and_their_checksum(
     assert all((ROOT / name).is_file() for name in CLERKS)
     assert all(name.startswith(("common/", "papers/")) for name in made.code)
     assert made.code_sha256 == code_sha256(ROOT / name for name in made.code)
+
+
+def test_a_list_of_programs_is_no_code_that_a_record_depends_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, programs in (("lists", Programs(train="papers.some.training")), ("computes", {})):
+        module = ModuleType(name)
+        vars(module).update(__file__=f"{name}.py", PROGRAMS=programs)
+        monkeypatch.setitem(sys.modules, f"papers.some.{name}", module)
+    assert "papers/some/computes.py" in loaded_code()
+    assert "papers/some/lists.py" not in loaded_code()
 
 
 def test_code_hash_changes_with_any_file_and_with_their_order(tmp_path: Path) -> None:
