@@ -29,7 +29,8 @@ from papers.logra.influence import Influence, Log
 from papers.logra.layout import Block, Layout
 from papers.logra.log_store import LogStore
 from papers.logra.moments import Statistics
-from papers.logra.peers import Peer, peers, silent
+from papers.logra.peer_accuracy import accuracy
+from papers.logra.peers import Make, Peer, peers, silent
 from papers.logra.samples import Samples
 from papers.logra.scheduler import LogIXScheduler
 from papers.logra.session import LogIX
@@ -137,7 +138,7 @@ def samples(shape: Shape, count: int, seed: int) -> Samples:
     )
 
 
-def others(shape: Shape) -> dict[str, Callable[[nn.Module, Path, int, int], Peer]]:
+def others(shape: Shape) -> dict[str, Make]:
     """Peers that take the shape: dattri's and traker's set-up does not take tokens."""
     found = peers()
     if shape.tokens:
@@ -164,7 +165,7 @@ def logging(scale: str) -> list[BenchmarkRow]:
             model, train = network(shape), samples(shape, shape.samples, seed=1)
 
             def log(
-                peer: Callable[[nn.Module, Path, int, int], Peer],
+                peer: Make,
                 shape: Shape = shape,
                 model: nn.Module = model,
                 train: Samples = train,
@@ -201,7 +202,7 @@ def scoring(scale: str) -> list[BenchmarkRow]:
     return rows
 
 
-def _logged(make: Callable[[nn.Module, Path, int, int], Peer], shape: Shape, folder: Path) -> Peer:
+def _logged(make: Make, shape: Shape, folder: Path) -> Peer:
     own = folder / str(shape)
     own.mkdir(parents=True)
     with silent():
@@ -297,4 +298,10 @@ def _beside_product(folder: Path, n: int, q: int, k: int) -> BenchmarkRow:
     return timed.row(PAPER, what, "matrix product in memory", "the floor without a disk")
 
 
-BENCHMARKS = {"logging": logging, "scoring": scoring, "memory": memory, "growth": growth}
+BENCHMARKS = {
+    "logging": logging,
+    "scoring": scoring,
+    "memory": memory,
+    "accuracy": accuracy,
+    "growth": growth,
+}
