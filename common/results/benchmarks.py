@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from common.config import Settings
 class BenchmarkRow(Settings):
     """Ours over a peer's: ``ratio`` below 1 means less time (or memory) than the peer.
 
-    ``low`` and ``high`` are the extremes over ``n`` pairs of measurements.
+    Of a score ``higher_is_better``: above 1 means a better one. ``low`` and ``high`` are the
+    extremes over ``n`` pairs of measurements.
     """
 
     paper: str
@@ -29,6 +30,7 @@ class BenchmarkRow(Settings):
     theirs: float | None = None
     unit: str = ""
     note: str = ""
+    higher_is_better: bool = False
 
 
 def memory_row(
@@ -48,6 +50,39 @@ def memory_row(
         theirs=theirs / 2**20,
         unit="MiB",
         note=note,
+    )
+
+
+def score_row(
+    paper: str,
+    what: str,
+    peer: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    note: str = "",
+) -> BenchmarkRow:
+    """Scores of both, higher for better, in pairs: their means as a row of the report.
+
+    Raises:
+        ValueError: not as many of both, none, or one that is not positive: it has no ratio.
+    """
+    if len(ours) != len(theirs) or not ours or min(*ours, *theirs) <= 0:
+        raise ValueError(f"scores {list(ours)} and {list(theirs)}: must be pairs of positive ones")
+    pairs = np.array([ours, theirs], dtype=float)
+    mine, other = pairs.mean(1)
+    ratios = pairs[0] / pairs[1]
+    return BenchmarkRow(
+        paper=paper,
+        what=what,
+        peer=peer,
+        ratio=float(mine / other),
+        low=float(ratios.min()),
+        high=float(ratios.max()),
+        n=len(ours),
+        ours=float(mine),
+        theirs=float(other),
+        note=note,
+        higher_is_better=True,
     )
 
 

@@ -5,7 +5,7 @@ set are logged, with the Fisher, then queries are scored against all of them. A 
 installed is left out. What a library does besides (TRAK's margins, EKFAC's whole gradients) is its
 method and stands in the row's note.
 
-Floors: logging needs a forward and a backward pass to the activations; scoring needs one matrix
+Floors: logging needs a forward and a backward pass of every sample; scoring needs one matrix
 product of queries and stored rows, 2 q n k floating point operations, and n k numbers from disk.
 """
 
@@ -16,6 +16,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,8 @@ from papers.logra.influence import Influence, Log
 from papers.logra.layout import Block, Layout
 from papers.logra.log_store import LogStore
 from papers.logra.moments import Statistics
-from papers.logra.peers import Peer, peers, silent
+from papers.logra.peer_accuracy import accuracy
+from papers.logra.peers import Make, Peer, peers, silent
 from papers.logra.samples import Samples
 from papers.logra.scheduler import LogIXScheduler
 from papers.logra.session import LogIX
@@ -65,10 +67,16 @@ SHAPES = {
     "laptop": (Shape(512, 1024, 64), Shape(256, 256, 32, tokens=64)),
     "paper": (Shape(512, 6144, 64), Shape(512, 512, 64, tokens=512)),
 }
-#: Rows of a store, of queries and numbers of a row.
-ROWS = {"smoke": (200, 400), "laptop": (1_000, 5_000, 20_000), "paper": (1_000, 10_000, 100_000)}
+#: Rows of a store, of queries and numbers of a row; while one grows, the others are the second.
+ROWS = {"smoke": (200, 400), "laptop": (1_000, 10_000, 100_000), "paper": (1_000, 10_000, 100_000)}
 ASKED = {"smoke": (1, 8), "laptop": (1, 16, 256), "paper": (1, 16, 256, 1024)}
-NUMBERS = {"smoke": (64, 128), "laptop": (256, 1024, 4096), "paper": (256, 1024, 4096, 16384)}
+NUMBERS = {"smoke": (64, 128), "laptop": (64, 256, 1024, 4096), "paper": (256, 1024, 4096, 16384)}
+#: Of the network whose gradients are logged.
+WIDTHS = {
+    "smoke": (16, 32),
+    "laptop": (64, 128, 256, 512, 1024),
+    "paper": (64, 128, 256, 512, 1024, 2048, 4096),
+}
 
 
 class Ours(Peer):
@@ -137,7 +145,7 @@ def samples(shape: Shape, count: int, seed: int) -> Samples:
     )
 
 
-def others(shape: Shape) -> dict[str, Callable[[nn.Module, Path, int, int], Peer]]:
+def others(shape: Shape) -> dict[str, Make]:
     """Peers that take the shape: dattri's and traker's set-up does not take tokens."""
     found = peers()
     if shape.tokens:
@@ -164,7 +172,7 @@ def logging(scale: str) -> list[BenchmarkRow]:
             model, train = network(shape), samples(shape, shape.samples, seed=1)
 
             def log(
-                peer: Callable[[nn.Module, Path, int, int], Peer],
+                peer: Make,
                 shape: Shape = shape,
                 model: nn.Module = model,
                 train: Samples = train,
@@ -201,7 +209,7 @@ def scoring(scale: str) -> list[BenchmarkRow]:
     return rows
 
 
-def _logged(make: Callable[[nn.Module, Path, int, int], Peer], shape: Shape, folder: Path) -> Peer:
+def _logged(make: Make, shape: Shape, folder: Path) -> Peer:
     own = folder / str(shape)
     own.mkdir(parents=True)
     with silent():
@@ -264,7 +272,7 @@ def _status(name: str) -> int:
 def growth(scale: str) -> list[BenchmarkRow]:
     """Scoring from disk beside a matrix product of the same rows in memory, as sizes grow."""
     count, asked, numbers = (table[scale] for table in (ROWS, ASKED, NUMBERS))
-    n, q, k = count[-2], asked[-2], numbers[-2]
+    n, q, k = count[1], asked[1], numbers[1]
     sizes = [
         *((size, q, k) for size in count),
         *((n, size, k) for size in asked),
@@ -297,4 +305,37 @@ def _beside_product(folder: Path, n: int, q: int, k: int) -> BenchmarkRow:
     return timed.row(PAPER, what, "matrix product in memory", "the floor without a disk")
 
 
-BENCHMARKS = {"logging": logging, "scoring": scoring, "memory": memory, "growth": growth}
+def growth_logging(scale: str) -> list[BenchmarkRow]:
+    """Logging a sample beside one forward and backward pass of it, as the model grows."""
+    rows = []
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        for width in WIDTHS[scale]:
+            shape = Shape(width, 64 if scale == "smoke" else 2048, rank=16)
+            model, train = network(shape), samples(shape, shape.samples, seed=1)
+
+            def log(shape: Shape = shape, model: nn.Module = model, train: Samples = train) -> None:
+                with tempfile.TemporaryDirectory(dir=folder) as own:
+                    Ours(model, Path(own), shape.rank, BATCH).log(train)
+
+            def differentiate(model: nn.Module = model, train: Samples = train) -> None:
+                for _, (x, y) in train.batches(BATCH):
+                    model.zero_grad()
+                    torch.autograd.backward(functional.cross_entropy(model(x), y, reduction="sum"))
+
+            timed = compare(log, differentiate, repeats=5)
+            each = replace(
+                timed, ours=timed.ours / shape.samples, theirs=timed.theirs / shape.samples
+            )
+            what = f"logging one of {shape}"
+            rows.append(each.row(PAPER, what, "forward and backward pass", "the floor"))
+    return rows
+
+
+BENCHMARKS = {
+    "logging": logging,
+    "scoring": scoring,
+    "memory": memory,
+    "accuracy": accuracy,
+    "growth": growth,
+    "growth_logging": growth_logging,
+}

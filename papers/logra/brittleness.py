@@ -78,24 +78,33 @@ def run_brittleness(settings: BrittlenessSettings, run: Run) -> dict[str, float]
         )
     tested = test.take(right.to(task.device))
     scores = attribute(settings.attribution, task.model(run.seed), train, tested, run.seed)
-    whole = torch.arange(len(train.x)).expand(len(right), -1)
-    correct, loss = [], []
-    with run.progress(1 + len(removals), "removals") as bar:
-        for count in (0, *removals):
-            subsets = without_best(scores, count) if count else whole
+    loss = losses_of_whole(task, tested, settings.retrainings, run.seed)
+    rows = [{"removed": 0, "flipped": 0.0, "loss": float(loss.mean())}]
+    correct, found = [], []
+    with run.progress(len(removals), "removals") as bar:
+        for count in removals:
+            subsets = without_best(scores, count)
             outcome = retrained(task, subsets, tested, settings.retrainings, run.seed)
             correct.append(outcome[0])
-            loss.append(outcome[1])
+            found.append(outcome[1])
             bar.update()
-    flipped = flipped_shares(torch.stack(correct[1:]))
-    rows = [{"removed": 0, "flipped": 0.0, "loss": float(loss[0].mean())}]
     rows += [
         {"removed": count, "flipped": float(share), "loss": float(value.mean())}
-        for count, share, value in zip(removals, flipped, loss[1:], strict=True)
+        for count, share, value in zip(
+            removals, flipped_shares(torch.stack(correct)), found, strict=True
+        )
     ]
     run.write_rows("curve.csv", rows)
     metrics = {f"loss_{row['removed']}": row["loss"] for row in rows}
     return metrics | {f"flipped_{row['removed']}": row["flipped"] for row in rows[1:]}
+
+
+def losses_of_whole(task: ImageTask, tested: Samples, retrainings: int, seed: int) -> Tensor:
+    """Losses (retrainings, images) of models of the whole set, which serve all images alike."""
+    first = RETRAINING_SEED + seed * len(tested.x) * retrainings
+    whole = torch.arange(len(task.images.train.x)).expand(retrainings, -1)
+    logits = task.retrained_logits(whole, range(first, first + retrainings), tested)
+    return losses(logits, tested.y.cpu())
 
 
 def retrained(

@@ -38,6 +38,8 @@ STYLES: Final[dict[str, dict[str, Any]]] = {
         )
     )
 }
+#: What becomes of the images whose most valuable samples are removed.
+BRITTLE: Final = ("share of images misclassified", "mean loss of the images")
 #: What LoGra with each kind of projection is drawn as.
 DRAWN_AS: Final = {
     "random": "logra_random",
@@ -82,12 +84,17 @@ def figure4a(results: Results) -> FigureWithCaption:
     """Share of images flipped, and perplexity, against the number of samples removed."""
     present = results.paper.experiments["brittleness"].arms_of(results.scale)
     sets = [prefix for prefix in SETS if any(prefix + arm in present for arm in METHODS)]
-    figure, axes = plt.subplots(1, len(sets) + 2, figsize=(3.4 * (len(sets) + 2), 3.4))
-    for ax, prefix in zip(axes, sets, strict=False):
-        curves(ax, results, "brittleness", prefix, "flipped")
-        ax.set(title=title_of(results, prefix), ylabel="share of images misclassified")
-    curves(axes[-2], results, "brittleness", "", "loss")
-    axes[-2].set(title=title_of(results, ""), ylabel="mean loss of the images")
+    panels = 2 * len(sets) + 1
+    columns = min(panels, 4)
+    rows = -(-panels // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.2 * rows + 0.2))
+    axes = grid.flat[:panels]
+    for ax in grid.flat[panels:]:
+        ax.set_visible(False)
+    for prefix, pair in zip(sets, axes[:-1].reshape(-1, 2), strict=True):
+        for ax, column, label in zip(pair, ("flipped", "loss"), BRITTLE, strict=True):
+            curves(ax, results, "brittleness", prefix, column)
+            ax.set(title=title_of(results, prefix), ylabel=label)
     curves(axes[-1], results, "language_brittleness", "", "perplexity")
     axes[-1].set(title="Language model", ylabel="mean perplexity of the queries")
     for ax in axes:

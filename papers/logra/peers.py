@@ -34,11 +34,14 @@ class Peer(ABC):
         folder: empty; logs go there.
         rank: of the projection, on each side of a layer.
         batch: samples of a batch.
+        seed: of what is drawn.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, rank: int, batch: int) -> None:
+    def __init__(
+        self, model: nn.Module, folder: Path, rank: int, batch: int, seed: int = 0
+    ) -> None:
         self.model = deepcopy(model).eval()
-        self.folder, self.rank, self.batch = folder, rank, batch
+        self.folder, self.rank, self.batch, self.seed = folder, rank, batch, seed
 
     @abstractmethod
     def log(self, train: Samples) -> None:
@@ -56,8 +59,10 @@ class Peer(ABC):
 class LogIX(Peer):
     """logix-ai: LoGra with random projections and the block-diagonal Fisher."""
 
-    def __init__(self, model: nn.Module, folder: Path, rank: int, batch: int) -> None:
-        super().__init__(model, folder, rank, batch)
+    def __init__(
+        self, model: nn.Module, folder: Path, rank: int, batch: int, seed: int = 0
+    ) -> None:
+        super().__init__(model, folder, rank, batch, seed)
         # init() has one instance for a whole process, which would answer for an earlier model.
         from logix import LogIX as Implementation
 
@@ -66,6 +71,7 @@ class LogIX(Peer):
         config.write_text(f"root_dir: {folder}\nlora: {{init: random, rank: {rank}}}\n")
         self._run = Implementation("peer", config=str(config))
         self._run.watch(self.model)
+        torch.manual_seed(seed)
         self._run.add_lora()
 
     def log(self, train: Samples) -> None:
@@ -101,8 +107,10 @@ class LogIX(Peer):
 class Kronfluence(Peer):
     """kronfluence: EKFAC on whole gradients, which are recomputed for each set of queries."""
 
-    def __init__(self, model: nn.Module, folder: Path, rank: int, batch: int) -> None:
-        super().__init__(model, folder, rank, batch)
+    def __init__(
+        self, model: nn.Module, folder: Path, rank: int, batch: int, seed: int = 0
+    ) -> None:
+        super().__init__(model, folder, rank, batch, seed)
         from kronfluence.analyzer import Analyzer, prepare_model
         from kronfluence.arguments import FactorArguments
 
@@ -166,8 +174,10 @@ def _classification_task() -> Any:
 class Dattri(Peer):
     """dattri: its own LoGra attributor with the block-diagonal empirical Fisher."""
 
-    def __init__(self, model: nn.Module, folder: Path, rank: int, batch: int) -> None:
-        super().__init__(model, folder, rank, batch)
+    def __init__(
+        self, model: nn.Module, folder: Path, rank: int, batch: int, seed: int = 0
+    ) -> None:
+        super().__init__(model, folder, rank, batch, seed)
         from dattri.algorithm.logra import LoGraAttributor
         from dattri.task import AttributionTask
 
@@ -188,6 +198,8 @@ class Dattri(Peer):
             offload="disk" if torch.cuda.is_available() else "cpu",
             cache_dir=str(folder),
         )
+        # No argument of its: by default every instance draws the same.
+        self._attributor.sparsifier_kwargs["proj_seed"] = seed
         self._loader: DataLoader[Any] | None = None
 
     def log(self, train: Samples) -> None:
@@ -204,10 +216,23 @@ class Dattri(Peer):
 
 
 class Trak(Peer):
-    """traker: TRAK of one model, with as many numbers for a sample as LoGra keeps of one layer."""
+    """traker: TRAK of one model.
 
-    def __init__(self, model: nn.Module, folder: Path, rank: int, batch: int) -> None:
-        super().__init__(model, folder, rank, batch)
+    Args:
+        dimension: numbers for a sample; by default as many as LoGra keeps of one layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        rank: int,
+        batch: int,
+        seed: int = 0,
+        dimension: int | None = None,
+    ) -> None:
+        super().__init__(model, folder, rank, batch, seed)
+        self._dimension = rank**2 if dimension is None else dimension
         self._traker: Any = None
 
     def log(self, train: Samples) -> None:
@@ -220,7 +245,7 @@ class Trak(Peer):
             save_dir=str(self.folder),
             device="cpu",
             projector=self._projector(),
-            proj_dim=self.rank**2,
+            proj_dim=self._dimension,
             use_half_precision=False,
             logging_level=logging.ERROR,
         )
@@ -247,15 +272,17 @@ class Trak(Peer):
 
         return BasicProjector(
             grad_dim=sum(part.numel() for part in self.model.parameters()),
-            proj_dim=self.rank**2,
-            seed=0,
+            proj_dim=self._dimension,
+            seed=self.seed,
             proj_type=ProjectionType.rademacher,
             device=torch.device("cpu"),
         )
 
 
+#: Makes a peer of its arguments.
+Make = Callable[..., Peer]
 #: Name of the package -> (module that shows it is installed, its class).
-KNOWN: dict[str, tuple[str, Callable[[nn.Module, Path, int, int], Peer]]] = {
+KNOWN: dict[str, tuple[str, Make]] = {
     "logix-ai": ("logix", LogIX),
     "kronfluence": ("kronfluence", Kronfluence),
     "dattri": ("dattri", Dattri),
@@ -263,18 +290,24 @@ KNOWN: dict[str, tuple[str, Callable[[nn.Module, Path, int, int], Peer]]] = {
 }
 
 
-def peers() -> dict[str, Callable[[nn.Module, Path, int, int], Peer]]:
+def peers() -> dict[str, Make]:
     """Those that are installed, by the names of their packages."""
     return {name: peer for name, (module, peer) in KNOWN.items() if find_spec(module)}
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without the progress bars, tables and warnings that the libraries print."""
+    """Without the progress bars, tables, warnings and reports that the libraries print."""
+    before = logging.root.manager.disable
+    # Handlers of the log hold the stream they were made with, so redirecting reaches none of them.
+    logging.disable(logging.WARNING)
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -14,4 +14,5 @@ PROGRAMS = Programs(
     mislabel_detection="papers.logra.mislabel_detection",
     efficiency="papers.logra.efficiency",
     projection_cost="papers.logra.projection_cost",
+    store_precision="papers.logra.store_precision",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from common.results.records import Results
@@ -26,11 +27,18 @@ MEGABYTE: Final = 1e-6
 
 def methods(results: Results, experiment: str) -> list[tuple[str, str]]:
     """(arm, name) of an experiment's arms that run at this scale, in order."""
+    return arms_named(results, experiment, METHODS)
+
+
+def arms_named(
+    results: Results, experiment: str, names: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """As :func:`methods`, of arms with these names on the paper's and on other data."""
     present = results.paper.experiments[experiment].arms_of(results.scale)
     return [
-        (prefix + arm, name + method)
-        for prefix, name in PREFIXES.items()
-        for arm, method in METHODS.items()
+        (prefix + arm, data + name)
+        for prefix, data in PREFIXES.items()
+        for arm, name in names.items()
         if prefix + arm in present
     ]
 
@@ -261,6 +269,53 @@ def table_brittleness(results: Results) -> Table:
     )
 
 
+#: Types of stored gradients: arm, name.
+PRECISIONS: Final = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "int8": "int8, a scale for each layer",
+}
+#: Columns of what they do to scores: title, metric, unit, factor.
+REDUCED: Final = (
+    ("Stored", "stored_bytes", "MB", MEGABYTE),
+    ("Mean error", "mean_error", "%", 100.0),
+    ("Largest error", "largest_error", "%", 100.0),
+    ("Rank correlation", "mean_rank_correlation", "", 1.0),
+    ("Its lowest", "worst_rank_correlation", "", 1.0),
+    ("Top ten shared", "top_10_overlap", "%", 100.0),
+    ("LDS by margin", "lds", "", 1.0),
+)
+
+
+def table_precision(results: Results) -> Table:
+    """What fewer bits of stored gradients do to scores."""
+    cells = [
+        cell(
+            results,
+            name,
+            column,
+            experiment="precision",
+            arm=arm,
+            metric=metric,
+            label="",
+            unit=unit,
+            factor=factor,
+        )
+        for arm, name in arms_named(results, "precision", PRECISIONS)
+        for column, metric, unit, factor in REDUCED
+    ]
+    return Table(
+        row_header="Stored as",
+        cells=cells,
+        notes=[
+            "LoGra-random; H and queries are of gradients as they were computed. Errors are"
+            " relative to the root mean square of a query's scores; rank correlation is Spearman's"
+            " with the scores of gradients that were not stored, for each query.",
+        ],
+    )
+
+
 def table_mislabels(results: Results) -> Table:
     """Area under the curve and wrong labels found, by what samples are ranked by."""
     columns = (
@@ -302,5 +357,6 @@ TABLES = {
     "table2": table2,
     "table_datamodeling": table_datamodeling,
     "table_brittleness": table_brittleness,
+    "table_precision": table_precision,
     "table_mislabels": table_mislabels,
 }

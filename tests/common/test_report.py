@@ -43,6 +43,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["figure", "annealing", "figure1"],
         ["claims", "annealing"],
         ["benchmark", "annealing", "speed"],
+        ["benchmark", "annealing", "quality"],
         ["summary"],
         ["report"],
     ):
@@ -76,12 +77,31 @@ def test_the_summaries_agree_with_the_report(report: Path) -> None:
     assert (covered["targets"], covered["rebuilt"]) == (3, 2)
     verdicts = [item["verdict"] for item in json.loads((folder / "claims.json").read_text())]
     assert verdicts == ["holds", "fails", "undecided"]
-    assert json.loads((folder / "benchmarks.json").read_text())[0]["peer"] == "list"
+    rows = json.loads((folder / "benchmarks.json").read_text())
+    assert [(row["peer"], row["higher_is_better"]) for row in rows] == [
+        ("hill climbing", True),
+        ("list", False),
+    ]
     text = report.read_text(encoding="utf8")
     assert "<strong>2 of 3</strong>" in text
     own, kept = text.split('<details class="kept">')
     assert re.findall(r'<li class="claim (\w+)"', own) == verdicts
     assert len(re.findall(r'<li class="claim (\w+)"', kept)) == len(verdicts)
+
+
+def test_of_a_score_above_one_is_better_and_the_report_says_so(report: Path) -> None:
+    text = report.read_text(encoding="utf8").split('-benchmarks">Benchmarks')[-1]
+    score, time = (
+        re.search(rf"<tr><th scope=\"row\">{what}</th>.*?</tr>", text, re.DOTALL)
+        for what in ("share solved", "sum")
+    )
+    assert score is not None
+    assert time is not None
+    assert ">1.50<abbr" in score[0]
+    assert "1.20 – 1.80" in score[0]
+    assert "↑" in score[0]
+    assert "↑" not in time[0]
+    assert "above 1 is better" in text
 
 
 @in_browser

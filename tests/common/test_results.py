@@ -14,7 +14,7 @@ from common.config import load_paper
 from common.errors import InputError
 from common.results import figures, tables
 from common.results.__main__ import main
-from common.results.benchmarks import compare
+from common.results.benchmarks import compare, score_row
 from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
@@ -282,6 +282,22 @@ def test_comparing_a_callable_with_itself_counts_its_pairs_and_orders_its_ratios
     assert timed.low <= timed.ratio <= timed.high
     row = timed.row("p", "append", "append")
     assert (row.n, row.unit) == (4, "s")
+
+
+def test_a_score_is_compared_by_means_and_by_pairs() -> None:
+    row = score_row("p", "share solved", "peer", [0.9, 0.6], [0.5, 0.5])
+    assert (row.ours, row.theirs) == pytest.approx((0.75, 0.5))
+    assert (row.low, row.ratio, row.high) == pytest.approx((1.2, 1.5, 1.8))
+    assert row.n == 2
+    assert row.higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [([0.5], [0.5, 0.5]), ([], []), ([0.5, -0.1], [0.5, 0.5]), ([0.5], [0.0])]
+)
+def test_scores_without_a_ratio_are_refused(ours: list[float], theirs: list[float]) -> None:
+    with pytest.raises(ValueError, match="must be pairs of positive ones"):
+        score_row("p", "share solved", "peer", ours, theirs)
 
 
 def test_a_column_of_words_describes_and_one_with_numbers_compares() -> None:

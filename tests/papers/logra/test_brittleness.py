@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.logra.brittleness import flipped_shares, without_best
-from tests.papers.logra.runs import metrics_of
+from papers.logra.brittleness import flipped_shares, losses_of_whole, without_best
+from papers.logra.image_task import ImageTask
+from papers.logra.samples import logits_of, losses
+from papers.logra.subset_retraining import RETRAINING_SEED
+from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 
 def test_the_highest_scores_are_removed() -> None:
@@ -40,6 +43,21 @@ def test_removing_valuable_images_hurts_more_than_removing_others(
     named, random = (metrics_of("brittleness", arm) for arm in ("logra_random", "random"))
     assert named["loss_0"] == random["loss_0"]  # the same images and models
     assert named["loss_10"] > 2 * random["loss_10"]
+
+
+def test_models_of_the_whole_set_judge_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of("brittleness", "random")
+    with opened("brittleness", "random", settings) as run:
+        task = ImageTask(settings, run)
+    tested = task.images.test.take(slice(3))
+    found = losses_of_whole(task, tested, retrainings=2, seed=1)
+    # Runs of other seeds retrain other models: as many as there are images and repetitions.
+    model = task.model(RETRAINING_SEED + 1 * 3 * 2 + 1)
+    torch.testing.assert_close(found[1], losses(logits_of(model, tested), tested.y))
+    assert not found[0].allclose(found[1])
 
 
 def test_more_images_than_are_always_right_are_an_error(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,3 +66,37 @@ def test_every_library_thinks_much_the_same(
     whole = InfluenceFunction(settings, model, train, seed=0).scores(queries)
     # TRAK scores margins, not losses, through a projection that knows no layers.
     assert correlation(found.float(), whole) > (0.2 if name == "traker" else 0.6)
+
+
+@pytest.mark.parametrize("name", sorted(peers().keys() - {"kronfluence"}))
+def test_what_a_library_draws_follows_from_the_seed(
+    name: str, trained: tuple[nn.Module, Samples, Samples], tmp_path: Path
+) -> None:
+    model, train, queries = trained
+    found = []
+    for place, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        with silent(), torch.compiler.set_stance("force_eager"):
+            peer = peers()[name](model, folder, 3, 20, seed)
+            peer.log(train)
+            found.append(peer.score(queries).float())
+    torch.testing.assert_close(found[0], found[1])
+    assert correlation(found[0], found[2]) < 0.99
+
+
+def test_nothing_is_heard_of_a_library_and_all_of_what_follows() -> None:
+    said = io.StringIO()
+    log, handler = logging.getLogger("a library"), logging.StreamHandler(said)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with silent():
+            log.warning("within")
+        log.info("after")
+        with pytest.raises(ValueError, match="broken"), silent():
+            raise ValueError("broken")
+        log.info("and after an error")
+    finally:
+        log.removeHandler(handler)
+    assert said.getvalue().split("\n") == ["after", "and after an error", ""]
