@@ -52,7 +52,7 @@ class RetrievalSettings(Settings):
     )
     layers: tuple[str, ...] = Field(("blocks",), description="whose gradients tell outliers")
     batch_size: int = Field(256, gt=0, description="texts whose whole gradients are held at once")
-    examples: int = Field(4, gt=0, description="queries whose lists are kept, the first ones")
+    examples: int = Field(4, gt=0, description="queries whose lists are kept, to be read")
     device: Device = "auto"
 
 
@@ -136,6 +136,30 @@ def telling_words(sequences: Tensor) -> set[int]:
     return {token for token, count in found.items() if count <= TELLING * len(sequences)}
 
 
+def chosen_queries(scores: Mapping[str, Tensor], outliers: Tensor, count: int) -> dict[int, bool]:
+    """Queries to be read: the first ones, and as many whose lists l-RelatIF changes most.
+
+    Args:
+        scores: (queries, train) of each method.
+        outliers: places of training samples.
+        count: of queries.
+
+    Returns:
+        {query: whether it was chosen for the change}: first those whose list loses most outliers,
+        then those whose lists share fewest texts.
+    """
+    queries = len(next(iter(scores.values())))
+    if not {"influence", "relatif"} <= scores.keys():
+        return dict.fromkeys(range(min(queries, count)), False)
+    plain, relative = (scores[name].topk(LISTED, 1).indices for name in ("influence", "relatif"))
+    lost = torch.isin(plain, outliers).sum(1) - torch.isin(relative, outliers).sum(1)
+    shared = (plain[:, :, None] == relative[:, None, :]).sum((1, 2))
+    first = dict.fromkeys(range(min(queries, -(-count // 2))), False)
+    order = (shared - (LISTED + 1) * lost).argsort(stable=True).tolist()
+    changed = [place for place in order if place not in first][: count - len(first)]
+    return first | dict.fromkeys(changed, True)
+
+
 def examples(
     corpus: Corpus,
     words: Sequence[str],
@@ -143,12 +167,13 @@ def examples(
     outliers: Tensor,
     settings: RetrievalSettings,
 ) -> list[dict[str, Any]]:
-    """The first queries with each method's best texts, to be read.
+    """Some queries with each method's best texts, to be read.
 
     Returns:
-        Of each query ``words``, ``topic`` (empty where unknown), ``shared`` (places of telling
-        words that one of its listed texts has too) and ``lists``: {method: texts}, a text like
-        the query, with ``score`` and whether it is an ``outlier``.
+        Of each of :func:`chosen_queries`, whether it was chosen as ``changed``; ``words``,
+        ``topic`` (empty where unknown), ``shared`` (places of telling words that one of its listed
+        texts has too) and ``lists``: {method: texts}, a text like the query, with its ``place`` in
+        the training set, ``score`` and whether it is an ``outlier``.
     """
     telling = telling_words(corpus.train.x)
     far = set(outliers.tolist())
@@ -166,7 +191,7 @@ def examples(
         }
 
     kept = []
-    for query in range(min(settings.examples, len(corpus.queries.x))):
+    for query, changed in chosen_queries(scores, outliers, settings.examples).items():
         asked = corpus.queries.x[query].tolist()
         lists: dict[str, list[Any]] = {}
         seen = set[int]()
@@ -176,11 +201,11 @@ def examples(
             for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 tokens = corpus.train.x[place].tolist()
                 seen |= set(tokens)
-                described = text(tokens, corpus.train_topics, place, set(asked))
-                lists[name].append(
-                    described | {"score": score, "outlier": place in far, "place": place}
-                )
-        kept.append(text(asked, corpus.query_topics, query, seen) | {"lists": lists})
+                listed = text(tokens, corpus.train_topics, place, set(asked))
+                listed |= {"score": score, "outlier": place in far, "place": place}
+                lists[name].append(listed)
+        described = text(asked, corpus.query_topics, query, seen)
+        kept.append(described | {"changed": changed, "lists": lists})
     return kept
 
 
