@@ -97,9 +97,9 @@ class Experiment(Settings):
 
 
 class Target(Settings):
-    """A table or figure of the paper, named as the paper numbers it."""
+    """A table, figure or listing of texts of the paper, named as the paper numbers it."""
 
-    kind: Literal["table", "figure"]
+    kind: Literal["table", "figure", "listing"]
     title: str = Field(min_length=1)
     source: str = Field(min_length=1, description="e.g. 'Table 2, Sec. 5.2'")
     experiments: list[str] = Field(min_length=1)

@@ -31,7 +31,11 @@ from common.config import (
 from common.errors import InputError
 
 #: Files that one target consists of, by its kind; the first is the one others depend on.
-SUFFIXES: Final = {"table": ("json", "csv", "md", "tex"), "figure": ("json", "png", "svg")}
+SUFFIXES: Final = {
+    "table": ("json", "csv", "md", "tex"),
+    "figure": ("json", "png", "svg"),
+    "listing": ("json", "html"),
+}
 
 
 class Options(Settings):
@@ -125,7 +129,7 @@ class PaperJobs:
         return sorted({re.escape(arm) for study in studies for arm in study.arms})
 
     def rendered(self, target: str) -> dict[str, str]:
-        """Files of a table or figure, by suffix."""
+        """Files of a target, by suffix."""
         kind = self.paper.targets[target].kind
         stem = f"{self.results}/{kind}s/{target}"
         return {suffix: f"{stem}.{suffix}" for suffix in SUFFIXES[kind]}

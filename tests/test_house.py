@@ -111,6 +111,7 @@ def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(nam
 
     assert given("tables", "TABLES") == named("table")
     assert given("figures", "FIGURES") == named("figure")
+    assert given("listings", "LISTINGS") == named("listing")
     assert given("benchmarks", "BENCHMARKS") == set(paper.benchmarks)
 
 

@@ -59,7 +59,7 @@ for target, body in jobs.paper.targets.items():
                         subcategory=f"{body.kind.title()}s",
                         labels={"name": target, "title": body.title},
                     )
-                    if suffix in ("csv", "png")
+                    if suffix in ("csv", "png", "html")
                     else path
                 )
                 for suffix, path in jobs.rendered(target).items()

@@ -1,4 +1,4 @@
-"""``python -m common.results``: tables, figures, claims, benchmarks, summaries, the report."""
+"""``python -m common.results``: from records to tables, figures, listings, verdicts, the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common import ROOT
 from common.cli import Parser, guarded
 from common.config import SCALES, load_paper, validated
 from common.errors import InputError
-from common.results import claims, figures, tables
+from common.results import claims, figures, listings, tables
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Results, write_archive
 from common.results.summary import write_json, write_summary
@@ -54,6 +54,7 @@ def parser() -> Parser:
 
     add(table_command, "paper", "target")
     add(figure_command, "paper", "target")
+    add(listing_command, "paper", "target")
     add(claims_command, "paper")
     add(benchmark_command, "paper", "name")
     add(archive_command, "paper")
@@ -65,7 +66,7 @@ def parser() -> Parser:
 
 _ARGUMENTS = {
     "paper": "name of the paper's folder below papers/",
-    "target": "name of a table or figure in experiments.yaml",
+    "target": "name of a table, figure or listing in experiments.yaml",
     "name": "name of a benchmark in the paper's benchmarks.py",
 }
 
@@ -84,6 +85,14 @@ def figure_command(options: argparse.Namespace) -> None:
     function = _function(options, "figures", "FIGURES", options.target)
     folder = options.results / options.scale / options.paper / "figures"
     _say(figures.build(function, results, options.target, folder))
+
+
+def listing_command(options: argparse.Namespace) -> None:
+    """Set texts side by side, from records, as JSON and HTML."""
+    results = _target_results(options, "listing")
+    function = _function(options, "listings", "LISTINGS", options.target)
+    listing = listings.build(function, results, options.target)
+    _say(listings.write(listing, options.results / options.scale / options.paper / "listings"))
 
 
 def claims_command(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ Template, style sheet and script lie in ``page/`` and are inlined; images are da
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
@@ -22,12 +20,14 @@ from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
+from common.results.listings import Listing
+from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, archive_path, origin
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.tables import Table, build, read
+from common.results.templates import environment, inlined, number
 from common.run import git_state, write_atomically
 
-PAGE: Final = Path(__file__).with_name("page")
 #: Larger SVG files (clouds of points) are shown as PNG.
 LARGEST_SVG: Final = 400_000
 
@@ -89,6 +89,7 @@ class PaperView:
     claims: list[Judged]
     tables: list[Table]
     figures: list[FigureView]
+    listings: list[Listing]
     archives: list[ArchiveView]
     benchmarks: list[BenchmarkRow]
     experiments: list[ExperimentView]
@@ -142,8 +143,12 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
                 paper=paper,
                 coverage=coverage(paper, scale, results),
                 claims=judged_claims(results, scale, paper.paper),
-                tables=_tables(paper, scale, results),
-                figures=_figures(paper, scale, results),
+                tables=[read(path) for path in _built(paper, scale, results, "table")],
+                figures=[
+                    FigureView(read_note(path), data_uri(path))
+                    for path in _built(paper, scale, results, "figure")
+                ],
+                listings=[read_listing(path) for path in _built(paper, scale, results, "listing")],
                 archives=[
                     _archive(folder, other, root, module_of)
                     for other in SCALES
@@ -154,51 +159,33 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
             )
         )
     commit, dirty = git_state(root)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    templates = environment()
+    templates.filters |= {
         "duration": duration,
         "memory": memory,
-        "number": number,
         "quantity": quantity,
     }
-    environment.globals |= {"strip": interval_strip, "totals": _totals}
-    text = environment.get_template("report.html").render(
+    templates.globals |= {"strip": interval_strip, "totals": _totals}
+    text = templates.get_template("report.html").render(
         papers=papers,
         scale=scale,
         commit=commit,
         dirty=dirty,
         newest=newest,
         devices=sorted(devices),
-        style=Markup((PAGE / "report.css").read_text(encoding="utf8")),  # noqa: S704
-        script=Markup((PAGE / "report.js").read_text(encoding="utf8")),  # noqa: S704
+        style=inlined("report.css"),
+        script=inlined("report.js"),
     )
     path = results / scale / "report" / "index.html"
     write_atomically(path, text)
     return path
 
 
-def _tables(paper: Paper, scale: Scale, results: Path) -> list[Table]:
-    paths = [
-        target_file(results, scale, paper, name)
-        for name, body in paper.targets.items()
-        if body.kind == "table"
-    ]
-    return [read(path) for path in paths if path.is_file()]
-
-
-def _figures(paper: Paper, scale: Scale, results: Path) -> list[FigureView]:
-    views = []
-    for name, body in paper.targets.items():
-        path = target_file(results, scale, paper, name)
-        if body.kind == "figure" and path.is_file():
-            views.append(FigureView(read_note(path), data_uri(path)))
-    return views
+def _built(paper: Paper, scale: Scale, results: Path, kind: str) -> list[Path]:
+    """The JSON of every target of this kind that is built, in the paper's order."""
+    names = [name for name, body in paper.targets.items() if body.kind == kind]
+    paths = [target_file(results, scale, paper, name) for name in names]
+    return [path for path in paths if path.is_file()]
 
 
 def data_uri(note: Path) -> str:
@@ -324,14 +311,6 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         at=x(threshold),
         value=x(claim.value),
     )
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where that is short."""
-    if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.2e}".replace("-", "−")
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def quantity(value: float, unit: str) -> str:

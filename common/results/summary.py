@@ -15,7 +15,7 @@ from common.run import write_atomically
 
 
 def target_file(results: Path, scale: str, paper: Paper, target: str) -> Path:
-    """The JSON of a table or figure: it exists if the target is built."""
+    """The JSON of a target: it exists if the target is built."""
     kind = paper.targets[target].kind
     return results / scale / paper.paper / f"{kind}s" / f"{target}.{SUFFIXES[kind][0]}"
 

@@ -213,35 +213,6 @@ def figure_spectrum(results: Results) -> FigureWithCaption:
     )
 
 
-def figure_examples(results: Results) -> FigureWithCaption:
-    """Queries with their most valuable sequences, as words of their topics."""
-    examples = results.records("language_brittleness", "logra_random")[0].read_json("examples.json")
-    figure, ax = plt.subplots(figsize=(7.6, 0.2 * 7 * len(examples) + 0.4))
-    lines: list[tuple[str, bool]] = []
-    for example in examples:
-        lines.append((line(example["query"], "query"), True))
-        for place, best in enumerate(example["best"], start=1):
-            lines.append((line(best, f"{place}. ({best['score']:+.3g})"), False))
-        lines.append(("", False))
-    for row, (text, bold) in enumerate(lines):
-        weight = "bold" if bold else "normal"
-        ax.text(0, -row, text, family="monospace", fontsize=7, weight=weight, va="top")
-    ax.set(xlim=(0, 1), ylim=(-len(lines), 1))
-    ax.axis("off")
-    return FigureWithCaption(
-        figure,
-        "Queries in bold, below each the sequences with the highest scores (LoGra-random).",
-        "Lists of token sequences with topics and scores.",
-    )
-
-
-def line(sequence: dict[str, Any], head: str) -> str:
-    """A sequence in one line; words are numbers, those of a topic are next to each other."""
-    topic = "" if sequence["topic"] is None else f" topic {sequence['topic']}"
-    shown = " ".join(f"{token:>3}" for token in sequence["tokens"][:20])
-    return f"{head + topic:<26}{shown} …"
-
-
 FIGURES = {
     "figure1": figure1,
     "figure2": figure2,
@@ -249,5 +220,4 @@ FIGURES = {
     "figure4b": figure4b,
     "figure_sensitivity": figure_sensitivity,
     "figure_spectrum": figure_spectrum,
-    "figure_examples": figure_examples,
 }

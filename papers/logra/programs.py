@@ -9,6 +9,7 @@ PROGRAMS = Programs(
     linear_datamodeling_score="papers.logra.linear_datamodeling_score",
     brittleness="papers.logra.brittleness",
     language_brittleness="papers.logra.language_brittleness",
+    retrieval="papers.logra.retrieval",
     sensitivity="papers.logra.sensitivity",
     spectrum="papers.logra.spectrum",
     mislabel_detection="papers.logra.mislabel_detection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from common.results.records import Results
+from common.results.records import Published, Results
 from common.results.tables import Cell, Table, cell
 
 #: Methods of Figure 4 in the order of tables and figures: arm, name.
@@ -22,7 +22,6 @@ METHODS: Final = {
 }
 #: What arms of other data begin with, and what they are called.
 PREFIXES: Final = {"": "", "cifar-": "CIFAR-10, ", "few-": "FMNIST on a CPU, "}
-MEGABYTE: Final = 1e-6
 
 
 def methods(results: Results, experiment: str) -> list[tuple[str, str]]:
@@ -46,33 +45,52 @@ def arms_named(
 #: Table 1: arm, row here, row in published.csv.
 JOBS: Final = (
     ("ekfac", "EKFAC", "EKFAC"),
+    ("ekfac_sixteenth", "EKFAC of 2 of 32 blocks", ""),
     ("logra_1_4", "LoGra, batches of 1 and 4", "LoGra (log batch 1; test batch 4)"),
     ("logra_16_256", "LoGra, batches of 16 and 256", "LoGra (log batch 16; test batch 256)"),
 )
-#: Columns of Table 1: phase, label, metric, unit, factor, (column, metric) in published.csv.
+#: Models of Table 1: what their arms begin with, name. The paper's numbers are of the first of them
+#: that runs at a scale.
+MODELS: Final = {
+    "llama-": "Llama-3-8B, ",
+    "pythia-": "Pythia-1.4B, ",
+    "gpt2_xl-": "GPT2-XL, ",
+    "": "",
+}
+#: Columns of Table 1: phase, label, metric, unit (MB are GB at paper scale), (column, metric) in
+#: published.csv.
 COSTS: Final = (
-    ("Logging", "throughput", "log_tokens_per_s", "tokens/s", 1.0, ("logging", "throughput")),
-    ("Logging", "memory", "log_peak_bytes", "MB", MEGABYTE, ("logging", "gpu_memory")),
-    ("Logging", "storage", "storage_bytes", "MB", MEGABYTE, ("logging", "storage")),
-    ("Influence", "throughput", "pairs_per_s", "pairs/s", 1.0, ("influence", "throughput")),
-    ("Influence", "memory", "influence_peak_bytes", "MB", MEGABYTE, ("influence", "gpu_memory")),
+    ("Logging", "throughput", "log_tokens_per_s", "tokens/s", ("logging", "throughput")),
+    ("Logging", "memory", "log_memory_bytes", "MB", ("logging", "gpu_memory")),
+    ("Logging", "storage", "storage_bytes", "MB", None),
+    (
+        "Logging",
+        "storage of 1B tokens (extrapolated)",
+        "storage_of_1b_tokens_extrapolated_bytes",
+        "GB",
+        ("logging", "storage"),
+    ),
+    ("Influence", "throughput", "pairs_per_s", "pairs/s", ("influence", "throughput")),
+    ("Influence", "memory", "influence_memory_bytes", "MB", ("influence", "gpu_memory")),
 )
+#: What one is in the units that bytes are shown or published in.
+BYTES: Final = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 #: Passes of EKFAC's logging, which the paper gives one by one.
 PASSES: Final = (
-    ("EKFAC, factors", "kfac_tokens_per_s", "logging KFAC-fit subphase"),
-    (
-        "EKFAC, eigenvalues",
-        "eigenvalue_tokens_per_s",
-        "logging corrected-eigenvalue subphase",
-    ),
+    ("factors", "kfac_tokens_per_s", "logging KFAC-fit subphase"),
+    ("eigenvalues", "eigenvalue_tokens_per_s", "logging corrected-eigenvalue subphase"),
 )
 
 
 def table1(results: Results) -> Table:
     """Throughput, memory and storage of both phases."""
+    present = results.paper.experiments["efficiency"].arms_of(results.scale)
+    models = [prefix for prefix in MODELS if prefix + "logra_1_4" in present]
 
-    def entry(arm: str, row: str, theirs: str, column: tuple[Any, ...]) -> Cell:
-        phase, label, metric, unit, factor, key = column
+    def entry(arm: str, row: str, column: tuple[Any, ...], theirs: str) -> Cell:
+        phase, label, metric, unit, key = column
+        if unit == "MB" and results.scale == "paper":
+            unit = "GB"
         made = cell(
             results,
             row,
@@ -82,46 +100,77 @@ def table1(results: Results) -> Table:
             metric=metric,
             label=label,
             unit=unit,
-            factor=factor,
-            published=("Table 1", theirs, *key),
+            factor=1 / BYTES.get(unit, 1.0),
+            published=("Table 1", theirs, *key) if key else None,
         )
-        found = results.published_value("Table 1", theirs, *key)
-        if found is None or found.unit == unit:
-            return made
-        # The paper's are of another order: as text, lest they be taken for a difference.
-        text = f"{found.text} {found.unit}"
-        return made.model_copy(update={"published": None, "published_text": text})
+        found = results.published_value("Table 1", theirs, *key) if key else None
+        return made if found is None else beside(made, found, results.scale)
 
-    cells = [entry(arm, row, theirs, column) for arm, row, theirs in JOBS for column in COSTS]
-    for row, metric, key in PASSES:
-        column = ("Logging", "throughput", metric, "tokens/s", 1.0, (key, "throughput"))
-        cells.append(entry("ekfac", row, "EKFAC", column))
+    cells = []
+    for model in models:
+        jobs = [job for job in JOBS if model + job[0] in present]
+        cells += [
+            entry(model + job, MODELS[model] + row, column, theirs if model == models[0] else "")
+            for job, row, theirs in jobs
+            for column in COSTS
+        ]
+        for part, metric, key in PASSES:
+            column = ("Logging", "throughput", metric, "tokens/s", (key, "throughput"))
+            row = f"{MODELS[model]}EKFAC, {part}"
+            cells.append(entry(f"{model}ekfac", row, column, "EKFAC" if model == models[0] else ""))
     return Table(
         row_header="Method",
         cells=cells,
         notes=[
             "Batches of LoGra are sequences logged and queries scored at once; EKFAC's are 1 and 4."
             " EKFAC recomputes the training gradients for each batch of queries.",
-            "Memory is the most bytes in tensors that a phase makes, without the model; the"
-            " paper's is all of the GPU's. EKFAC's storage is its factors.",
-            crossover(results),
+            "Memory is the most bytes that tensors take, the model's where the phase runs it; the"
+            " paper's is all of the GPU's. EKFAC's storage is its factors, LoGra's grows with the"
+            " tokens: that of 1B is computed from what a sequence takes.",
+            *(crossover(results, model) for model in models),
         ],
     )
 
 
-def crossover(results: Results) -> str:
-    """After how many queries LoGra's logging has paid for itself, against EKFAC, in words."""
+def beside(made: Cell, found: Published, scale: str) -> Cell:
+    """A cell with the paper's number in our unit; as text alone where it is of another model."""
+    if found.unit == made.unit:
+        return made
+    text = f"{found.text} {found.unit}"
+    if scale != "paper" or found.value is None:
+        # The paper's are of another order: as text, lest they be taken for a difference.
+        return made.model_copy(update={"published": None, "published_text": text})
+    value = found.value * BYTES[found.unit] / BYTES[made.unit]
+    return made.model_copy(update={"published": value, "published_text": text})
+
+
+def crossover(results: Results, model: str = "") -> str:
+    """After how many queries LoGra has paid for its logging, in words.
+
+    Times are of one training sequence, as arms value different numbers of them.
+    """
+    length = results.paper.settings("efficiency", f"{model}logra_1_4", results.scale)["length"]
     logging, scoring = {}, {}
-    for arm, batch in (("ekfac", 4), ("logra_1_4", 4), ("logra_16_256", 256)):
-        logging[arm] = float(results.values("efficiency", arm, "log_s").mean())
-        scoring[arm] = float(results.values("efficiency", arm, "score_s").mean()) / batch
+    for arm in ("ekfac", "logra_1_4", "logra_16_256"):
+        tokens, pairs = (
+            results.values("efficiency", model + arm, metric)
+            for metric in ("log_tokens_per_s", "pairs_per_s")
+        )
+        if not len(tokens):
+            return f"{MODELS[model]}no crossover, for {arm} was not run."
+        logging[arm], scoring[arm] = length / float(tokens.mean()), 1 / float(pairs.mean())
     parts = []
     for arm in ("logra_1_4", "logra_16_256"):
-        extra = logging[arm] - logging["ekfac"]
-        queries = max(0.0, extra / (scoring["ekfac"] - scoring[arm]))
+        saved = scoring["ekfac"] - scoring[arm]
+        queries = max(0.0, (logging[arm] - logging["ekfac"]) / saved)
         since = f"from {queries:.0f} queries on" if queries >= 1 else "from the first query on"
-        parts.append(f"{since} with batches of {arm.removeprefix('logra_').replace('_', ' and ')}")
-    return f"Logging and scoring together, LoGra is faster than EKFAC {', '.join(parts)}."
+        batches = arm.removeprefix("logra_").replace("_", " and ")
+        parts.append(
+            f"{since} with batches of {batches} (from {logging[arm] / saved:.2g} on if EKFAC's"
+            " factors cost nothing)"
+        )
+    name = MODELS[model] or "Transformer, "
+    return f"{name}logging and scoring together: LoGra is faster than EKFAC {', '.join(parts)}."
 
 
 #: Table 2: row, and the setting's place; ours are read from the records.
