@@ -29,7 +29,7 @@ from papers.logra.capture import Capture
 from papers.logra.classifier_training import Device, device_of
 from papers.logra.hessians import Hessian
 from papers.logra.influence import hessian_of
-from papers.logra.language_brittleness import TransformerSettings
+from papers.logra.language_models import TransformerSettings
 from papers.logra.log_store import LogStore
 from papers.logra.log_store.creation import create
 from papers.logra.moments import Statistics
