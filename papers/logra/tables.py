@@ -229,6 +229,8 @@ def table_datamodeling(results: Results) -> Table:
         notes=[
             "The paper prints no numbers, a plot alone. LDS is Spearman's correlation over half"
             " subsets, meant over test images or sequences; deviations are over attributed models.",
+            "Of GPT-2 on WikiText-2 kronfluence reports 0.44 with EKFAC, 0.12 without H (upstream"
+            " README; 100 subsets, 5 retrainings of each).",
             "Lists are the ten training samples with the highest scores for each test image. Large"
             " gradients are the 2 % of training samples with the largest; chance is 2 %.",
         ],
