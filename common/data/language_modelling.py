@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.data.files import frozen, read_text
+from common.data.files import frozen, read_lines, read_text
 from common.data.registry import find
 from common.errors import InputError
 
@@ -77,13 +77,27 @@ def ptb(split: str = "train", root: Path | None = None) -> tuple[str, ...]:
 def wikitext2(split: str = "valid", root: Path | None = None) -> tuple[str, ...]:
     """Words of a WikiText-2 split with ``<eos>`` after each line: valid 217,646, test 245,569.
 
-    The training split is not distributed here.
+    Rare words are ``<unk>``; :func:`wikitext2_raw` has them all, and the training split.
 
     Raises: InputError for another split or a file that is absent or malformed.
     Source: Merity, Xiong, Bradbury, Socher 2016.
     """
     _check_split("WikiText-2", split, SPLITS[1:])
     return _words(find("wikitext2_valid_test", root) / f"wiki.{split}.tokens")
+
+
+def wikitext2_raw(split: str = "train", root: Path | None = None) -> tuple[str, ...]:
+    r"""Lines of a split of raw WikiText-2 with their ``\n``: 36,718, 3,760 or 4,358.
+
+    A line of spaces alone is "", as in the Hugging Face data set that language models are
+    fine-tuned on.
+
+    Raises: InputError for an unknown split or a file that is absent or malformed.
+    Source: Merity, Xiong, Bradbury, Socher 2016.
+    """
+    _check_split("WikiText-2", split, SPLITS)
+    lines = read_lines(find("wikitext2_raw", root) / f"wiki.{split}.raw")
+    return tuple(f"{line}\n" if line.strip() else "" for line in lines)
 
 
 def tinyshakespeare(split: str = "train", root: Path | None = None) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +49,21 @@ def gpt2_byte_pairs(root: Path | None = None) -> BytePairs:
             )
         merges.append((left, right))
     return BytePairs(MappingProxyType(ids), tuple(merges))
+
+
+def byte_pair_encoder(pairs: BytePairs) -> Callable[[Sequence[str]], list[list[int]]]:
+    """What turns texts into the numbers of their pieces, as GPT-2 does: no special ones added."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokenizer = Tokenizer(BPE(dict(pairs.ids), list(pairs.merges)))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+    return encode
 
 
 def bert_word_pieces(root: Path | None = None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from papers.logra.tables import METHODS
 
 #: Sets of Figure 4: prefix of their arms, title at paper scale.
 SETS: Final = {"": "FMNIST", "cifar-": "CIFAR-10", "few-": "FMNIST on a CPU"}
+LANGUAGE_SETS: Final = {"": "WikiText-2, GPT-2", "ptb-": "Penn Treebank on a CPU"}
 #: Of every method in all figures; those of the paper have a colour each.
 STYLES: Final[dict[str, dict[str, Any]]] = {
     arm: {
@@ -82,21 +83,23 @@ def figure2(results: Results) -> FigureWithCaption:
 
 def figure4a(results: Results) -> FigureWithCaption:
     """Share of images flipped, and perplexity, against the number of samples removed."""
-    present = results.paper.experiments["brittleness"].arms_of(results.scale)
-    sets = [prefix for prefix in SETS if any(prefix + arm in present for arm in METHODS)]
-    panels = 2 * len(sets) + 1
+    sets = sets_of(results, "brittleness", SETS)
+    corpora = sets_of(results, "language_brittleness", LANGUAGE_SETS)
+    panels = 2 * len(sets) + len(corpora)
     columns = min(panels, 4)
     rows = -(-panels // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.2 * rows + 0.2))
     axes = grid.flat[:panels]
     for ax in grid.flat[panels:]:
         ax.set_visible(False)
-    for prefix, pair in zip(sets, axes[:-1].reshape(-1, 2), strict=True):
+    images, texts = axes[: 2 * len(sets)].reshape(-1, 2), axes[2 * len(sets) :]
+    for prefix, pair in zip(sets, images, strict=True):
         for ax, column, label in zip(pair, ("flipped", "loss"), BRITTLE, strict=True):
             curves(ax, results, "brittleness", prefix, column)
             ax.set(title=title_of(results, prefix), ylabel=label)
-    curves(axes[-1], results, "language_brittleness", "", "perplexity")
-    axes[-1].set(title="Language model", ylabel="mean perplexity of the queries")
+    for ax, prefix in zip(texts, corpora, strict=True):
+        curves(ax, results, "language_brittleness", prefix, "perplexity")
+        ax.set(title=corpus_of(results, prefix), ylabel="mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
     legend_of(figure, axes)
@@ -119,9 +122,20 @@ def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
+def sets_of(results: Results, experiment: str, names: Iterable[str]) -> list[str]:
+    """Those prefixes of which an arm runs at this scale."""
+    present = results.paper.experiments[experiment].arms_of(results.scale)
+    return [prefix for prefix in names if any(prefix + arm in present for arm in METHODS)]
+
+
 def title_of(results: Results, prefix: str) -> str:
-    """Name of a set at this scale."""
+    """Name of a set of images at this scale."""
     return SETS[prefix] if results.scale == "paper" else "Digits"
+
+
+def corpus_of(results: Results, prefix: str) -> str:
+    """Name of a set of sequences at this scale."""
+    return LANGUAGE_SETS[prefix] if results.scale == "paper" else "Language model"
 
 
 def curves(ax: Axes, results: Results, experiment: str, prefix: str, column: str) -> None:
@@ -140,24 +154,31 @@ def curves(ax: Axes, results: Results, experiment: str, prefix: str, column: str
 
 def figure4b(results: Results) -> FigureWithCaption:
     """Datamodeling score of every method, a point for each attributed model."""
-    present = results.paper.experiments["datamodeling"].arms_of(results.scale)
-    sets = [prefix for prefix in SETS if any(prefix + arm in present for arm in METHODS)]
-    figure, axes = plt.subplots(1, len(sets), figsize=(1.2 + 4.2 * len(sets), 3.6), squeeze=False)
-    for ax, prefix in zip(axes[0], sets, strict=True):
+    panels = [
+        ("datamodeling", "lds", title_of(results, prefix), prefix)
+        for prefix in sets_of(results, "datamodeling", SETS)
+    ] + [
+        ("language_datamodeling", "lds_by_loss", corpus_of(results, prefix), prefix)
+        for prefix in sets_of(results, "language_datamodeling", LANGUAGE_SETS)
+    ]
+    width = 1.2 + 4.2 * len(panels)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.6), squeeze=False)
+    for ax, (experiment, metric, title, prefix) in zip(axes[0], panels, strict=True):
+        present = results.paper.experiments[experiment].arms_of(results.scale)
         shown = [arm for arm in METHODS if prefix + arm in present]
         for place, arm in enumerate(shown):
-            values = results.values("datamodeling", prefix + arm, "lds")
+            values = results.values(experiment, prefix + arm, metric)
             colour = STYLES[arm]["color"]
             ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
             ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
         ax.set_yticks(range(len(shown)), [METHODS[arm] for arm in shown])
         ax.invert_yaxis()
         ax.axvline(0, color="0.6", linewidth=0.8)
-        ax.set(title=title_of(results, prefix), xlabel="linear datamodeling score")
+        ax.set(title=title, xlabel="linear datamodeling score")
     return FigureWithCaption(
         figure,
         "Points are attributed models, bars their mean. The score correlates summed scores with"
-        " margins of models retrained on half of the data.",
+        " margins (of sequences, losses) of models retrained on half of the data.",
         "Strip plot: EKFAC furthest right, LoGra close to it, then the baselines, random at 0.",
     )
 

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from papers.logra.language_brittleness import TransformerSettings
+from papers.logra.language_models import TransformerShape
 from papers.logra.networks import Transformer
 
 
-class ArchitectureSettings(TransformerSettings):
+class ArchitectureSettings(TransformerShape):
     """Which architecture, and its shape."""
 
     kind: Literal["transformer", "gpt2", "gpt_neox", "llama"] = Field(

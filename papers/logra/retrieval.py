@@ -24,8 +24,8 @@ from papers.logra.attribution import (
 )
 from papers.logra.classifier_training import Device, TrainingSettings, device_of, train
 from papers.logra.corpora import CORPUS_SEED, Corpus, CorpusSettings, load
-from papers.logra.language_brittleness import LISTED, TransformerSettings, topic_metrics
-from papers.logra.networks import Transformer
+from papers.logra.language_brittleness import LISTED, topic_metrics
+from papers.logra.language_models import TransformerSettings
 from papers.logra.outliers import LISTED as LONG_LIST
 from papers.logra.outliers import OUTLIERS, gradient_norms
 from papers.logra.samples import Samples
@@ -61,16 +61,7 @@ def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     device = device_of(settings.device, run)
     corpus = mix(load(settings.corpus, run), settings.mixed)
     sequences, queries = corpus.train.to(device), corpus.queries.to(device)
-    torch.manual_seed(run.seed)
-    shape = settings.network
-    network = Transformer(
-        corpus.vocabulary,
-        settings.corpus.length,
-        shape.width,
-        shape.depth,
-        shape.heads,
-        shape.hidden,
-    )
+    network = settings.network.build(corpus.vocabulary, settings.corpus.length, run.seed)
     model = train(network, sequences, settings.training, run.seed)
     whole = InfluenceSettings(
         projection="none", hessian="none", layers=settings.layers, batch_size=settings.batch_size

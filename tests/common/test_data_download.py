@@ -407,3 +407,60 @@ def test_film_reviews_are_fetched_by_their_checksums(home: Home, tmp_path: Path)
     with pytest.raises(InputError, match=r"train\.tsv.*does not match"):
         download(entry, tmp_path / "sst2")
     assert below(tmp_path) == {}
+
+
+def test_weights_of_gpt2_that_are_not_the_registered_ones_are_not_kept(
+    home: Home, tmp_path: Path
+) -> None:
+    config = {
+        "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.1,
+        "bos_token_id": 50256,
+        "embd_pdrop": 0.1,
+        "eos_token_id": 50256,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "gpt2",
+        "n_ctx": 1024,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "resid_pdrop": 0.1,
+        "summary_activation": None,
+        "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "vocab_size": 50257,
+    }
+    published = json.dumps(config, indent=2).encode()
+    home.files = {"config.json": published, "model.safetensors": TEXT}
+    registered = registry.data_set("gpt2")
+    layout = registered.layouts["files"].model_copy(update={"base": home.url})
+    entry = registered.model_copy(update={"layouts": {"files": layout}})
+    with pytest.raises(InputError, match=r"model\.safetensors.*does not match"):
+        download(entry, tmp_path / "gpt2")
+    assert below(tmp_path) == {"gpt2/config.json": published}
+
+
+def test_gpt2s_byte_pairs_are_those_of_the_tokenizers() -> None:
+    weights, tokenizers = (registry.data_set(name) for name in ("gpt2", "tokenizers"))
+    own, known = (each.layouts["files"].files for each in (weights, tokenizers))
+    assert own["vocab.json"].checksum == known["gpt2_vocab.json"].checksum
+    assert own["merges.txt"].checksum == known["gpt2_merges.txt"].checksum
+
+
+def test_another_archive_than_the_original_wikitext_is_refused(home: Home, tmp_path: Path) -> None:
+    registered = registry.data_set("wikitext2_raw")
+    (archive,) = registered.layouts["files"].archives
+    assert sum(file.bytes or 0 for file in archive.files.values()) < archive.limit
+    home.files = {"packed": packed("zip", {"wikitext-2-raw/wiki.train.raw": TEXT})}
+    served = archive.model_copy(update={"url": f"{home.url}packed"})
+    layout = registered.layouts["files"].model_copy(update={"archives": [served]})
+    entry = registered.model_copy(update={"layouts": {"files": layout}})
+    with pytest.raises(InputError, match="does not match"):
+        download(entry, tmp_path / "wikitext2_raw")
+    assert below(tmp_path) == {}

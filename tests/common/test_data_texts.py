@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from common.data.files import read_json
-from common.data.language_modelling import Vocabulary, ptb, tinyshakespeare, wikitext2
+from common.data.language_modelling import (
+    Vocabulary,
+    ptb,
+    tinyshakespeare,
+    wikitext2,
+    wikitext2_raw,
+)
 from common.data.registry import find
 from common.data.text_classification import agnews_test, sst2, trec6
 from common.data.tokenizers import bert_word_pieces, gpt2_byte_pairs
@@ -186,6 +192,24 @@ def test_wikitext2_has_the_published_token_counts_and_no_train(data_root: Path) 
     assert len(wikitext2("test", data_root)) == 245_569
     with pytest.raises(InputError, match="WikiText-2: no split 'train'; allowed: valid, test"):
         wikitext2("train", data_root)
+
+
+@pytest.mark.parametrize(("split", "lines"), [("train", 36_718), ("valid", 3_760), ("test", 4_358)])
+def test_raw_wikitext2_has_the_published_lines(data_root: Path, split: str, lines: int) -> None:
+    skip_without("wikitext2_raw", data_root)
+    found = wikitext2_raw(split, data_root)
+    assert len(found) == lines
+    assert not any("<unk>" in line for line in found)
+
+
+def test_raw_lines_keep_their_end_and_blank_ones_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "wikitext2_raw").mkdir()
+    text = " \n = A title = \n \n Words \u2028 and more . \n"
+    (tmp_path / "wikitext2_raw" / "wiki.valid.raw").write_text(text)
+    found = wikitext2_raw("valid", tmp_path)
+    assert found == ("", " = A title = \n", "", " Words \u2028 and more . \n")
+    with pytest.raises(InputError, match=r"wiki\.test\.raw: no such file"):
+        wikitext2_raw("test", tmp_path)
 
 
 def test_tinyshakespeare_has_65_characters_cut_at_nine_tenths(data_root: Path) -> None:

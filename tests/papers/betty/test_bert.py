@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from common.data import registry as registered
-from common.data.registry import DataSet, File, Layout, data_set
+from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
 from papers.betty.batches import Split
@@ -35,6 +34,7 @@ from papers.betty.text_classifier import (
 )
 from tests.common.real_data import skip_without
 from tests.papers.betty.runs import metrics_of, settings_of
+from tests.papers.registered import registered_as_it_lies
 
 VOCABULARY = "bert-base-uncased-vocab.txt"
 SMALL: dict[str, Any] = {"pretrained": False, "layers": 2, "width": 64, "heads": 2}
@@ -57,15 +57,6 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def registered_as_it_lies(name: str, root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Accept the files in ``root / name`` whatever they hold."""
-    files = {path.name: File() for path in (root / name).iterdir()}
-    changes: dict[str, Any] = {"get": "by hand", "layouts": {"files": Layout(files=files)}}
-    entry: DataSet = data_set(name).model_copy(update=changes)
-    known = dict(registered.registry()) | {name: entry}
-    patch.setattr(registered, "registry", lambda: known)
 
 
 def published_shapes(layers: int = 12, width: int = 768, words: int = 30522) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from papers.logra.corpora import CorpusSettings, generated
-from papers.logra.language_brittleness import perplexity, topic_metrics
+from papers.logra.language_brittleness import topic_metrics
+from papers.logra.language_models import perplexity
 from papers.logra.mislabel_detection import roc_area
 from papers.logra.samples import Samples
 from tests.papers.logra.runs import metrics_of

@@ -1,0 +1,41 @@
+"""Linear datamodeling score of a language model: what is predicted is each query's loss.
+
+Source: Choe et al. 2024, Sec. 4.1 and App. C.1.
+"""
+
+from __future__ import annotations
+
+from common.config import Program
+from common.run import Run
+from papers.logra.attribution import AttributionSettings, attribute
+from papers.logra.language_models import perplexity
+from papers.logra.language_task import LanguageTask, LanguageTaskSettings
+from papers.logra.linear_datamodeling_score import datamodeling_scores
+from papers.logra.subset_retraining import read_retrained
+
+
+class LanguageDatamodelingSettings(LanguageTaskSettings):
+    """Which method; the run's seed is that of the attributed model."""
+
+    attribution: AttributionSettings
+
+
+def run_language_datamodeling(settings: LanguageDatamodelingSettings, run: Run) -> dict[str, float]:
+    """Score one attributed model; returns the datamodeling score by loss and by margin."""
+    retrained = read_retrained(run.needed("retrained"))
+    task = LanguageTask(settings, run)
+    train, queries = task.corpus.train, task.corpus.queries
+    model = task.model(run.seed)
+    scores = attribute(settings.attribution, model, train, queries, run.seed)
+    # A constant column has no ranks; such a query counts as not predicted.
+    by_loss = datamodeling_scores(scores, retrained.masks, -retrained.losses.mean(1)).nan_to_num()
+    by_margin = datamodeling_scores(scores, retrained.masks, retrained.margins.mean(1)).nan_to_num()
+    run.write_json("by_query.json", by_loss.tolist())
+    return {
+        "lds_by_loss": float(by_loss.mean()),
+        "lds_by_margin": float(by_margin.mean()),
+        "perplexity": perplexity(model, queries),
+    }
+
+
+PROGRAM = Program(LanguageDatamodelingSettings, run_language_datamodeling)
