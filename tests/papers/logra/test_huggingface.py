@@ -50,7 +50,9 @@ def sequences(count: int, seed: int) -> list[dict[str, Tensor]]:
 
 
 def trainer_of(model: Any, folder: Path, data: list[dict[str, Tensor]], **options: Any) -> Any:
-    (folder / "config.yaml").write_text(f"root_dir: {folder}\nlora: {{rank: 4}}\n")
+    (folder / "config.yaml").write_text(
+        f"root_dir: {folder}\nlora: {{rank: 4}}\nlogging: {{checkpoint_seconds: 0}}\n"
+    )
     arguments = LogIXArguments(project="log", config=folder / "config.yaml", **options)
     training = TrainingArguments(
         output_dir=str(folder / "trainer"),
@@ -95,12 +97,16 @@ def test_stored_gradients_are_those_of_each_sequences_summed_loss(tmp_path: Path
 
 @pytest.mark.parametrize("hessian", ["raw", "kfac", "ekfac", "none"])
 @pytest.mark.parametrize("lora", ["none", "random", "pca"])
-def test_a_sequence_is_its_own_best_explanation(tmp_path: Path, hessian: str, lora: str) -> None:
+def test_defect_19_a_sequence_is_its_own_best_explanation(
+    tmp_path: Path, hessian: str, lora: str
+) -> None:
+    """Upstream dropped self-influences, had no way to PCA, and scored EKFAC's queries twice."""
     data = sequences(9, seed=2)
     trainer = trainer_of(
         language_model(), tmp_path, data, name_filter=["mlp"], hessian=hessian, lora=lora
     )
     trainer.extract_log()
+    assert lora == "none" or trainer.logix.get_lora_config().init == lora
     result = trainer.influence(data[:4])
     assert result["influence"].shape == (4, 9)
     assert result["src_ids"] == result["tgt_ids"][:4]
@@ -168,6 +174,39 @@ def test_another_trainer_scores_with_an_earlier_log(tmp_path: Path) -> None:
     expected = first.influence(data[:2])["influence"]
     later = trainer_of(model, tmp_path, data[:2], initialize_from_log=True)
     torch.testing.assert_close(later.influence()["influence"], expected)
+
+
+def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    data, options = sequences(10, seed=6), {"lora": "pca", "hessian": "ekfac", "resume": True}
+    computed = 0
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal computed
+        computed += 1
+        if computed == stop:
+            raise KeyboardInterrupt
+        return loss_of(self, *args, **kwargs)
+
+    loss_of = Trainer.compute_loss
+    monkeypatch.setattr(Trainer, "compute_loss", stopping)
+    for folder, stops in zip(folders, ([0], [7, 0]), strict=True):
+        folder.mkdir()
+        for stop in stops:  # batches of 3 samples, so 4 in each of three passes
+            computed = 0
+            trainer = trainer_of(language_model(), folder, data, name_filter=["mlp"], **options)
+            if stop:
+                with pytest.raises(KeyboardInterrupt):
+                    trainer.extract_log()
+            else:
+                trainer.extract_log()
+    assert computed == 3 * 4 - 6
+    found, expected = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("log/*/**/*.*")}
+        for folder in reversed(folders)
+    )
+    assert found == expected
+    assert len(found) > 3
 
 
 def test_detokenising_needs_a_tokenizer(tmp_path: Path) -> None:

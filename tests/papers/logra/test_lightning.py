@@ -42,7 +42,9 @@ def samples(count: int = 10) -> TensorDataset:
 
 def patched(folder: Path, **options: Any) -> tuple[Any, Any]:
     """(module, trainer)."""
-    (folder / "config.yaml").write_text(f"root_dir: {folder}\nlora: {{rank: 3}}\n")
+    (folder / "config.yaml").write_text(
+        f"root_dir: {folder}\nlora: {{rank: 3}}\nlogging: {{checkpoint_seconds: 0}}\n"
+    )
     arguments = LogIXArguments(
         project="log", config=folder / "config.yaml", model_key="network", **options
     )
@@ -75,10 +77,12 @@ def test_stored_gradients_are_those_of_each_sample_and_nothing_moves(tmp_path: P
 
 @pytest.mark.parametrize("hessian", ["raw", "ekfac"])
 @pytest.mark.parametrize("lora", ["none", "random", "pca"])
-def test_scores_of_logged_samples(tmp_path: Path, lora: str, hessian: str) -> None:
+def test_defect_19_scores_of_logged_samples(tmp_path: Path, lora: str, hessian: str) -> None:
+    """Upstream dropped self-influences, had no way to PCA, and dropout was on."""
     module, trainer = patched(tmp_path, lora=lora, hessian=hessian)
     data = samples()
     trainer.extract_log(module, DataLoader(data, batch_size=4))
+    assert lora == "none" or trainer.logix.get_lora_config().init == lora
     queries = DataLoader(TensorDataset(*(part[:3] for part in data.tensors)), batch_size=2)
     found = trainer.influence(module, queries)
     assert found["influence"].shape == (3, 10)
@@ -100,6 +104,39 @@ def test_the_module_trains_as_before_with_an_ordinary_trainer(tmp_path: Path) ->
         enable_model_summary=False,
     ).fit(module, DataLoader(samples(), batch_size=4))
     assert not torch.equal(module.network[0].weight, before)
+
+
+def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    options, steps, stop = {"lora": "pca", "hessian": "ekfac", "resume": True}, 0, 0
+
+    def stopping(self: Any, batch: Any, index: int) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise RuntimeError("killed")
+        return step_of(self, batch, index)
+
+    step_of = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", stopping)
+    for folder, stops in zip(folders, ([0], [5, 0]), strict=True):
+        folder.mkdir()
+        for stop in stops:  # batches of 4 samples, so 3 in each of three passes
+            steps = 0
+            module, trainer = patched(folder, **options)
+            loader = DataLoader(samples(), batch_size=4)
+            if stop:
+                with pytest.raises(RuntimeError, match="killed"):
+                    trainer.extract_log(module, loader)
+            else:
+                trainer.extract_log(module, loader)
+    assert steps == 3 * 3 - 4
+    found, expected = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("log/*/**/*.*")}
+        for folder in reversed(folders)
+    )
+    assert found == expected
+    assert len(found) > 3
 
 
 def test_a_model_key_that_is_not_there_is_named(tmp_path: Path) -> None:

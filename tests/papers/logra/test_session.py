@@ -21,8 +21,10 @@ from tests.papers.logra.logged_network import (
     batches,
     data,
     log_all,
+    logged,
     network,
     queried,
+    scored,
 )
 
 PROGRAM = """
@@ -135,7 +137,22 @@ def test_module_functions_are_those_of_the_run(
     assert logra.finalize == second.finalize
     with pytest.raises(AttributeError, match="has no attribute 'add_analysis'"):
         logra.add_analysis({})
-    assert all(hasattr(LogIX, name) for name in logra._OF_THE_RUN)
+
+
+def test_defect_23_what_is_offered_is_there_and_what_is_set_counts(
+    new_run: Callable[..., LogIX], tmp_path: Path
+) -> None:
+    """Upstream offered a function without a method, and took dampings that nothing read."""
+    for name in logra._OF_THE_RUN:
+        assert callable(getattr(LogIX, name))
+    model = network()
+    run = logged(new_run(), model, hessian="raw")
+    found = [scored(run, model, damping=damping) for damping in (1e-3, 1.0)]
+    assert not torch.allclose(*found)
+    path = tmp_path / "dead.yaml"
+    path.write_text("influence: {damping: 1.0e-10, relative_damping: true}\n")
+    with pytest.raises(InputError, match=r"unknown key 'influence' .*allowed: logging, lora, root"):
+        logra.init("project", path)
 
 
 def test_the_settings_of_a_run_are_kept_beside_its_log(new_run: Callable[..., LogIX]) -> None:

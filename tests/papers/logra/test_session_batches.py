@@ -229,6 +229,20 @@ def test_activations_and_tensors_are_logged_where_asked(new_run: Callable[..., L
         run.watch_activation({"hidden": hidden})
 
 
+def test_defect_16_without_a_mask_all_tokens_count(new_run: Callable[..., LogIX]) -> None:
+    """Upstream divided their sum by the number of sequences."""
+    run, model = new_run(), nn.Linear(3, 2).double()
+    run.watch(nn.ModuleDict({"it": model}))
+    run.setup({"forward": ["covariance"], "backward": ["covariance"]})
+    tokens = torch.randn(2, 4, 3).double()
+    with run(data_id=["a", "b"]):
+        model(tokens).sum().backward()
+    rows = tokens.flatten(0, 1)
+    torch.testing.assert_close(run.statistics.covariance("forward")["it"], rows.T @ rows / 8)
+    ones = torch.ones(2, 2).double()
+    torch.testing.assert_close(run.statistics.covariance("backward")["it"], ones)
+
+
 def test_a_mask_says_which_tokens_count(new_run: Callable[..., LogIX]) -> None:
     run = new_run()
     model = nn.Linear(3, 2).double()
