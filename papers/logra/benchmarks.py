@@ -41,7 +41,7 @@ CLASSES, BATCH, QUERIES = 10, 64, 64
 #: What a peer does that we do not, or the other way round.
 NOTES = {
     "logix-ai": "the same method",
-    "dattri": "the same method; on a CPU it keeps its log in memory",
+    "dattri": "the same method, uncompiled; on a CPU it keeps its log in memory",
     "kronfluence": "EKFAC: nothing is stored, whole gradients are made again for scores",
     "traker": "TRAK of one model: one projection of the whole gradient",
 }

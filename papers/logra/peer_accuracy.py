@@ -162,12 +162,7 @@ def kept(task: Task, rank: int) -> int:
 
 def scored(make: Make, task: Task, model: nn.Module, rank: int, seed: int) -> Tensor:
     """A peer's scores (queries, train) of a model."""
-    # dattri compiles its projections, a minute that changes no score.
-    with (
-        silent(),
-        torch.compiler.set_stance("force_eager"),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with silent(), tempfile.TemporaryDirectory() as folder:
         peer = make(model, Path(folder), rank, BATCH, seed)
         peer.log(task.train)
         return peer.score(task.queries).float()

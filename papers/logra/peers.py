@@ -204,15 +204,23 @@ class Dattri(Peer):
 
     def log(self, train: Samples) -> None:
         self._loader = self._batches(train)
-        self._attributor.cache(self._loader)
+        with uncompiled():
+            self._attributor.cache(self._loader)
 
     def score(self, queries: Samples) -> Tensor:
-        scores: Tensor = self._attributor.attribute(self._loader, self._batches(queries))
+        with uncompiled():
+            scores: Tensor = self._attributor.attribute(self._loader, self._batches(queries))
         return scores.T
 
     def _batches(self, samples: Samples) -> DataLoader[Any]:
         data = TensorDataset(samples.x.unsqueeze(1), samples.y)
         return DataLoader(data, batch_size=self.batch)
+
+
+def uncompiled() -> contextlib.AbstractContextManager[None]:
+    """dattri compiles its projections, which for each new model takes a minute and saves none."""
+    stance: contextlib.AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 class Trak(Peer):
