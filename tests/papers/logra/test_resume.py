@@ -92,7 +92,7 @@ def test_killed_at_random_moments_then_started_again(
     options = {"lora": lora, "hessian": hessian, "asks": asks}
     while code != 0:
         process, said = started(resume_program.start, tmp_path, seconds, options)
-        for _ in range(1 + moments.randrange(5 if asks else 3 + 2 * kills)):
+        for _ in range(1 + moments.randrange(10 if asks else 3 + 4 * kills)):
             try:
                 said.recv()
             except EOFError:  # it is done
