@@ -84,7 +84,8 @@ class Progress:
             raise InputError("resume in several processes; allowed: one process, or resume=False")
         if self._number == 0:  # before this process writes anything
             for unfinished in self.folder.parent.rglob(".*"):
-                unfinished.unlink()
+                if unfinished.is_file():
+                    unfinished.unlink()
         held, self._about = Batches(), dict(about)
         if self._path().exists():
             tensors, content = read_tensors(self._path(), FILE)

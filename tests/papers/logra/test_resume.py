@@ -92,7 +92,7 @@ def test_killed_at_random_moments_then_started_again(
     options = {"lora": lora, "hessian": hessian, "asks": asks}
     while code != 0:
         process, said = started(resume_program.start, tmp_path, seconds, options)
-        for _ in range(1 + moments.randrange(5 if asks else 3 + 2 * kills)):
+        for _ in range(1 + moments.randrange(10 if asks else 3 + 4 * kills)):
             try:
                 said.recv()
             except EOFError:  # it is done
@@ -129,6 +129,8 @@ def test_killed_after_any_batch_of_any_pass(whole: Whole, batches: int, seconds:
 def test_rows_that_were_not_on_the_disk_are_computed_again_and_sums_are_not(whole: Whole) -> None:
     logged_and_killed(6, lora="random", hessian="raw")
     shutil.rmtree(PROJECT / "log")
+    for unfinished in (".pass0.safetensors.123", ".tmpAbC"):
+        (PROJECT / "resume" / unfinished).write_bytes(b"what a kill leaves before a rename")
     left = After(10**9)
     log(new_run(resume=True), lora="random", hessian="raw", after=left)
     assert left.calls == -(-ROWS // BATCH)
