@@ -132,7 +132,13 @@ class InfluenceFunction:
 
     def _gather(self, statistics: Statistics, what: dict[str, Collection[str]]) -> None:
         statistics.collect(what)
-        capture = Capture(self.model, self.layers, self._capture.projections, statistics=statistics)
+        capture = Capture(
+            self.model,
+            self.layers,
+            self._capture.projections,
+            statistics=statistics,
+            rotated="corrected_eigval" in what["grad"],
+        )
         for _ in self._batches(capture, self.train):
             pass
 

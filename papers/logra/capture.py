@@ -29,7 +29,7 @@ from papers.logra.layers import (
     rule_of,
 )
 from papers.logra.layout import Block
-from papers.logra.moments import Statistics
+from papers.logra.moments import Eigenbasis, Statistics
 from papers.logra.projections import joined
 
 
@@ -47,6 +47,8 @@ class Capture:
         dtype: of the gradients; by default the layer's, at least float32.
         statistics: what every batch is added to; of projected rows, where there are projections.
         gradients: False for a pass that gathers forward and backward statistics alone.
+        rotated: whether gradients are those in the statistics' eigenbases, for a pass that corrects
+            eigenvalues alone: to rotate rows costs far less than to rotate gradients.
 
     Raises:
         InputError: a layer has no rule, its projection is missing or of another shape, or layers
@@ -64,16 +66,23 @@ class Capture:
         dtype: torch.dtype | None = None,
         statistics: Statistics | None = None,
         gradients: bool = True,
+        rotated: bool = False,
     ) -> None:
-        self.model, self.layers, self.projections = model, dict(layers), projections
+        self.model, self.layers = model, dict(layers)
         self.dtype, self.statistics, self.gradients = dtype, statistics, gradients
+        self.rotated = rotated
+        #: Which block of a gradient is each layer's.
+        self.block_of = {name: (shared or {}).get(name, name) for name in self.layers}
+        if rotated:
+            assert statistics is not None
+            bases = {name: statistics.eigenbasis(block) for name, block in self.block_of.items()}
+            projections = _rotating(bases, projections)
+        self.projections = projections
         self.rules = {name: rule_of(module, bias) for name, module in self.layers.items()}
         blocks = []
         for name, rule in self.rules.items():
             block = Block(name, rule.out, rule.inner)
             blocks.append(block if projections is None else _projected(block, projections))
-        #: Which block of a gradient is each layer's.
-        self.block_of = {name: (shared or {}).get(name, name) for name in self.layers}
         #: Of a gradient.
         self.layout = joined(blocks, shared or {})
         self._cast: dict[tuple[str, int, torch.device, torch.dtype], Tensor] = {}
@@ -314,7 +323,7 @@ class Batch:
             self._refuse_what_is_not_finite()
         if capture.statistics is not None:
             for name, part in self.gradients.items():
-                capture.statistics.add_gradients(name, part)
+                capture.statistics.add_gradients(name, part, rotated=capture.rotated)
         if capture.dtype is not None:
             self._matrix = self._matrix.to(capture.dtype)
 
@@ -391,6 +400,21 @@ def _projected(block: Block, projections: Mapping[str, tuple[Tensor, Tensor]]) -
             f"{tuple(out.shape)}; allowed: (k, {block.inner}) and (k, {block.out})"
         )
     return Block(block.name, len(out), len(inner))
+
+
+def _rotating(
+    bases: Mapping[str, Eigenbasis], projections: Mapping[str, tuple[Tensor, Tensor]] | None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Projections into eigenbases, after those that there are."""
+    if projections is None:
+        return {name: (basis.forward.mT, basis.backward.mT) for name, basis in bases.items()}
+    return {
+        name: (
+            basis.forward.mT @ projections[name][0].to(basis.forward),
+            basis.backward.mT @ projections[name][1].to(basis.backward),
+        )
+        for name, basis in bases.items()
+    }
 
 
 def _same(value: Tensor) -> Tensor:

@@ -290,7 +290,13 @@ class EkfacJob(Job):
         self._go_through(train, gradients=True)
 
     def _go_through(self, train: Samples, gradients: bool) -> None:
-        capture = Capture(self.model, self.layers, statistics=self.statistics, gradients=gradients)
+        capture = Capture(
+            self.model,
+            self.layers,
+            statistics=self.statistics,
+            gradients=gradients,
+            rotated=gradients,
+        )
         for _ in self.gradients(capture, train, self.settings.log_batch):
             pass
 

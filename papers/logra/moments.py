@@ -156,21 +156,36 @@ class Statistics:
                 self._multiply(key, rows if weights is None else rows * weights.sqrt(), count)
 
     @torch.no_grad()
-    def add_gradients(self, layer: str, gradients: Tensor) -> None:
-        """Add per-sample gradients (n, out, inner)."""
-        if not self.wants("grad"):
+    def add_gradients(self, layer: str, gradients: Tensor, *, rotated: bool = False) -> None:
+        """Add per-sample gradients (n, out, inner), or what they are in the layer's eigenbasis.
+
+        Raises:
+            InputError: the layer has no eigenbasis and one is needed, or other statistics than
+                corrected eigenvalues are gathered of rotated gradients.
+        """
+        wanted = self._wanted.get("grad", ())
+        if rotated and wanted != ("rotated_squares",):
+            raise InputError(f"{wanted} of rotated gradients; allowed: corrected_eigval alone")
+        if not wanted:
             return
-        self.add("grad", layer, gradients.flatten(1))
-        if "rotated_squares" in self._wanted["grad"]:
-            if layer not in self.eigenbases:
-                raise InputError(
-                    f"layer {layer} has no eigenvectors to correct the eigenvalues of; allowed: "
-                    f"{', '.join(self.eigenbases)}"
-                )
-            forward, backward = (basis.to(gradients) for basis in self.eigenbases[layer])
-            rotated = backward.mT @ gradients @ forward
+        self._in_batch = True
+        if not rotated:
+            self.add("grad", layer, gradients.flatten(1))
+        if "rotated_squares" in wanted:
+            if not rotated:
+                forward, backward = (basis.to(gradients) for basis in self.eigenbasis(layer))
+                gradients = backward.mT @ gradients @ forward
             key = Key("grad", "rotated_squares", layer)
-            self._accumulate(key, rotated.square().sum(0), len(gradients))
+            self._accumulate(key, gradients.square().sum(0), len(gradients))
+
+    def eigenbasis(self, layer: str) -> Eigenbasis:
+        """Of a layer, in a pass that corrects eigenvalues. Raises InputError if it has none."""
+        if layer not in self.eigenbases:
+            raise InputError(
+                f"layer {layer} has no eigenvectors to correct the eigenvalues of; allowed: "
+                f"{', '.join(self.eigenbases)}"
+            )
+        return self.eigenbases[layer]
 
     def end_batch(self, *, complete: bool) -> None:
         """A batch ended; sums that hold a part of one that failed are refused from now on."""

@@ -439,3 +439,44 @@ def test_gradients_of_a_language_model_count_every_token() -> None:
         loss(tokens).backward()
     for name, found in batch.gradients.items():
         torch.testing.assert_close(found, expected[name])
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("make", [mlp, Tied, TiedConvolutions])
+def test_eigenvalues_are_the_same_of_rows_that_are_rotated_and_of_rotated_gradients(
+    make: Callable[[], nn.Module], projected: bool
+) -> None:
+    model = make().double()
+    size = {mlp: (9, 5), Tied: (9, 4), TiedConvolutions: (9, 4, 6)}[make]
+    inputs, layers = torch.randn(size, dtype=torch.float64), watched(model)
+    projections = random_projections(layers, 2, seed=0) if projected else None
+
+    def gather(statistics: Statistics, **how: bool) -> None:
+        capture = Capture(model, layers, projections, statistics=statistics, **how)
+        with capture.batch():
+            model(inputs).square().sum().backward()
+
+    statistics = Statistics({"forward": ["covariance"], "backward": ["covariance"]})
+    gather(statistics, gradients=False)
+    found = []
+    for rotated in (False, True):
+        one = copy.deepcopy(statistics)
+        one.collect({"grad": ["corrected_eigval"]})
+        gather(one, rotated=rotated)
+        found.append(one.corrected_eigenvalues())
+    for name in layers:
+        torch.testing.assert_close(found[0][name], found[1][name])
+
+
+def test_other_moments_of_rotated_gradients_are_refused() -> None:
+    model = mlp()
+    statistics = Statistics({"forward": ["covariance"], "backward": ["covariance"]})
+    with Capture(model, watched(model), statistics=statistics, gradients=False).batch():
+        model(torch.randn(4, 5, dtype=torch.float64)).sum().backward()
+    statistics.collect({"grad": ["corrected_eigval", "mean"]})
+    capture = Capture(model, watched(model), statistics=statistics, rotated=True)
+    with (
+        pytest.raises(InputError, match="rotated gradients; allowed: corrected_eigval alone"),
+        capture.batch(),
+    ):
+        model(torch.randn(4, 5, dtype=torch.float64)).sum().backward()
