@@ -37,13 +37,13 @@ from papers.logra.scheduler import LogIXScheduler
 from papers.logra.session import LogIX
 
 PAPER = "logra"
-CLASSES, BATCH, QUERIES = 10, 64, 64
+CLASSES, BATCH, QUERIES, TRAK_NUMBERS = 10, 64, 64, 128
 #: What a peer does that we do not, or the other way round.
 NOTES = {
     "logix-ai": "the same method",
     "dattri": "the same method, uncompiled; on a CPU it keeps its log in memory",
     "kronfluence": "EKFAC: nothing is stored, whole gradients are made again for scores",
-    "traker": "TRAK of one model: one projection of the whole gradient",
+    "traker": "TRAK of one model: one projection of the whole gradient, to 128 numbers",
 }
 #: Peers that keep their log on disk.
 ON_DISK = ("logix-ai", "traker")
@@ -149,7 +149,10 @@ def others(shape: Shape) -> dict[str, Make]:
     """Peers that take the shape: dattri's and traker's set-up does not take tokens."""
     found = peers()
     if shape.tokens:
-        found = {name: peer for name, peer in found.items() if name in ("logix-ai", "kronfluence")}
+        return {name: peer for name, peer in found.items() if name in ("logix-ai", "kronfluence")}
+    if "traker" in found:
+        # As many numbers as LoGra keeps would take it ten minutes.
+        found["traker"] = partial(found["traker"], dimension=TRAK_NUMBERS)
     return found
 
 
@@ -181,7 +184,7 @@ def logging(scale: str) -> list[BenchmarkRow]:
                     peer(model, Path(own), shape.rank, BATCH).log(train)
 
             for name, peer in others(shape).items():
-                timed = compare(partial(log, Ours), partial(log, peer), repeats=5)
+                timed = compare(partial(log, Ours), partial(log, peer), repeats=3)
                 rows.append(timed.row(PAPER, f"logging {shape}", name, NOTES[name]))
     return rows
 
@@ -200,7 +203,7 @@ def scoring(scale: str) -> list[BenchmarkRow]:
                     with silent():
                         peer.score(queries)
 
-                timed = compare(partial(score, mine), partial(score, theirs), repeats=5)
+                timed = compare(partial(score, mine), partial(score, theirs), repeats=3)
                 what = f"{QUERIES} queries against {shape}"
                 rows.append(timed.row(PAPER, what, name, NOTES[name]))
                 if name in ON_DISK:
@@ -239,7 +242,7 @@ def _peaks(name: str, shape: Shape) -> tuple[int, int]:
 
 def _peaks_here(name: str, shape: Shape) -> tuple[int, int]:
     torch.set_num_threads(1)
-    make = Ours if name == "ours" else peers()[name]
+    make = Ours if name == "ours" else others(shape)[name]
     with silent(), tempfile.TemporaryDirectory() as folder:
         # Once in small before: what is imported and allocated once is no part of the measurement.
         _logged(make, shape._replace(samples=BATCH), Path(folder, "small")).score(
