@@ -139,10 +139,10 @@ def table1(results: Results) -> Table:
 
 def beside(made: Cell, found: Published, scale: str) -> Cell:
     """A cell with the paper's number in our unit; as text alone where it is of another model."""
-    if found.unit == made.unit:
+    if found.unit not in BYTES or found.value is None:
         return made
     text = f"{found.text} {found.unit}"
-    if scale != "paper" or found.value is None:
+    if scale != "paper":
         # The paper's are of another order: as text, lest they be taken for a difference.
         return made.model_copy(update={"published": None, "published_text": text})
     value = found.value * BYTES[found.unit] / BYTES[made.unit]
@@ -171,7 +171,7 @@ def crossover(results: Results, model: str = "") -> str:
         since = f"from {queries:.0f} queries on" if queries >= 1 else "from the first query on"
         batches = arm.removeprefix("logra_").replace("_", " and ")
         parts.append(
-            f"{since} with batches of {batches} (from {logging[arm] / saved:.2g} on if EKFAC's"
+            f"{since} with batches of {batches} (from {logging[arm] / saved:.0f} on if EKFAC's"
             " factors cost nothing)"
         )
     name = MODELS[model] or "Transformer, "

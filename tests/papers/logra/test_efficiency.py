@@ -158,6 +158,8 @@ def test_table_1_has_the_paper_beside_llama_at_paper_scale_and_beside_ours_else(
     assert cells[row, "Logging", "throughput"].published == 3430
     stored = cells[row, "Logging", "storage of 1B tokens (extrapolated)"]
     assert (stored.published, stored.published_text) == (None, "3.5 TB")
+    factors = cells["EKFAC", "Logging", "storage of 1B tokens (extrapolated)"]
+    assert (factors.published, factors.published_text) == (None, "89 GB")
 
     kept = [
         StoredRecord(item.record.model_copy(update={"arm": model + item.record.arm}), None, "")
