@@ -324,7 +324,7 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write sums and counts. Raises InputError if they hold a part of a batch that failed."""
-        write_tensors(path, FILE, *self.state())
+        write_tensors(path, FILE, *self.state(summed=True))
 
     @classmethod
     def load(cls, path: Path, layout: Layout | None = None) -> Statistics:
@@ -343,8 +343,13 @@ class Statistics:
             statistics.check(layout, str(path))
         return statistics
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Sums and eigenvectors, and JSON of counts. Raises InputError as :meth:`save`."""
+    def state(self, *, summed: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Sums and eigenvectors, and JSON of counts. Raises InputError as :meth:`save`.
+
+        Args:
+            summed: with all rows in the sums; else those that wait to be multiplied stand beside
+                them, so that sums go on from here to the last bit.
+        """
         if self._interrupted:
             raise InputError(
                 "statistics hold a part of a batch that failed; allowed: whole batches"
@@ -352,7 +357,9 @@ class Statistics:
         tensors = {"/".join(key): total for key, total in self._totals.items()}
         for key, held in self._products.items():
             tensors["/".join(key)], waiting = held.state
-            if len(waiting):
+            if summed:
+                tensors["/".join(key)] = held.packed
+            elif len(waiting):
                 tensors["/".join(key._replace(of="waiting"))] = waiting
         for layer, basis in self.eigenbases.items():
             for side, vectors in basis._asdict().items():
