@@ -20,7 +20,7 @@ from papers.logra.image_task import ImageTask, ImageTaskSettings
 from papers.logra.linear_datamodeling_score import datamodeling_scores
 from papers.logra.log_store import LogStore
 from papers.logra.log_store.manifest import DtypeName
-from papers.logra.rank_correlation import pearson
+from papers.logra.rank_correlation import spearman
 from papers.logra.scores import TOTAL, scores
 from papers.logra.subset_retraining import read_retrained
 
@@ -70,7 +70,7 @@ def differences(found: Tensor, exact: Tensor) -> dict[str, float]:
     """
     size = exact.double().square().mean(1, keepdim=True).sqrt()
     errors = (found.double() - exact.double()).abs() / size
-    ranks = pearson(ranks_in_rows(found).mT, ranks_in_rows(exact).mT)
+    ranks = spearman(found.mT, exact.mT)
     listed = torch.stack([_highest(found), _highest(exact)])
     shared = listed.all(0).sum(1) / listed[1].sum(1)
     return {
@@ -80,17 +80,6 @@ def differences(found: Tensor, exact: Tensor) -> dict[str, float]:
         "worst_rank_correlation": float(ranks.min()),
         "top_10_overlap": float(shared.mean()),
     }
-
-
-def ranks_in_rows(values: Tensor) -> Tensor:
-    """(queries, n) rank of each value in its row, less a constant; equal ones share their mean.
-
-    By sorting, for rows are as long as the training set, where
-    :func:`papers.logra.rank_correlation.spearman` compares all pairs.
-    """
-    ordered, values = values.sort(1).values, values.contiguous()
-    below = torch.searchsorted(ordered, values)
-    return (below + torch.searchsorted(ordered, values, right=True)).double() / 2
 
 
 def _highest(values: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from papers.logra.rank_correlation import pearson, spearman
-from papers.logra.store_precision import differences, ranks_in_rows
+from papers.logra.store_precision import differences
 from tests.papers.logra.runs import metrics_of
 
 
@@ -44,13 +43,6 @@ def test_the_overlap_is_of_the_ten_highest_alone() -> None:
     # 1 - 6 sum d^2 / (n (n^2 - 1)) with n = 40 and sums of 8990 and 2.
     assert both["worst_rank_correlation"] == pytest.approx(1 - 6 * 8990 / 63960)
     assert both["mean_rank_correlation"] == pytest.approx(1 - 6 * 4496 / 63960)
-
-
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_sorted_ranks_are_those_of_all_pairs(levels: int) -> None:
-    a, b = torch.randint(levels, (2, 4, 30)).float()
-    found = pearson(ranks_in_rows(a).mT, ranks_in_rows(b).mT)
-    assert found == pytest.approx(spearman(a.mT, b.mT))
 
 
 def test_fewer_bits_take_less_room_and_move_scores_more(
