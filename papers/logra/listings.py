@@ -48,7 +48,9 @@ def entry(query: dict[str, Any]) -> Entry:
             texts.append(described(text, [] if own == elsewhere else [moved]))
         rankings.append(Ranking(method=f"By {method}", texts=texts))
     chosen = ["chosen for its change"] if query["changed"] else []
-    return Entry(query=described(query, chosen), rankings=rankings)
+    seen = {text.words[place] for made in rankings for text in made.texts for place in text.marked}
+    shared = [place for place, word in enumerate(query["words"]) if word in seen]
+    return Entry(query=described(query | {"shared": shared}, chosen), rankings=rankings)
 
 
 def described(text: dict[str, Any], tags: list[str]) -> Text:

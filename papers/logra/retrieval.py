@@ -161,42 +161,43 @@ def examples(
     """Some queries with each method's best texts, to be read.
 
     Returns:
-        Of each of :func:`chosen_queries`, whether it was chosen as ``changed``; ``words``,
-        ``topic`` (empty where unknown), ``shared`` (places of telling words that one of its listed
-        texts has too) and ``lists``: {method: texts}, a text like the query, with its ``place`` in
-        the training set, ``score`` and whether it is an ``outlier``.
+        Of each of :func:`chosen_queries` ``words``, ``topic`` (empty where unknown), whether it was
+        chosen as ``changed`` and ``lists``: {method: texts}. A text has ``words`` and ``topic``
+        too, ``shared`` (places of telling words that the query has), its ``place`` in the training
+        set, its ``score`` and whether it is an ``outlier``.
     """
     telling = telling_words(corpus.train.x)
     far = set(outliers.tolist())
 
-    def text(tokens: Sequence[int], topics: Tensor | None, place: int, other: set[int]) -> Any:
+    def described(samples: Samples, topics: Tensor | None, place: int) -> dict[str, Any]:
         topic = ""
         if topics is not None:
             number = int(topics[place])
             topic = "mixed" if number == MIXED else topic_name(number, settings.corpus.topics)
-        common = other & telling
-        return {
-            "words": [words[token] for token in tokens],
-            "topic": topic,
-            "shared": [at for at, token in enumerate(tokens) if token in common],
-        }
+        return {"words": [words[token] for token in samples.x[place].tolist()], "topic": topic}
 
     kept = []
     for query, changed in chosen_queries(scores, outliers, settings.examples).items():
-        asked = corpus.queries.x[query].tolist()
+        common = set(corpus.queries.x[query].tolist()) & telling
         lists: dict[str, list[Any]] = {}
-        seen = set[int]()
         for name, found in scores.items():
             best = found[query].topk(LISTED)
-            lists[name] = []
-            for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                tokens = corpus.train.x[place].tolist()
-                seen |= set(tokens)
-                listed = text(tokens, corpus.train_topics, place, set(asked))
-                listed |= {"score": score, "outlier": place in far, "place": place}
-                lists[name].append(listed)
-        described = text(asked, corpus.query_topics, query, seen)
-        kept.append(described | {"changed": changed, "lists": lists})
+            lists[name] = [
+                {
+                    **described(corpus.train, corpus.train_topics, place),
+                    "shared": [
+                        at
+                        for at, token in enumerate(corpus.train.x[place].tolist())
+                        if token in common
+                    ],
+                    "place": place,
+                    "score": score,
+                    "outlier": place in far,
+                }
+                for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+        asked = described(corpus.queries, corpus.query_topics, query)
+        kept.append({**asked, "changed": changed, "lists": lists})
     return kept
 
 

@@ -93,6 +93,13 @@ def test_a_run_keeps_lists_that_a_listing_shows() -> None:
     shown = listing_examples(results)
     assert len(shown.entries) == len(kept) == 4
     for entry in shown.entries:
+        marked = {
+            text.words[place]
+            for ranking in entry.rankings
+            for text in ranking.texts
+            for place in text.marked
+        }
+        assert {entry.query.words[place] for place in entry.query.marked} == marked
         plain, relative = (
             {" ".join(text.words): text for text in ranking.texts} for ranking in entry.rankings
         )
