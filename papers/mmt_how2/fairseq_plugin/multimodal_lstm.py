@@ -55,11 +55,12 @@ class MultimodalLSTMEncoder(LSTMEncoder):  # type: ignore[misc]
     The visual attention is here because it is the same at every step of the decoder.
     """
 
-    def __init__(self, *args: Any, visual: VisualEncoder | None, query: bool, **kw: Any) -> None:
+    def __init__(self, *args: Any, visual: VisualEncoder | None, fusion: str, **kw: Any) -> None:
         super().__init__(*args, **kw)
         self.visual = visual
+        self.fusion = fusion
         self.visual_query = None
-        if visual is not None and query:
+        if visual is not None and fusion == "attention_modulation":
             self.visual_query = Linear(visual.linear.out_features, self.output_units, bias=False)
 
     def forward(
@@ -71,10 +72,10 @@ class MultimodalLSTMEncoder(LSTMEncoder):  # type: ignore[misc]
     ) -> EncoderOut:
         """Source tokens (B, S) and pictures (B, D) or (B, t, D)."""
         states, hiddens, cells, padding = super().forward(src_tokens, src_lengths, enforce_sorted)
-        if self.visual is None:
+        if self.visual is None or (visual is None and self.fusion == "none"):
             return EncoderOut(states, hiddens, cells, padding, None, None)
         if visual is None:
-            raise InputError("this model reads pictures: --visual-dir is needed")
+            raise InputError(f"--fusion {self.fusion}: reads pictures; --visual-dir is needed")
         encoded = self.visual(visual.to(states.dtype))
         attention = None
         if self.visual_query is not None:
@@ -270,7 +271,7 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
             embed_dim=args.encoder_embed_dim,
             max_source_positions=args.max_source_positions,
             visual=visual,
-            query=args.fusion == "attention_modulation",
+            fusion=args.fusion,
         )
         decoder = MultimodalLSTMDecoder(
             dictionary=target,
@@ -370,7 +371,7 @@ def note_feature_width(args: Any, width: int | None) -> None:
         raise InputError(f"--criterion {args.criterion}: reads pictures; --visual-dir is needed")
 
 
-@register_model_architecture("multimodal_lstm", "multimodal_lstm")
+@register_model_architecture("multimodal_lstm", "multimodal_lstm")  # type: ignore[untyped-decorator]
 def multimodal_lstm(args: Any) -> None:
     """The paper's sizes: embedding 300, hidden 512 (in each direction: not stated)."""
     args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 300)
@@ -378,8 +379,8 @@ def multimodal_lstm(args: Any) -> None:
     args.encoder_hidden_size = getattr(args, "encoder_hidden_size", 512)
     args.decoder_hidden_size = getattr(args, "decoder_hidden_size", 512)
     args.encoder_bidirectional = True
-    args.share_decoder_input_output_embed = getattr(args, "share_decoder_input_output_embed", False)
-    out = args.decoder_embed_dim if args.share_decoder_input_output_embed else None
+    tied = ("share_decoder_input_output_embed", "share_all_embeddings")
+    out = args.decoder_embed_dim if any(getattr(args, name, False) for name in tied) else None
     args.decoder_out_embed_dim = getattr(
         args, "decoder_out_embed_dim", out or args.decoder_hidden_size
     )
@@ -402,7 +403,7 @@ def first_given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-@register_model_architecture("multimodal_lstm", "multimodal_lstm_3layers")
+@register_model_architecture("multimodal_lstm", "multimodal_lstm_3layers")  # type: ignore[untyped-decorator]
 def multimodal_lstm_3layers(args: Any) -> None:
     """The deeper model of the paper's Table 3, and of ASR correction."""
     args.encoder_layers = getattr(args, "encoder_layers", 3)
@@ -410,7 +411,7 @@ def multimodal_lstm_3layers(args: Any) -> None:
     multimodal_lstm(args)
 
 
-@register_model_architecture("multimodal_lstm", "multimodal_lstm_small")
+@register_model_architecture("multimodal_lstm", "multimodal_lstm_small")  # type: ignore[untyped-decorator]
 def multimodal_lstm_small(args: Any) -> None:
     """A small model for small languages: embedding 64, hidden 64 a direction and 128."""
     args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,36 +13,18 @@ from fairseq import models, utils
 from fairseq.data import BaseWrapperDataset, indexed_dataset
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import register_task
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationTask
 
 from common.errors import InputError
 
 from .attention_maps import attention_maps
+from .length_penalty import WuLengthPenaltyGenerator
 from .multimodal_lstm import MultimodalLSTMModel
+from .options import MultimodalTranslationConfig
 from .sentence_pairs import check_pair, pair_prefix
 from .visual_features import VisualFeatures, folder_width
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class MultimodalTranslationConfig(TranslationConfig):  # type: ignore[misc]
-    """Options of fairseq's translation task, and of the pictures."""
-
-    # fairseq's LSTM gives attention in right-padded order, whatever the tokens' padding is.
-    left_pad_source: bool = field(default=False, metadata={"help": "pad the source on the left"})
-    visual_dir: str | None = field(
-        default=None,
-        metadata={"help": "folder of <split>.npy, a row for each sentence: (n, D) or (n, t, D)"},
-    )
-    visual_shuffle: int | None = field(
-        default=None,
-        metadata={"help": "seed: every sentence gets another one's picture (incongruent)"},
-    )
-    attention_file: str | None = field(
-        default=None,
-        metadata={"help": "generation: write attention maps there, a JSON line for each sentence"},
-    )
 
 
 class PicturedPairs(BaseWrapperDataset):  # type: ignore[misc]
@@ -184,6 +165,14 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 f"--arch {name}: reads no pictures; allowed: multimodal_lstm*, or no --visual-dir"
             )
         return super().build_model(cfg, from_checkpoint)
+
+    def build_generator(
+        self, models: Any, args: Any, seq_gen_cls: Any = None, *rest: Any, **kwargs: Any
+    ) -> Any:
+        """fairseq's generator, or that of ``--wu-length-penalty``."""
+        if self.cfg.wu_length_penalty and seq_gen_cls is None:
+            seq_gen_cls = WuLengthPenaltyGenerator
+        return super().build_generator(models, args, seq_gen_cls, *rest, **kwargs)
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of all sentences.

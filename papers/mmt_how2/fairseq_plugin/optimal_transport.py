@@ -28,9 +28,7 @@ def log_plan(
 ) -> tuple[Tensor, Tensor]:
     """Logarithm of the transport plan by Sinkhorn's iterations, and where it carries mass.
 
-    An iteration is one update of the left and one of the right potential, halved and averaged
-    (Feydy et al. 2019), which treats both sides alike; a last one-sided update makes the right
-    marginal exact.
+    Each iteration makes the left marginal exact, then the right one.
 
     Args:
         cost: (B, n, m).
@@ -39,13 +37,10 @@ def log_plan(
     scaled = -cost.float() / epsilon
     log_left, log_right = left.log(), right.log()  # -inf where there is no atom
     carries = (left > 0).unsqueeze(2) & (right > 0).unsqueeze(1)
-    f = torch.zeros_like(log_left)
-    g = torch.zeros_like(log_right)
+    f, g = torch.zeros_like(log_left), torch.zeros_like(log_right)
     for _ in range(iterations):
-        of_right = -torch.logsumexp(scaled + (log_right + g).unsqueeze(1), dim=2)
-        of_left = -torch.logsumexp(scaled + (log_left + f).unsqueeze(2), dim=1)
-        f, g = (f + of_right) / 2, (g + of_left) / 2
-    g = -torch.logsumexp(scaled + (log_left + f).unsqueeze(2), dim=1)
+        f = -torch.logsumexp(scaled + (log_right + g).unsqueeze(1), dim=2)
+        g = -torch.logsumexp(scaled + (log_left + f).unsqueeze(2), dim=1)
     plan = scaled + (log_left + f).unsqueeze(2) + (log_right + g).unsqueeze(1)
     return plan.masked_fill(~carries, float("-inf")), carries
 

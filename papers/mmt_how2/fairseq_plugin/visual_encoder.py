@@ -33,7 +33,7 @@ class VisualEncoder(nn.Module):
         """(B, D) or (B, t, D) to (B, p)."""
         if visual.dim() == 3:
             visual = visual.mean(dim=1)
-        encoded = self.linear(visual)
+        encoded: Tensor = self.linear(visual)
         if self.norm is None:
             return encoded
         if self.order == "linear_norm_relu":
@@ -46,4 +46,5 @@ class VisualEncoder(nn.Module):
             return F.batch_norm(
                 encoded, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
             )
-        return norm(encoded)
+        normalised: Tensor = norm(encoded)
+        return normalised

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from omegaconf import II
 from torch import Tensor
 
 from common.errors import InputError
 
 from .optimal_transport import cosine_distance, single_atom_loss, transport_loss, uniform_mass
-
-
-@dataclass
-class VisualSemanticRegularizerConfig(FairseqDataclass):
-    """Its options; only tau is published (gamma = 0.1 is the attention modulation's)."""
-
-    regularizer_gamma: float = field(
-        default=0.1, metadata={"help": "weight of the transport terms, 0 to 1"}
-    )
-    regularizer_tau: float = field(
-        default=0.01, metadata={"help": "temperature of the soft prediction"}
-    )
-    regularizer_epsilon: float = field(
-        default=0.1, metadata={"help": "weight of the plan's entropy (not published)"}
-    )
-    regularizer_iterations: int = field(
-        default=20, metadata={"help": "Sinkhorn iterations (not published)"}
-    )
-    sentence_avg: bool = II("optimization.sentence_avg")
+from .options import VisualSemanticRegularizerConfig
 
 
 @register_criterion("visual_semantic_regularizer", dataclass=VisualSemanticRegularizerConfig)
