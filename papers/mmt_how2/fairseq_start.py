@@ -31,19 +31,15 @@ def start_fairseq() -> None:
         return
     stand_ins = {} if "fairseq" in sys.modules else {name: ModuleType(name) for name in UNUSED}
     sys.modules.update(stand_ins)
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         with old_calls():
-            import fairseq_cli.train  # noqa: F401  (sets up the root logger)
+            import fairseq  # noqa: F401
 
             import papers.mmt_how2.fairseq_plugin  # noqa: F401
     finally:
         for name in stand_ins:
             sys.modules.pop(name, None)
-        root.handlers[:] = before
-        root.setLevel(level)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     spare_the_compiler()
 
 

@@ -26,7 +26,8 @@ class PairedBootstrap(NamedTuple):
     Attributes:
         baseline, system: their scores.
         interval: mean and half width of the 95 % interval of ``system`` over the resamples.
-        p_value: how often resamples differ at least as much as the systems do, were they equal.
+        p_value: how often resamples differ as much as the systems do, were they equal; 1 where
+            no sentence differs (of which sacrebleu says the least p that there is).
     """
 
     baseline: float
@@ -130,7 +131,7 @@ def paired_bootstrap(
         baseline=first.score,
         system=second.score,
         interval=(second.mean, second.ci),
-        p_value=second.p_value,
+        p_value=1.0 if list(baseline) == list(system) else second.p_value,
         signature=str(signatures["BLEU"]),
     )
 
@@ -141,12 +142,12 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
     Raises:
         InputError: not one hypothesis for each reference, or a reference without words.
     """
-    import jiwer
-
     check_counts(hypotheses, references)
     for line, reference in enumerate(references, start=1):
         if not reference.split():
             raise InputError(f"references: line {line} is empty")
+    import jiwer
+
     found = jiwer.process_words(list(references), list(hypotheses))
     pairs: Counter[tuple[str, str]] = Counter()
     for chunks, reference, hypothesis in zip(

@@ -161,8 +161,9 @@ def _train(
         bar.update(resumed)
     while len(history) < schedule.epochs and not out_of_patience(history, schedule.patience):
         history.append(one_epoch(trainer, batches))
-        save(trainer, batches, work, history)
+        # Before the checkpoint, which so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
+        save(trainer, batches, work, history)
         if bar:
             bar.update(1)
             bar.set_postfix(valid=history[-1].valid_loss)
@@ -289,6 +290,7 @@ def configuration(
     """
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from omegaconf.errors import OmegaConfBaseException
 
     if (schedule.batch_size is None) == (schedule.max_tokens is None):
         raise InputError(
@@ -322,9 +324,12 @@ def configuration(
     if model.architecture.startswith("multimodal_lstm"):
         given |= {"fusion": model.fusion, "visual-gamma": model.visual_gamma}
     given |= {name.replace("_", "-"): value for name, value in model.options.items()}
-    return convert_namespace_to_omegaconf(
-        parsed(options.get_training_parser(), [str(data), *words(given)])
-    )
+    arguments = parsed(options.get_training_parser(), [str(data), *words(given)])
+    try:
+        return convert_namespace_to_omegaconf(arguments)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"architecture {model.architecture}: {reason}") from None
 
 
 def decay_options(schedule: Schedule) -> dict[str, Any]:

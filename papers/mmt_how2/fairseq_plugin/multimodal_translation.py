@@ -174,6 +174,15 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
             seq_gen_cls = WuLengthPenaltyGenerator
         return super().build_generator(models, args, seq_gen_cls, *rest, **kwargs)
 
+    def can_reuse_epoch_itr(self, dataset: Any) -> bool:
+        """Not the training set's: fairseq composes batches by the epoch that it starts in.
+
+        Made anew for every epoch, they are the same after a resume.
+        """
+        if dataset is self.datasets.get(self.cfg.train_subset):
+            return False
+        return bool(super().can_reuse_epoch_itr(dataset))
+
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of all sentences.
 

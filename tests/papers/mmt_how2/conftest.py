@@ -14,11 +14,11 @@ from tests.papers.mmt_how2 import scenes
 SMALL = {
     "encoder_embed_dim": 16,
     "decoder_embed_dim": 16,
-    "encoder_hidden_size": 16,
-    "decoder_hidden_size": 32,
+    "encoder_hidden_size": 32,
+    "decoder_hidden_size": 64,
 }
 MODEL = TranslationModel(fusion="step_wise_decoder", dropout=0.0, options=SMALL)
-SCHEDULE = Schedule(epochs=20, batch_size=32, learning_rate=0.02, decay="fixed")
+SCHEDULE = Schedule(epochs=20, batch_size=32, learning_rate=0.01, decay="fixed")
 
 
 class Trained(NamedTuple):

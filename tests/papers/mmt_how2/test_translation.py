@@ -132,19 +132,21 @@ def test_training_is_repeatable_and_goes_on_after_a_kill(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, visual = corpus
-    whole = train(data, tmp_path / "whole", MODEL, BRIEF, seed=3, visual=visual)
-    one = BRIEF.model_copy(update={"epochs": 1})
-    train(data, tmp_path / "parts", MODEL, one, seed=3, visual=visual)
+    model = MODEL.model_copy(update={"dropout": 0.2})
+    brief = BRIEF.model_copy(update={"decay": "plateau"})
+    whole = train(data, tmp_path / "whole", model, brief, seed=3, visual=visual)
+    one = brief.model_copy(update={"epochs": 1})
+    train(data, tmp_path / "parts", model, one, seed=3, visual=visual)
     # Killed while it wrote the next checkpoint.
     (tmp_path / "parts" / ".checkpoint_last.pt.partial").write_bytes(b"half")
-    parts = train(data, tmp_path / "parts", MODEL, BRIEF, seed=3, visual=visual)
+    parts = train(data, tmp_path / "parts", model, brief, seed=3, visual=visual)
     assert (whole.resumed, parts.resumed) == (0, 1)
     assert [epoch.updates for epoch in parts.history] == [10, 20]
     losses = [[(e.train_loss, e.valid_loss) for e in t.history] for t in (whole, parts)]
     assert losses[0] == losses[1]
     left, right = weights(whole.last), weights(parts.last)
     assert all(torch.equal(left[name], right[name]) for name in left)
-    done = train(data, tmp_path / "parts", MODEL, BRIEF, seed=3, visual=visual)
+    done = train(data, tmp_path / "parts", model, brief, seed=3, visual=visual)
     assert done.resumed == 2
     assert done.history == parts.history
 
@@ -383,13 +385,25 @@ def test_unusable_checkpoints(trained: Trained, tmp_path: Path) -> None:
         Translator(best, trained.data, narrow)
 
 
+def test_lines_typed_in_have_no_pictures(trained: Trained) -> None:
+    """What fairseq-interactive asks the task for."""
+    _, task = references(trained)
+    lines, lengths = [torch.tensor([4, 5, 2])], [3]
+    with pytest.raises(InputError, match="fairseq-interactive: lines that are typed in have no"):
+        task.build_dataset_for_inference(lines, lengths)
+    task.visual_width = None
+    assert len(task.build_dataset_for_inference(lines, lengths)) == 1
+
+
 def test_unusable_settings(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     data, visual = copied(corpus, tmp_path)
     says(data, visual, "fairseq: ", architecture="perceptron")
     says(data, visual, "fairseq: ", options={"no-such-option": 1})
-    says(data, visual, "--arch transformer: reads no pictures", architecture="transformer")
-    says(data, visual, "--arch transformer_lm: does not translate", architecture="transformer_lm",
-         fusion="none", options={})  # fmt: skip
+    says(data, visual, "--arch transformer: reads no pictures", architecture="transformer",
+         options={"criterion": "cross_entropy"})  # fmt: skip
+    plain = {"fusion": "none", "options": {}}
+    says(data, visual, "architecture transformer_lm: ", architecture="transformer_lm", **plain)
+    says(data, visual, "--arch lstm_lm: does not translate", architecture="lstm_lm", **plain)
     with pytest.raises(InputError, match="give one of them"):
         train(data, tmp_path, MODEL, Schedule(epochs=1), 1, visual)
     with pytest.raises(InputError, match="nbest 3; allowed: 1 to the beam, 2"):
