@@ -143,9 +143,9 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
         InputError: not one hypothesis for each reference, or a reference without words.
     """
     check_counts(hypotheses, references)
-    for line, reference in enumerate(references, start=1):
-        if not reference.split():
-            raise InputError(f"references: line {line} is empty")
+    empty = [line for line, words in enumerate(references, start=1) if not words.split()]
+    if empty:
+        raise InputError(f"references: line {empty[0]} is empty")
     import jiwer
 
     found = jiwer.process_words(list(references), list(hypotheses))
