@@ -142,15 +142,14 @@ def _train(
 ) -> Training:
     from fairseq import checkpoint_utils, tasks, utils
     from fairseq.logging import metrics
-
-    from papers.mmt_how2.lean_trainer import LeanTrainer
+    from fairseq.trainer import Trainer
 
     metrics.reset()
     config = configuration(data, work, model, schedule, seed, visual)
     prepare_folder(work, training_fingerprint(data, model, schedule, seed))
     utils.set_torch_seed(seed)
     task = tasks.setup_task(config.task)
-    trainer = LeanTrainer(
+    trainer = Trainer(
         config, task, task.build_model(config.model), task.build_criterion(config.criterion)
     )
     task.load_dataset("valid")
