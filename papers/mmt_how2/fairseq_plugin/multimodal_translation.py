@@ -196,6 +196,32 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         kwargs["required_batch_size_multiple"] = 1
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
+    def filter_indices_by_size(
+        self,
+        indices: Any,
+        dataset: Any,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+    ) -> Any:
+        """Sentences that are not too long; in training the others are left out with a warning.
+
+        Raises:
+            InputError: one is too long, and none may be left out.
+        """
+        if not ignore_invalid_inputs:
+            too_long = dataset.filter_indices_by_size(indices, max_positions)[1]
+            if len(too_long):
+                names = [name for name, one in self.datasets.items() if one is dataset]
+                split = names[0] if names else "lines typed in"
+                sizes = tuple(int(size) for size in dataset.size(too_long[0]))
+                raise InputError(
+                    f"{split}: line {too_long[0] + 1} has {sizes} tokens (source, target); allowed:"
+                    f" {tuple(max_positions)} (--max-source-positions, --max-target-positions)"
+                )
+        return super().filter_indices_by_size(
+            indices, dataset, max_positions, ignore_invalid_inputs
+        )
+
     def inference_step(
         self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:

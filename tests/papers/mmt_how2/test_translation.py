@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from papers import mmt_how2
 from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
 from papers.mmt_how2.fairseq_start import start_fairseq
 from papers.mmt_how2.generation import Search, Translator
@@ -255,6 +256,28 @@ def test_fairseq_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "True"], done.stderr
 
 
+def test_the_example_of_the_package_runs(
+    corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    text = "\n".join(
+        line[4:] for line in (mmt_how2.__doc__ or "").splitlines() if line[:4] == "    "
+    )
+    small = text.replace("(fusion", '(architecture="multimodal_lstm_small", fusion')
+    assert small != text
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpus[1], "features")
+    for seed, split in enumerate(("train", "valid", "test")):
+        rows = len(np.load(corpus[1] / f"{split}.npy"))
+        pairs, _ = scenes.pairs(np.random.default_rng(seed), rows)
+        for language, lines in zip(("en", "pt"), pairs, strict=True):
+            Path(f"{split}.{language}").write_text("\n".join(lines) + "\n")
+    exec(small.replace("epochs=20", "epochs=1"), {})  # noqa: S102
+    said = capsys.readouterr().out
+    assert "tokens/s" in said
+    assert said.count("CorpusScore(value=") == 2
+
+
 # Unusable input
 
 
@@ -304,6 +327,8 @@ def test_unusable_features(corpus: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_unusable_text(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     data, visual = copied(corpus, tmp_path)
+    short = {**SMALL, "max-source-positions": 4, "max-target-positions": 9}
+    says(data, visual, "has (5, 4) tokens (source, target); allowed: (4, 9)", options=short)
     missing = data.parent / "missing"
     says(missing, visual, f"data {missing}: no such folder")
     for end in ("bin", "idx"):
