@@ -1,0 +1,83 @@
+"""How2: translation and speech correction that may look at pictures, on fairseq.
+
+The method is a plugin for fairseq's own commands, ``--user-dir papers/mmt_how2/fairseq_plugin``
+(Raunak et al. 2019; Choe et al. 2019), and a driver that trains and translates in one process.
+Twenty lines train a model on text and pictures and ask whether it looks at the pictures::
+
+    from pathlib import Path
+    from papers import mmt_how2
+
+    work, visual = Path("work"), Path("features")       # train.npy, valid.npy, test.npy
+    splits = {
+        split: mmt_how2.read_pairs(Path(f"{split}.en"), Path(f"{split}.pt"))
+        for split in ("train", "valid", "test")
+    }
+    data = mmt_how2.binarise(splits, work / "data", "en", "pt")
+    model = mmt_how2.TranslationModel(fusion="step_wise_decoder")
+    schedule = mmt_how2.Schedule(epochs=20, batch_size=64, learning_rate=0.001)
+    training = mmt_how2.train(data, work / "model", model, schedule, seed=1, visual=visual)
+    print(training.best_epoch, f"{training.tokens_per_s:.0f} tokens/s")
+
+    references = splits["test"].target
+    for shuffle in (None, 1):                            # the right pictures, then wrong ones
+        translator = mmt_how2.Translator(training.best, data, visual, shuffle)
+        found = translator.translate("test", mmt_how2.Search(beam=5))
+        print(mmt_how2.bleu(found.best, references))     # with sacrebleu's signature
+
+A split of any size gives one translation a line, in the file's order. fairseq is loaded by the
+first call that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
+    from papers.mmt_how2.generation import Hypothesis, Search, Translations, Translator
+    from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
+    from papers.mmt_how2.training import Schedule, Training, TranslationModel, train
+
+__all__ = [
+    "Hypothesis",
+    "Schedule",
+    "Search",
+    "SentencePairs",
+    "Training",
+    "TranslationModel",
+    "Translations",
+    "Translator",
+    "binarise",
+    "bleu",
+    "chrf",
+    "paired_bootstrap",
+    "read_pairs",
+    "train",
+    "word_errors",
+]
+
+#: Modules of what is public: loaded when asked for, so that an experiment loads what it runs.
+_HOMES = {
+    "Hypothesis": "generation",
+    "Schedule": "training",
+    "Search": "generation",
+    "SentencePairs": "binarised_text",
+    "Training": "training",
+    "TranslationModel": "training",
+    "Translations": "generation",
+    "Translator": "generation",
+    "binarise": "binarised_text",
+    "bleu": "scoring",
+    "chrf": "scoring",
+    "paired_bootstrap": "scoring",
+    "read_pairs": "binarised_text",
+    "train": "training",
+    "word_errors": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"papers.mmt_how2.{_HOMES[name]}"), name)

@@ -1,0 +1,98 @@
+"""Sub-word units: byte-pair encoding by subword-nmt, and SentencePiece.
+
+Both cut lines of words into lines of units, separated by blanks, and put them together again, so
+that everything else works on tokens separated by blanks.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from common.errors import InputError
+
+
+class Subwords(Protocol):
+    """A learned cut of words into units."""
+
+    def cut(self, line: str) -> str:
+        """Units of a line of words."""
+        ...
+
+    def join(self, line: str) -> str:
+        """The words of a line of units."""
+        ...
+
+
+class BytePairs:
+    """subword-nmt's byte-pair encoding (Sennrich et al. 2016), continued units marked ``@@``.
+
+    Args:
+        lines: text to learn from.
+        merges: number of merges.
+
+    Raises:
+        InputError: no text.
+    """
+
+    def __init__(self, lines: Sequence[str], merges: int) -> None:
+        from subword_nmt.apply_bpe import BPE
+        from subword_nmt.learn_bpe import learn_bpe
+
+        if not any(line.split() for line in lines):
+            raise InputError("byte-pair encoding: no text to learn from")
+        codes = io.StringIO()
+        learn_bpe(io.StringIO("\n".join(lines) + "\n"), codes, merges)
+        codes.seek(0)
+        self._bpe: Any = BPE(codes)
+
+    def cut(self, line: str) -> str:
+        """Units of a line of words."""
+        return str(self._bpe.process_line(line))
+
+    def join(self, line: str) -> str:
+        """The words of a line of units."""
+        return f"{line} ".replace("@@ ", "").rstrip()
+
+
+class SentencePieces:
+    """SentencePiece's unigram model (Kudo 2018); a unit that begins a word is marked ``▁``.
+
+    Args:
+        lines: text to learn from.
+        types: number of units.
+
+    Raises:
+        InputError: the text does not allow so many.
+    """
+
+    def __init__(self, lines: Iterable[str], types: int) -> None:
+        import sentencepiece
+
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                vocab_size=types,
+                character_coverage=1.0,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"SentencePiece with {types} types: {reason}") from None
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+    def cut(self, line: str) -> str:
+        """Units of a line of words."""
+        return " ".join(self._model.encode(line, out_type=str))
+
+    def join(self, line: str) -> str:
+        """The words of a line of units."""
+        return str(self._model.decode(line.split()))
+
+
+def characters(line: str) -> str:
+    """One token a character, blanks between words as ``▁``: the ASR corrector's input."""
+    return " ".join("▁" if character == " " else character for character in line)

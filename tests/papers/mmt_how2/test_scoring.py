@@ -1,0 +1,105 @@
+"""Scores against their definitions and against the programs that they come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import sacrebleu
+
+from common.errors import InputError
+from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
+from papers.mmt_how2.subwords import BytePairs, SentencePieces, characters
+
+REFERENCES = ["the cat sat on the mat .", "a dog ran away today", "he plays the pipe very well"]
+WORSE = ["the cat sat on a mat .", "a dog ran off today", "he plays the pike very well"]
+
+
+def test_bleu_of_the_references_is_100_and_says_how() -> None:
+    same = bleu(REFERENCES, REFERENCES)
+    assert same.value == pytest.approx(100)
+    assert "tok:none" in same.signature
+    assert "tok:13a" in bleu(WORSE, REFERENCES, "13a").signature
+    assert f"version:{sacrebleu.__version__}" in same.signature
+    assert chrf(REFERENCES, REFERENCES).value == pytest.approx(100)
+
+
+def test_bleu_is_sacrebleus() -> None:
+    for tokenize in ("none", "13a"):
+        expected = sacrebleu.corpus_bleu(WORSE, [REFERENCES], tokenize=tokenize, force=True)
+        assert bleu(WORSE, REFERENCES, tokenize).value == pytest.approx(expected.score)  # type: ignore[arg-type]
+    assert chrf(WORSE, REFERENCES).value == pytest.approx(
+        sacrebleu.corpus_chrf(WORSE, [REFERENCES]).score
+    )
+
+
+def test_paired_bootstrap() -> None:
+    references, worse = REFERENCES * 20, WORSE * 20
+    found = paired_bootstrap(worse, references, references, resamples=200, seed=3)
+    assert found.system == pytest.approx(100)
+    assert found.baseline == pytest.approx(bleu(worse, references).value)
+    assert found.p_value < 0.05
+    equal = paired_bootstrap(worse, worse, references, resamples=200, seed=3)
+    assert equal.p_value == 1
+    assert found == paired_bootstrap(worse, references, references, resamples=200, seed=3)
+    assert "bs:200" in found.signature
+    assert "seed:3" in found.signature
+
+
+def test_word_errors() -> None:
+    pytest.importorskip("jiwer")
+    none = word_errors(REFERENCES, REFERENCES)
+    assert none.wer_pct == 0
+    assert none.pairs == Counter()
+    some = word_errors(["the cat on the big mat ."], REFERENCES[:1])
+    assert (some.substitutions, some.deletions, some.insertions, some.words) == (0, 1, 1, 7)
+    assert word_errors([""], ["a b"]).wer_pct == 100
+    pairs = word_errors(WORSE, REFERENCES).pairs
+    assert pairs == {("the", "a"): 1, ("away", "off"): 1, ("pipe", "pike"): 1}
+
+
+def test_corpus_word_errors_are_not_the_mean_of_the_sentences() -> None:
+    pytest.importorskip("jiwer")
+    both = word_errors(["x", "a b c d"], ["y", "a b c d"])
+    assert both.wer_pct == pytest.approx(100 / 5)
+
+
+def test_one_hypothesis_for_each_reference() -> None:
+    for score in (bleu, chrf, word_errors):
+        with pytest.raises(InputError, match="2 hypotheses for 3 references"):
+            score(WORSE[:2], REFERENCES)
+    with pytest.raises(InputError, match="2 hypotheses for 3 references"):
+        paired_bootstrap(WORSE, WORSE[:2], REFERENCES)
+    with pytest.raises(InputError, match="0 hypotheses for 0 references"):
+        bleu([], [])
+    pytest.importorskip("jiwer")
+    with pytest.raises(InputError, match="references: line 2 is empty"):
+        word_errors(["a", "b"], ["a", " "])
+
+
+TEXT = [f"{verb}ing the {noun}s" for verb in ("walk", "talk", "sing") for noun in ("dog", "cat")]
+
+
+def test_byte_pairs_come_apart_and_together() -> None:
+    pytest.importorskip("subword_nmt")
+    pairs = BytePairs(TEXT, 10)
+    cut = [pairs.cut(line) for line in TEXT]
+    assert [pairs.join(line) for line in cut] == TEXT
+    assert sum(len(line.split()) for line in cut) > sum(len(line.split()) for line in TEXT)
+    assert pairs.join(pairs.cut("unseen words")) == "unseen words"
+    with pytest.raises(InputError, match="no text to learn from"):
+        BytePairs(["", " "], 10)
+
+
+def test_sentence_pieces_come_apart_and_together() -> None:
+    pytest.importorskip("sentencepiece")
+    pieces = SentencePieces(TEXT, 20)
+    cut = [pieces.cut(line) for line in TEXT]
+    assert [pieces.join(line) for line in cut] == TEXT
+    assert len({unit for line in cut for unit in line.split()}) <= 20
+    with pytest.raises(InputError, match="SentencePiece with 5000 types"):
+        SentencePieces(TEXT, 5000)
+
+
+def test_characters() -> None:
+    assert characters("a bc") == "a ▁ b c"
