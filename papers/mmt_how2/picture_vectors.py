@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
@@ -11,6 +13,8 @@ from common.data.synthetic import scene_pictures
 
 Scenes = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+#: Directions that all pictures share are those of the world, the same in every split.
+SHARED_SEED: Final = 0
 
 
 class Pictures(Settings):
@@ -51,10 +55,16 @@ def picture_vectors(
     rng = np.random.default_rng(seed)
     first = scenes[:: pictures.per_video]
     shown = scene_pictures(first, looks, pictures.noise, rng, pictures.quality)
-    shared = np.linalg.qr(rng.standard_normal((looks.shape[1], pictures.directions)))[0]
-    clutter = rng.standard_normal((len(first), shared.shape[1])) * pictures.common
-    vectors = (shown + clutter @ shared.T).astype(np.float32)
+    shared = shared_directions(looks.shape[1], pictures.directions)
+    clutter = rng.standard_normal((len(first), len(shared))) * pictures.common
+    vectors = (shown + clutter @ shared).astype(np.float32)
     return np.repeat(vectors, pictures.per_video, axis=0)[: len(scenes)]
+
+
+def shared_directions(size: int, count: int) -> npt.NDArray[np.float64]:
+    """Orthonormal rows, (count, size), in which pictures vary whatever they show."""
+    drawn = np.random.default_rng([SHARED_SEED, size]).standard_normal((size, count))
+    return np.ascontiguousarray(np.linalg.qr(drawn)[0].T)
 
 
 def nearest_scene(vectors: Vectors, looks: npt.NDArray[np.float64]) -> Scenes:
