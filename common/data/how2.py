@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy.typing as npt
+
+from common.data.features import read_features
 from common.data.files import read_lines, read_rows
 from common.data.registry import find
 from common.errors import InputError
 
 REFERENCE: Final = "dev5.filtered.en"
 HYPOTHESIS: Final = "hyp.filtered.word.wer.r9216e.max150.dev5.beam10.sclite"
+#: Splits of the 300-hour part, under upstream's names; ``dev5`` is the test split.
+SPLITS: Final = ("train", "val", "dev5")
+LANGUAGES: Final = ("en", "pt")
+FEATURES: Final = "features/resnext101-action-avgpool-300h"
+FEATURE_SIZE: Final = 2048
 #: ``words of the utterance (speaker-utterance)``, the form that NIST's sclite reads.
 _TRANSCRIPT = re.compile(r"(?P<words>.*) \((?P<id>[^()\s]+)\)")
 
@@ -78,6 +86,33 @@ def transcripts(root: Path | None = None) -> Transcripts:
             f"{len(ids)} of {REFERENCE}: {what}"
         )
     return Transcripts(ids, references, hypotheses)
+
+
+def sentences(split: str, language: str, root: Path | None = None) -> tuple[str, ...]:
+    """Sentences of a split of the 300-hour part; sentence i of both languages is one utterance.
+
+    Raises: InputError for an unknown split or language, or a file that is absent or malformed.
+    Source: Sanabria et al. 2018; the set ``how2_full``, which one has to ask for.
+    """
+    _check_split(split)
+    if language not in LANGUAGES:
+        raise InputError(f"How2: no language {language!r}; allowed: {', '.join(LANGUAGES)}")
+    return read_lines(find("how2_full", root) / "data" / split / f"text.{language}")
+
+
+def features(split: str, root: Path | None = None) -> npt.NDArray[Any]:
+    """Action features of the video of each sentence of a split, (sentences, 2048), not in memory.
+
+    Raises: InputError for an unknown split, or a file that is absent, malformed or of other shape.
+    Source: as :func:`sentences`.
+    """
+    _check_split(split)
+    return read_features(find("how2_full", root) / FEATURES / f"{split}.npy", FEATURE_SIZE)
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise InputError(f"How2: no split {split!r}; allowed: {', '.join(SPLITS)}")
 
 
 def baseline_scores(root: Path | None = None) -> tuple[BaselineScore, ...]:

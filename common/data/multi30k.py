@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy.typing as npt
+
+from common.data.features import read_features
 from common.data.files import read_lines
 from common.data.registry import find
 from common.errors import InputError
@@ -18,6 +21,7 @@ SPLITS: Final = (
     "test_2018_flickr",
 )
 LANGUAGES: Final = ("en", "de", "fr")
+FEATURE_SIZE: Final = 2048
 
 
 def multi30k(
@@ -54,3 +58,13 @@ def image_split(split: str, root: Path | None = None) -> tuple[str, ...]:
     if split not in SPLITS:
         raise InputError(f"Multi30k: no split {split!r}; allowed: {', '.join(SPLITS)}")
     return read_lines(find("multi30k", root) / "image_splits" / f"{split}.txt")
+
+
+def picture_features(root: Path | None = None) -> npt.NDArray[Any]:
+    """ResNet-50's pooled features of the training pictures, (29000, 2048), not in memory.
+
+    Raises: InputError if the file is absent, malformed or of another shape.
+    Source: Barrault et al. 2018; the set ``multi30k_features``.
+    """
+    path = find("multi30k_features", root) / "train-resnet50-avgpool.npy"
+    return read_features(path, FEATURE_SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.data.covers80 import covers80
-from common.data.how2 import baseline_scores, split_sizes, transcripts
+from common.data.how2 import baseline_scores, features, sentences, split_sizes, transcripts
 from common.data.multi30k import LANGUAGES, SPLITS, image_split, multi30k
 from common.errors import InputError
 from tests.common.real_data import skip_without
@@ -102,6 +102,21 @@ def test_how2_scores_and_sizes_are_the_published_ones(data_root: Path) -> None:
     assert sizes["300h", "test"].sentences == len(transcripts(data_root))
     assert sizes["2000h", "train"].videos == 73_993
     assert sizes["2000h", "train"].sentences is None
+
+
+def test_how2_features_are_rows_of_2048_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "how2_full" / "features" / "resnext101-action-avgpool-300h"
+    folder.mkdir(parents=True)
+    rows = np.random.default_rng(0).standard_normal((3, 2048)).astype(np.float32)
+    np.save(folder / "val.npy", rows)
+    np.testing.assert_array_equal(features("val", tmp_path), rows)
+    np.save(folder / "val.npy", rows[:, :64])
+    with pytest.raises(InputError, match=r"shape \(3, 64\); expected rows of 2048 real numbers"):
+        features("val", tmp_path)
+    with pytest.raises(InputError, match="no split 'test'; allowed: train, val, dev5"):
+        features("test", tmp_path)
+    with pytest.raises(InputError, match="no language 'de'; allowed: en, pt"):
+        sentences("val", "de", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ from common.errors import InputError
 
 #: Files below the data root that were made from a set's own and are not part of it.
 EXCEPTIONS = {"pollux": {"fitted_phi.csv", "fitted_theta.csv", "tuned_configs.csv"}}
-BY_HAND = {"flickr30k_images", "how2_full", "imagenet", "llama3_8b", "office_home"}
+BY_HAND = {
+    "flickr30k_images",
+    "how2_full",
+    "imagenet",
+    "llama3_8b",
+    "multi30k_features",
+    "office_home",
+}
 TEXT = b"one\n"
 SUM = hashlib.sha256(TEXT).hexdigest()
 ZEROS = "0" * 64

@@ -1,0 +1,11 @@
+"""Programs that the experiments run."""
+
+from __future__ import annotations
+
+from common.config import Programs
+
+PROGRAMS = Programs(
+    split_sizes="papers.mmt_how2.split_sizes",
+    feature_spectrum="papers.mmt_how2.feature_spectrum",
+    recognition_errors="papers.mmt_how2.recognition_errors",
+)
