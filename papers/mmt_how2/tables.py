@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from common.errors import InputError
 from common.results.records import Published, Results
 from common.results.tables import Cell, Table, cell
 
@@ -225,6 +226,8 @@ def table_spectra(results: Results) -> Table:
     """Cumulative shares of variance, and how many pictures tell their scene."""
     cells = []
     for experiment, arm, prefix, row, theirs in SPECTRA:
+        if not results.records(experiment, arm):
+            continue  # an archive holds what could be run
         known = metrics_of(results, experiment, arm)
         columns = [
             (f"top {count}", f"{prefix}_top{count}_pct", f"Top {count}") for count in LEADING
@@ -258,8 +261,11 @@ def table_spectra(results: Results) -> Table:
 
 
 def metrics_of(results: Results, experiment: str, arm: str) -> dict[str, float]:
-    """Metrics of an arm's first record."""
-    return dict(results.records(experiment, arm)[0].record.metrics)
+    """Metrics of an arm's first record. Raises InputError if it has none, as in an archive."""
+    stored = results.records(experiment, arm)
+    if not stored:
+        raise InputError(f"{experiment}/{arm}: no record at scale {results.scale}")
+    return dict(stored[0].record.metrics)
 
 
 TABLES: Final = {
