@@ -64,7 +64,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "smoke": (Shape(32, 96, 4), Shape(32, 64, 4, tokens=8)),
-    "laptop": (Shape(512, 1024, 64), Shape(256, 256, 32, tokens=64)),
+    "laptop": (Shape(512, 1024, 64), Shape(256, 1024, 32, tokens=64)),
     "paper": (Shape(512, 6144, 64), Shape(512, 512, 64, tokens=512)),
 }
 #: Rows of a store, of queries and numbers of a row; while one grows, the others are the second.
