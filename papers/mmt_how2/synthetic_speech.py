@@ -57,7 +57,7 @@ class SyntheticSpeech(Settings):
     sample_rate: int = Field(8_000, ge=8_000, description="Hz")
     letter_ms: float = Field(70.0, gt=0)
     pause_ms: float = Field(60.0, gt=0, description="between words, and around a sentence")
-    noise_db: float = Field(-10.0, description="white noise against the sounds; more is harder")
+    noise_db: float = Field(2.0, description="white noise against the sounds; more is harder")
     speakers: int = Field(8, gt=0, description="drawn once, the same for all sets of sentences")
 
 
