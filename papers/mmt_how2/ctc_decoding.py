@@ -51,7 +51,8 @@ def prefix_search(
             for symbol in symbols:
                 # The last symbol once more is a new one only after a blank.
                 before = blank if prefix and prefix[-1] == symbol else both
-                add(grown, (*prefix, symbol), -math.inf, before + frame[symbol])
+                if before > -math.inf:
+                    add(grown, (*prefix, symbol), -math.inf, before + frame[symbol])
         ranked = sorted(grown.items(), key=lambda item: -log_sum(*item[1]))
         kept = dict(ranked[:beam])
     return [(prefix, log_sum(*chances)) for prefix, chances in kept.items()]

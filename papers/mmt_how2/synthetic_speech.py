@@ -57,7 +57,7 @@ class SyntheticSpeech(Settings):
     sample_rate: int = Field(8_000, ge=8_000, description="Hz")
     letter_ms: float = Field(70.0, gt=0)
     pause_ms: float = Field(60.0, gt=0, description="between words, and around a sentence")
-    noise_db: float = Field(-10.0, description="white noise against the sounds; more is harder")
+    noise_db: float = Field(2.0, description="white noise against the sounds; more is harder")
     speakers: int = Field(8, gt=0, description="drawn once, the same for all sets of sentences")
 
 
@@ -82,7 +82,7 @@ SOUNDS = {
     "z": Sound(HISS, 0.9, breath=0.5),
     "h": Sound((800, 1400, 2400), 0.8, breath=1.0),
     "m": Sound((250, 1000, 2200)),
-    "n": Sound((250, 1300, 2200)),
+    "n": Sound((250, 1150, 2200)),
     "l": Sound((360, 1300, 2700)),
     "r": Sound((310, 1060, 1380)),
     "w": Sound((300, 610, 2200)),
@@ -150,12 +150,16 @@ def sound_wave(
     seconds = np.arange(round(time * rate / 1000)) / rate
     formants = np.array(sound.formants) * speaker.tract * rng.uniform(0.97, 1.03, 3)
     strengths = np.array([1.0, 0.6, 0.35]) if sound.breath < 1 else np.array([0.5, 0.7, 0.7])
-    voice = np.sin(2 * np.pi * np.outer(formants, seconds) + rng.uniform(0, 2 * np.pi, (3, 1)))
-    voice *= 1 + np.cos(2 * np.pi * speaker.pitch * seconds)
-    # Five sinusoids within 15 % of a formant, at random phases, are a narrow band of noise.
-    near = np.outer(formants, rng.uniform(0.85, 1.15, 5))
-    phases = 2 * np.pi * (near[..., None] * seconds + rng.uniform(0, 1, (3, 5, 1)))
-    mixed = strengths @ ((1 - sound.breath) * voice + sound.breath * np.sin(phases).mean(1) * 2)
+    mixed = np.zeros(len(seconds))
+    if sound.breath < 1:
+        voice = np.sin(2 * np.pi * np.outer(formants, seconds) + rng.uniform(0, 2 * np.pi, (3, 1)))
+        beats = 1 + np.cos(2 * np.pi * speaker.pitch * seconds)
+        mixed += (1 - sound.breath) * beats * (strengths @ voice)
+    if sound.breath > 0:
+        # Five sinusoids within 15 % of a formant, at random phases, are a narrow band of noise.
+        near = np.outer(formants, rng.uniform(0.85, 1.15, 5))
+        phases = near[..., None] * seconds + rng.uniform(0, 1, (3, 5, 1))
+        mixed += sound.breath * (strengths @ np.sin(2 * np.pi * phases).mean(1)) * 2
     edge = np.minimum(seconds, seconds[::-1]) / 0.008  # fades in and out over 8 ms
     mixed *= np.minimum(edge, 1) * (seconds >= sound.closed * seconds[-1])
     return np.asarray(mixed, dtype=np.float64)
