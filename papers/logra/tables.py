@@ -30,7 +30,7 @@ PREFIXES: Final = {
 
 
 def methods(results: Results, experiment: str) -> list[tuple[str, str]]:
-    """(arm, name) of an experiment's arms that run at this scale, in order."""
+    """(arm, name) of an experiment's arms that ran, in order: an archive need not hold all."""
     return arms_named(results, experiment, METHODS)
 
 
@@ -38,7 +38,7 @@ def arms_named(
     results: Results, experiment: str, names: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """As :func:`methods`, of arms with these names on the paper's and on other data."""
-    present = results.paper.experiments[experiment].arms_of(results.scale)
+    present = {item.record.arm for item in results.records(experiment)}
     return [
         (prefix + arm, data + name)
         for prefix, data in PREFIXES.items()
