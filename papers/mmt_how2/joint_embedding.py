@@ -7,7 +7,7 @@ unit sphere, a pair near each other and a non-pair at least a margin farther (af
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -178,18 +178,16 @@ class PictureWords:
         self.neighbours = neighbours
         self.smoothing = smoothing
 
-    def log_chances(self, features: Tensor) -> Tensor:
-        """log p (n, words) of the vocabulary for each picture's features (n, picture width)."""
+    def log_chances(self, features: Tensor) -> Iterator[Tensor]:
+        """log p (words,) of the vocabulary, picture by picture of features (n, picture width)."""
         found = nearest(self.model.embedded_pictures(features), self.vectors, self.neighbours)
-        return torch.stack([self._of(places) for places in found])
-
-    def _of(self, places: Tensor) -> Tensor:
-        near = self.text.take(places)
-        words = near.ids[near.present]
-        counts = torch.bincount(words, minlength=len(self.model.vocabulary)) + self.smoothing
-        # The end of a sentence is no word that a transcript could hold.
-        counts[0] = 0
-        return (counts / counts.sum()).log()
+        for places in found:
+            near = self.text.take(places)
+            words = near.ids[near.present]
+            counts = torch.bincount(words, minlength=len(self.model.vocabulary)) + self.smoothing
+            # The end of a sentence is no word that a transcript could hold.
+            counts[0] = 0
+            yield (counts / counts.sum()).log()
 
     def scores(self, features: Tensor, candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """S_JE of each picture's candidate sentences: the sum of log p(word | picture).

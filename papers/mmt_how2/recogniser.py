@@ -52,7 +52,7 @@ class Recogniser(nn.Module):
         )
         self.dropout = nn.Dropout(settings.dropout)
         # Two LSTMs of one direction: torch's of two directions needs packed sequences to start at
-        # the end of each utterance, with which it trains six times more slowly on a CPU.
+        # the end of each utterance, with which it trains five times more slowly on a CPU.
         self.forwards, self.backwards = (
             nn.LSTM(settings.width, settings.hidden, settings.layers, batch_first=True)
             for _ in range(2)

@@ -119,7 +119,8 @@ def test_words_of_the_nearest_transcripts_are_counted_and_smoothed(
     words = PictureWords(trained, pictures(4)[1], neighbours=4, smoothing=0.5)
     known = trained.vocabulary
     assert len(known) == 8  # end, unknown, the, pike, pipe, chalk, is, was
-    (chances,) = words.log_chances(torch.eye(6)[:1]).exp()
+    (logs,) = words.log_chances(torch.eye(6)[:1])
+    chances = logs.exp()
     # Four transcripts "the pike is": twelve words, and half a word for each of seven.
     total = 12 + 7 * 0.5
     expected = {"the": 4.5, "pike": 4.5, "is": 4.5, "pipe": 0.5, "<unk>": 0.5, "<eos>": 0}
