@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +61,10 @@ PACKAGES = (
     "torchvision",
     "transformers",
 )
+
+
+#: :meth:`Run.progress` of a run, for functions that take it: total, what, unit -> a bar.
+Progress = Callable[[float, str, str], Any]
 
 
 class DataIdentity(Settings):

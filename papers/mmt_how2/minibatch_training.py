@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from common.config import Settings
 from common.errors import InputError
-
-#: ``run.progress`` of a run: total, what, unit -> a bar.
-Progress = Callable[[float, str, str], Any]
+from common.run import Progress
 
 
 class Minibatches(Settings):

@@ -19,8 +19,9 @@ from torch.nn import functional
 from common.config import Settings
 from common.data.language_modelling import Vocabulary
 from common.errors import InputError
+from common.run import Progress
 from papers.mmt_how2.ctc_decoding import best_path, prefix_search
-from papers.mmt_how2.minibatch_training import Minibatches, Progress, train
+from papers.mmt_how2.minibatch_training import Minibatches, train
 from papers.mmt_how2.padded_text import padded
 
 BLANK = "<blank>"

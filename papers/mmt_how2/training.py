@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,13 +14,10 @@ from pydantic import Field
 
 from common.config import Settings
 from common.errors import InputError
-from common.run import file_sha256
+from common.run import Progress, file_sha256
 from papers.mmt_how2.fairseq_start import old_calls, start_fairseq
 
 log = logging.getLogger("mmt_how2.training")
-
-#: ``run.progress`` of a run: total, what, unit -> a bar.
-Progress = Callable[[float, str, str], Any]
 
 
 class TranslationModel(Settings):

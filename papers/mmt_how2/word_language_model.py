@@ -17,7 +17,8 @@ from torch.nn import functional
 from common.config import Settings
 from common.data.language_modelling import Vocabulary
 from common.errors import InputError
-from papers.mmt_how2.minibatch_training import Minibatches, Progress, train
+from common.run import Progress
+from papers.mmt_how2.minibatch_training import Minibatches, train
 from papers.mmt_how2.padded_text import PaddedText, padded, word_vocabulary
 
 
