@@ -16,10 +16,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from common.config import Paper, Settings, validated
-from common.errors import InputError
+from common.config import Paper, Settings
 from common.results.records import Context, Results
-from common.results.tables import context_notes
+from common.results.targets import context_notes, read_as
 from common.run import write_atomically
 
 STYLE: Final = Path(__file__).with_name("style.mplstyle")
@@ -127,8 +126,4 @@ def save(figure: Figure, folder: Path, target: str, note: FigureNote) -> list[Pa
 
 def read_note(path: Path) -> FigureNote:
     """The note beside a figure. Raises InputError if it is not one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not the note of a figure ({error})") from None
-    return validated(FigureNote, data, str(path))
+    return read_as(FigureNote, path, "the note of a figure")

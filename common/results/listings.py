@@ -6,18 +6,15 @@ are marked, and so is what else is to be seen of a text. Kept as JSON, shown as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from common.config import Settings, validated
-from common.errors import InputError
+from common.config import Settings
 from common.results.records import Context, Results
-from common.results.tables import context_notes
+from common.results.targets import Target, context_notes, read_as
 from common.results.templates import environment, inlined
-from common.run import write_atomically
 
 
 class Text(Settings):
@@ -71,18 +68,12 @@ class Entry(Settings):
     rankings: list[Ranking] = Field(min_length=1)
 
 
-class Listing(Settings):
-    """Queries with their rankings; ``paper`` and what follows is filled in by :func:`build`."""
+class Listing(Target):
+    """Queries with their rankings."""
 
     entries: list[Entry] = Field(min_length=1)
     caption: str
     query_header: str = "Query"
-    notes: list[str] = Field([])
-    paper: str = ""
-    target: str = ""
-    title: str = ""
-    source: str = ""
-    context: Context | None = None
 
     def all_notes(self) -> list[str]:
         """What must be said below it, the made-from line first."""
@@ -97,38 +88,17 @@ def _made_from(context: Context) -> list[str]:
 
 def build(function: Callable[[Results], Listing], results: Results, target: str) -> Listing:
     """The listing that a paper's function makes of ``results``, with its place in the paper."""
-    body = results.paper.targets[target]
-    listing = function(results)
-    return listing.model_copy(
-        update={
-            "paper": results.paper.paper,
-            "target": target,
-            "title": listing.title or body.title,
-            "source": body.source,
-            "notes": [*([body.note] if body.note else []), *listing.notes],
-            "context": results.context(),
-        }
-    )
+    return function(results).placed(results, target)
 
 
 def write(listing: Listing, folder: Path) -> list[Path]:
     """Write ``<target>.html`` and ``.json``, the JSON last; returns their paths."""
-    texts = {
-        "html": to_html(listing),
-        "json": json.dumps(listing.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
-    }
-    for suffix, text in texts.items():
-        write_atomically(folder / f"{listing.target}.{suffix}", text)
-    return [folder / f"{listing.target}.{suffix}" for suffix in texts]
+    return listing.write(folder, {"html": to_html(listing)})
 
 
 def read(path: Path) -> Listing:
     """The listing in a JSON file. Raises InputError if it is not one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a listing ({error})") from None
-    return validated(Listing, data, str(path))
+    return read_as(Listing, path, "a listing")
 
 
 def to_html(listing: Listing) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from common.config import Paper, Settings, validated
-from common.errors import InputError
-from common.results.records import Confidence, Context, Results
-from common.run import write_atomically
+from common.config import Settings
+from common.results.records import Confidence, Results
+from common.results.targets import Target, context_notes, read_as
 
 MISSING: Final = "—"
 #: How a published number is marked by its confidence.
@@ -25,10 +23,6 @@ MARKS: Final[dict[str, str]] = {
     "upstream-readme": "upstream README",
     "recalled": "unverified",
 }
-NOT_COMPARABLE: Final = (
-    "Made at scale {scale}: data, model and schedule are smaller than the paper's, so these numbers"
-    " are not comparable with the published ones in absolute terms."
-)
 
 
 class Cell(Settings):
@@ -135,23 +129,16 @@ def _significant(value: float, digits: int = 3) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-class Table(Settings):
+class Table(Target):
     """A table laid out as in the paper: rows x columns of cells.
 
     Rows stand in the order of their first cell; so do columns, unless ``columns`` orders them. A
-    column may hold several metrics, which then stand side by side. ``paper``, ``target``,
-    ``title``, ``source`` and ``context`` are filled in by :func:`finished`.
+    column may hold several metrics, which then stand side by side.
     """
 
     cells: list[Cell] = Field(min_length=1)
     row_header: str = ""
     columns: list[str] = Field([])
-    notes: list[str] = Field([])
-    paper: str = ""
-    target: str = ""
-    title: str = ""
-    source: str = ""
-    context: Context | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Table:
@@ -221,26 +208,6 @@ class Table(Settings):
         return [*context_notes(self.context, self.has_published), *self.notes]
 
 
-def context_notes(context: Context, compared: bool) -> list[str]:
-    """Scale, data, device, seeds; that numbers do not compare; which records are stale."""
-    seeds = len(context.seeds)
-    notes = [
-        f"Scale: {context.scale}. Data: {', '.join(context.data) or 'none'}."
-        f" Device: {', '.join(context.devices) or 'none'}."
-        f" {seeds} {'seed' if seeds == 1 else 'seeds'}; ours is mean ± standard deviation"
-        f" (number of seeds)."
-    ]
-    if compared and context.scale != "paper":
-        notes.append(NOT_COMPARABLE.format(scale=context.scale))
-    if context.stale:
-        shown = ", ".join(context.stale[:3]) + (", …" if len(context.stale) > 3 else "")
-        notes.append(
-            f"STALE: {len(context.stale)} of {context.runs} records were made with other code or"
-            f" settings than the present ones: {shown}."
-        )
-    return notes
-
-
 def cell(
     results: Results,
     row: str,
@@ -281,46 +248,21 @@ def cell(
     )
 
 
-def finished(table: Table, paper: Paper, target: str, context: Context) -> Table:
-    """``table`` with its place in the paper and what it was made from."""
-    body = paper.targets[target]
-    return table.model_copy(
-        update={
-            "paper": paper.paper,
-            "target": target,
-            "title": table.title or body.title,
-            "source": body.source,
-            "notes": [*([body.note] if body.note else []), *table.notes],
-            "context": context,
-        }
-    )
-
-
 def build(function: Callable[[Results], Table], results: Results, target: str) -> Table:
     """The finished table that a paper's function makes of ``results``."""
-    return finished(function(results), results.paper, target, results.context())
+    return function(results).placed(results, target)
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write ``<target>.json``, ``.csv``, ``.md`` and ``.tex``; returns their paths."""
-    texts = {
-        "csv": to_csv(table),
-        "md": to_markdown(table),
-        "tex": to_latex(table),
-        "json": json.dumps(table.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
-    }
-    for suffix, text in texts.items():
-        write_atomically(folder / f"{table.target}.{suffix}", text)
-    return [folder / f"{table.target}.{suffix}" for suffix in texts]
+    """Write ``<target>.csv``, ``.md``, ``.tex`` and ``.json``; returns their paths."""
+    return table.write(
+        folder, {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(table)}
+    )
 
 
 def read(path: Path) -> Table:
     """The table in a JSON file. Raises InputError if it is not one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a table ({error})") from None
-    return validated(Table, data, str(path))
+    return read_as(Table, path, "a table")
 
 
 def to_csv(table: Table) -> str:

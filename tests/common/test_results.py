@@ -18,6 +18,7 @@ from common.results.benchmarks import compare, score_row
 from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
+from common.results.targets import context_notes
 from tests.common.example_results import COSTS, write_paper, write_records
 
 CONTEXT = Context(
@@ -112,7 +113,7 @@ def test_changed_settings_make_just_that_arm_stale(root: Path) -> None:
     load_paper.cache_clear()
     stale = {item.record.arm: item.stale for item in load(root).stored}
     assert stale == {"slow": "", "fast": "settings", "greedy": ""}
-    notes = tables.context_notes(load(root).context(), compared=False)
+    notes = context_notes(load(root).context(), compared=False)
     assert any(note.startswith("STALE: 4 of 12") for note in notes)
 
 
@@ -183,7 +184,7 @@ def test_a_table_survives_being_written_and_read(root: Path) -> None:
 def test_only_the_paper_scale_is_compared_in_absolute_terms() -> None:
     for scale, warned in (("smoke", True), ("laptop", True), ("paper", False)):
         context = CONTEXT.model_copy(update={"scale": scale})
-        notes = " ".join(tables.context_notes(context, compared=True))
+        notes = " ".join(context_notes(context, compared=True))
         assert ("not comparable" in notes) == warned
         assert "x (real)" in notes
 

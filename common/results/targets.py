@@ -1,0 +1,85 @@
+"""What tables, listings and figures share: their place in the paper, what must be said, files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+from pydantic import Field
+
+from common.config import Settings, validated
+from common.errors import InputError
+from common.results.records import Context, Results
+from common.run import write_atomically
+
+NOT_COMPARABLE: Final = (
+    "Made at scale {scale}: data, model and schedule are smaller than the paper's, so these numbers"
+    " are not comparable with the published ones in absolute terms."
+)
+
+Read = TypeVar("Read", bound=Settings)
+
+
+class Target(Settings):
+    """A table or a listing; ``paper`` and what follows is filled in by :meth:`placed`."""
+
+    notes: list[str] = Field([])
+    paper: str = ""
+    target: str = ""
+    title: str = ""
+    source: str = ""
+    context: Context | None = None
+
+    def placed(self, results: Results, target: str) -> Self:
+        """It with its place in the paper and what it was made from."""
+        body = results.paper.targets[target]
+        return self.model_copy(
+            update={
+                "paper": results.paper.paper,
+                "target": target,
+                "title": self.title or body.title,
+                "source": body.source,
+                "notes": [*([body.note] if body.note else []), *self.notes],
+                "context": results.context(),
+            }
+        )
+
+    def write(self, folder: Path, texts: Mapping[str, str]) -> list[Path]:
+        """Write ``<target>.<suffix>`` with each text, ``<target>.json`` last; returns paths."""
+        own = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        written = []
+        for suffix, text in {**texts, "json": own}.items():
+            written.append(folder / f"{self.target}.{suffix}")
+            write_atomically(written[-1], text)
+        return written
+
+
+def read_as(kind: type[Read], path: Path, name: str) -> Read:
+    """What a JSON file holds. Raises InputError if that is not ``name``, of this ``kind``."""
+    try:
+        data = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not {name} ({error})") from None
+    return validated(kind, data, str(path))
+
+
+def context_notes(context: Context, compared: bool) -> list[str]:
+    """Scale, data, device, seeds; that numbers do not compare; which records are stale."""
+    seeds = len(context.seeds)
+    notes = [
+        f"Scale: {context.scale}. Data: {', '.join(context.data) or 'none'}."
+        f" Device: {', '.join(context.devices) or 'none'}."
+        f" {seeds} {'seed' if seeds == 1 else 'seeds'}; ours is mean ± standard deviation"
+        f" (number of seeds)."
+    ]
+    if compared and context.scale != "paper":
+        notes.append(NOT_COMPARABLE.format(scale=context.scale))
+    if context.stale:
+        shown = ", ".join(context.stale[:3]) + (", …" if len(context.stale) > 3 else "")
+        notes.append(
+            f"STALE: {len(context.stale)} of {context.runs} records were made with other code or"
+            f" settings than the present ones: {shown}."
+        )
+    return notes
