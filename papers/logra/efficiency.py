@@ -28,6 +28,7 @@ from common.run import DataIdentity, Run
 from papers.logra.attribution import captured
 from papers.logra.capture import Capture
 from papers.logra.classifier_training import Device, device_of
+from papers.logra.disk_usage import folder_bytes
 from papers.logra.hessians import EigenvalueCorrected, Hessian
 from papers.logra.influence import hessian_of
 from papers.logra.language_architectures import ArchitectureSettings, language_model
@@ -253,8 +254,7 @@ class LoGraJob(Job):
         return hessian_of(self.statistics, self.capture.layout, "raw")
 
     def stored_bytes(self, sequences: int) -> float:
-        files = (path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-        return sum(files) * sequences / len(LogStore.open(self.folder))
+        return folder_bytes(self.folder) * sequences / len(LogStore.open(self.folder))
 
 
 class EkfacJob(Job):

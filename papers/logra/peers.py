@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from papers.logra.disk_usage import folder_bytes
 from papers.logra.samples import Samples
 
 
@@ -53,7 +54,7 @@ class Peer(ABC):
 
     def stored_bytes(self) -> int:
         """Size of what lies on disk."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return folder_bytes(self.folder)
 
 
 class LogIX(Peer):

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.config import Program
 from common.run import Run
 from papers.logra.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.disk_usage import folder_bytes
 from papers.logra.image_task import ImageTask, ImageTaskSettings
 from papers.logra.linear_datamodeling_score import datamodeling_scores
 from papers.logra.log_store import LogStore
@@ -46,9 +47,8 @@ def run_store_precision(settings: StorePrecisionSettings, run: Run) -> dict[str,
     exact = scores(rows, function.gradients(train), len(train.x))[TOTAL]
     found = scores(rows, store.blocks(device=rows.device), len(train.x))[TOTAL]
     by_margin = datamodeling_scores(found, retrained.masks, retrained.margins.mean(1))
-    files = (path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
     return {
-        "stored_bytes": float(sum(files)),
+        "stored_bytes": float(folder_bytes(store.folder)),
         **differences(found, exact),
         "lds": float(by_margin.nan_to_num().mean()),
     }

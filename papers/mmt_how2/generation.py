@@ -14,7 +14,7 @@ from common.errors import InputError
 from papers.mmt_how2.fairseq_start import old_calls, start_fairseq
 
 if TYPE_CHECKING:
-    from papers.mmt_how2.fairseq_plugin.attention_maps import AttentionMap
+    from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
 
 
 class Search(Settings):
@@ -63,14 +63,6 @@ class Translations(NamedTuple):
     def tokens_per_s(self) -> float:
         """Tokens of the best hypotheses in a second of wall time."""
         return self.tokens / self.wall_s
-
-
-class SentenceAttention(NamedTuple):
-    """Words of a source and of its translation, and what the latter attended to."""
-
-    source: list[str]
-    target: list[str]
-    attention: AttentionMap
 
 
 class Translator:
@@ -151,23 +143,13 @@ class Translator:
         Raises:
             InputError: there is no such line, or the model has no attention maps.
         """
-        from fairseq import utils
+        from papers.mmt_how2.fairseq_plugin.attention_maps import sentence_attention
 
-        from papers.mmt_how2.fairseq_plugin.attention_maps import attention_maps
-        from papers.mmt_how2.fairseq_plugin.multimodal_translation import symbols
-
-        found = {}
-        source, target = self.task.source_dictionary, self.task.target_dictionary
+        found: dict[int, SentenceAttention] = {}
+        dictionaries = self.task.source_dictionary, self.task.target_dictionary
         for sample, batch in self._searched(split, search, set(sentences)):
             tokens = [hypotheses[0]["tokens"] for hypotheses in batch]
-            maps = attention_maps(self.model, sample, tokens)
-            words = sample["net_input"]["src_tokens"]
-            for b, number in enumerate(sample["id"].tolist()):
-                found[number] = SentenceAttention(
-                    symbols(source, utils.strip_pad(words[b], source.pad())),
-                    symbols(target, tokens[b]),
-                    maps[b],
-                )
+            found |= sentence_attention(self.model, dictionaries, sample, tokens)
         absent = [number for number in sentences if number not in found]
         if absent:
             raise InputError(f"{split}: no line {absent[0]} (counted from 0)")

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
+from papers.mmt_how2.scoring import word_errors_each
 
 Length = Literal["sum", "mean"]
 
-#: Word errors S + D + I of each hypothesis: references, hypotheses -> counts.
+#: Word errors S + D + I of each hypothesis: hypotheses, references -> counts.
 ErrorCounts = Callable[[Sequence[str], Sequence[str]], Sequence[int]]
 
 
@@ -84,8 +85,8 @@ class NBestLists:
             raise InputError("a candidate's score is no finite number")
         self.errors = np.zeros(self.present.shape, dtype=np.int64)
         self.errors[self.present] = (errors or word_errors_each)(
-            [text for text, size in zip(references, sizes, strict=True) for _ in range(size)],
             [one.text for row in candidates for one in row],
+            [text for text, size in zip(references, sizes, strict=True) for _ in range(size)],
         )
         self.words = sum(len(text.split()) for text in references)
 
@@ -168,18 +169,3 @@ def grid_search(
         if alpha + beta <= 1 + 1e-9
     ]
     return sorted(found, key=lambda one: (one.wer_pct, one.alpha + one.beta, one.beam, one.alpha))
-
-
-def word_errors_each(references: Sequence[str], hypotheses: Sequence[str]) -> list[int]:
-    """S + D + I of each hypothesis, by jiwer."""
-    import jiwer
-
-    found = jiwer.process_words(list(references), list(hypotheses))
-    return [
-        sum(
-            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-            for chunk in chunks
-            if chunk.type != "equal"
-        )
-        for chunks in found.alignments
-    ]

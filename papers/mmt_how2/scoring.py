@@ -171,6 +171,21 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
     )
 
 
+def word_errors_each(hypotheses: Sequence[str], references: Sequence[str]) -> list[int]:
+    """S + D + I of each hypothesis."""
+    import jiwer
+
+    found = jiwer.process_words(list(references), list(hypotheses))
+    return [
+        sum(
+            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            for chunk in chunks
+            if chunk.type != "equal"
+        )
+        for chunks in found.alignments
+    ]
+
+
 def check_counts(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     """Raises InputError unless there is one hypothesis for each of the references."""
     if not references or len(hypotheses) != len(references):

@@ -101,6 +101,7 @@ class Training(NamedTuple):
         return min(self.history, key=lambda epoch: epoch.valid_loss)
 
 
+@old_calls()
 def train(
     data: Path,
     work: Path,
@@ -123,19 +124,6 @@ def train(
         InputError: settings, text or features are unusable.
     """
     start_fairseq()
-    with old_calls():
-        return _train(data, work, model, schedule, seed, visual, progress)
-
-
-def _train(
-    data: Path,
-    work: Path,
-    model: TranslationModel,
-    schedule: Schedule,
-    seed: int,
-    visual: Path | None,
-    progress: Progress | None,
-) -> Training:
     from fairseq import checkpoint_utils, tasks, utils
     from fairseq.logging import metrics
     from fairseq.trainer import Trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from fairseq import utils
 from fairseq.data import data_utils
 from torch import Tensor
 
@@ -21,6 +22,47 @@ class AttentionMap(NamedTuple):
 
     text: Tensor
     visual: Tensor | None
+
+
+class SentenceAttention(NamedTuple):
+    """Words of a source and of its translation, and what the latter attended to."""
+
+    source: list[str]
+    target: list[str]
+    attention: AttentionMap
+
+
+def sentence_attention(
+    model: Any, dictionaries: tuple[Any, Any], sample: dict[str, Any], tokens: list[Tensor]
+) -> dict[int, SentenceAttention]:
+    """By its number each sentence of a batch with its attention, in the batch's order.
+
+    Args:
+        model, sample, tokens: as of :func:`attention_maps`.
+        dictionaries: of the source and the target.
+
+    Raises:
+        InputError: as :func:`attention_maps`.
+    """
+    source, target = dictionaries
+    words = sample["net_input"]["src_tokens"]
+    return {
+        number: SentenceAttention(
+            symbols(source, utils.strip_pad(row, source.pad())), symbols(target, found), attention
+        )
+        for number, row, found, attention in zip(
+            sample["id"].tolist(),
+            words,
+            tokens,
+            attention_maps(model, sample, tokens),
+            strict=True,
+        )
+    }
+
+
+def symbols(dictionary: Any, tokens: Tensor) -> list[str]:
+    """The words of a row of tokens, the end of sentence included."""
+    return [dictionary[token] for token in tokens.tolist()]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from fairseq.tasks.translation import TranslationTask
 
 from common.errors import InputError
 
-from .attention_maps import attention_maps
+from .attention_maps import sentence_attention
 from .length_penalty import WuLengthPenaltyGenerator
 from .multimodal_lstm import MultimodalLSTMModel
 from .options import MultimodalTranslationConfig
@@ -233,16 +233,13 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
 
     def _write_attention(self, model: Any, sample: dict[str, Any], best: list[Any]) -> None:
         tokens = [hypothesis["tokens"] for hypothesis in best]
-        maps = attention_maps(model, sample, tokens)
-        source = sample["net_input"]["src_tokens"]
+        found = sentence_attention(model, (self.src_dict, self.tgt_dict), sample, tokens)
         with Path(self.cfg.attention_file).open("a", encoding="utf8") as stream:
-            for number, words, translated, attention in zip(
-                sample["id"].tolist(), source, tokens, maps, strict=True
-            ):
+            for number, (source, target, attention) in found.items():
                 line = {
                     "id": number,
-                    "source": symbols(self.src_dict, utils.strip_pad(words, self.src_dict.pad())),
-                    "target": symbols(self.tgt_dict, translated),
+                    "source": source,
+                    "target": target,
                     "text": attention.text.tolist(),
                     "visual": None if attention.visual is None else attention.visual.tolist(),
                 }
@@ -275,8 +272,3 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
     def set_checkpoint_dict(self, state_dict: dict[str, Any]) -> None:
         """As :meth:`load_state_dict`; fairseq calls this one when training goes on."""
         self.load_state_dict(state_dict)
-
-
-def symbols(dictionary: Any, tokens: Any) -> list[str]:
-    """The words of a row of tokens, the end of sentence included."""
-    return [dictionary[token] for token in tokens.tolist()]

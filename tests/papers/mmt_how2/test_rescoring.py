@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.mmt_how2.rescoring import Candidate, NBestLists, grid_search, word_errors_each
+from papers.mmt_how2.rescoring import Candidate, NBestLists, grid_search
+from papers.mmt_how2.scoring import word_errors_each
 
 GRID = [0.0, 0.1, 0.2, 0.5, 1.0]
 
 
-def unequal_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[int]:
+def unequal_words(hypotheses: Sequence[str], references: Sequence[str]) -> list[int]:
     """Errors of hypotheses as long as their references: each wrong word is a substitution."""
     return [
         sum(a != b for a, b in zip(reference.split(), text.split(), strict=True))
@@ -112,7 +113,7 @@ def test_sums_favour_short_candidates_and_means_do_not() -> None:
     lists = [[Candidate("the pike", -3.3, 3), Candidate("the pike swims", -3.6, 4)]]
     reference = ["the pike swims"]
 
-    def errors(_: Sequence[str], hypotheses: Sequence[str]) -> list[int]:
+    def errors(hypotheses: Sequence[str], _: Sequence[str]) -> list[int]:
         return [3 - len(text.split()) for text in hypotheses]
 
     assert NBestLists(lists, reference, "sum", errors).wer_pct(0, 0) == pytest.approx(100 / 3)
@@ -130,7 +131,7 @@ def test_word_errors_are_those_of_jiwer() -> None:
     jiwer = pytest.importorskip("jiwer")
     references = ["the pike swims", "a b c", "one", "a b c d"]
     hypotheses = ["the pipe swims now", "", "one", "b x d d"]
-    found = word_errors_each(references, hypotheses)
+    found = word_errors_each(hypotheses, references)
     assert found == [2, 3, 0, 3]
     words = sum(len(text.split()) for text in references)
     assert sum(found) / words == pytest.approx(jiwer.wer(references, hypotheses))
