@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
     from papers.mmt_how2.generation import Hypothesis, Search, Translations, Translator
     from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
+    from papers.mmt_how2.systems import System, TrainedSystem
     from papers.mmt_how2.training import Schedule, Training, TranslationModel, train
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "Schedule",
     "Search",
     "SentencePairs",
+    "System",
+    "TrainedSystem",
     "Training",
     "TranslationModel",
     "Translations",
@@ -63,6 +66,8 @@ _HOMES = {
     "Schedule": "training",
     "Search": "generation",
     "SentencePairs": "binarised_text",
+    "System": "systems",
+    "TrainedSystem": "systems",
     "Training": "training",
     "TranslationModel": "training",
     "Translations": "generation",

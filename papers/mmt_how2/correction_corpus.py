@@ -48,8 +48,6 @@ FUNCTION_PLACES: Final = (0, 4, 5)
 TWIN_PLACES: Final = (2, 6)
 WORDS: Final = 7
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
-#: Stands for the blank between words where each letter is a token of its own.
-BLANK: Final = "▁"
 
 TABLE: Final = balanced_table(np.random.default_rng(LANGUAGE_SEED), SCENES, len(TWINS))
 
@@ -161,13 +159,3 @@ def misspelt(lines: Iterable[str], rate: float, seed: int) -> list[str]:
         )
 
     return [" ".join(map(misspelt_word, line.split())) for line in lines] if rate else list(lines)
-
-
-def characters(line: str) -> str:
-    """A line whose tokens are letters: ``a b ▁ c`` for ``ab c``."""
-    return " ".join(line.replace(" ", BLANK))
-
-
-def words(line: str) -> str:
-    """The line that :func:`characters` took apart."""
-    return line.replace(" ", "").replace(BLANK, " ")

@@ -1,6 +1,6 @@
-"""Sub-word units: byte-pair encoding by subword-nmt, and SentencePiece.
+"""Units of text: words, characters, byte pairs by subword-nmt, and SentencePiece.
 
-Both cut lines of words into lines of units, separated by blanks, and put them together again, so
+All cut lines of words into lines of units, separated by blanks, and put them together again, so
 that everything else works on tokens separated by blanks.
 """
 
@@ -8,13 +8,40 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from pydantic import Field
+
+from common.config import Settings
 from common.errors import InputError
+
+#: Stands for the blank between words where each character is a token.
+BLANK: Final = "▁"
+
+
+class Units(Settings):
+    """What one token of a side of a corpus is."""
+
+    unit: Literal["words", "characters", "byte_pairs", "sentence_pieces"] = "words"
+    size: int = Field(
+        10_000, gt=0, description="merges of byte pairs, types of SentencePiece (published: 5,000)"
+    )
+
+    def learned(self, lines: Sequence[str]) -> Subwords:
+        """The cut into these units, learned from ``lines``.
+
+        Raises:
+            InputError: no text, or too little for so many units.
+        """
+        if self.unit == "byte_pairs":
+            return BytePairs(lines, self.size)
+        if self.unit == "sentence_pieces":
+            return SentencePieces(lines, self.size)
+        return Characters() if self.unit == "characters" else Words()
 
 
 class Subwords(Protocol):
-    """A learned cut of words into units."""
+    """A cut of words into units."""
 
     def cut(self, line: str) -> str:
         """Units of a line of words."""
@@ -93,6 +120,25 @@ class SentencePieces:
         return str(self._model.decode(line.split()))
 
 
-def characters(line: str) -> str:
-    """One token a character, blanks between words as ``▁``: the ASR corrector's input."""
-    return " ".join("▁" if character == " " else character for character in line)
+class Words:
+    """A unit is a word."""
+
+    def cut(self, line: str) -> str:
+        """The line as it is."""
+        return line
+
+    def join(self, line: str) -> str:
+        """The line as it is."""
+        return line
+
+
+class Characters:
+    """A unit is a character, the blank between words too: the ASR corrector's input."""
+
+    def cut(self, line: str) -> str:
+        """``a b ▁ c`` for ``ab c``."""
+        return " ".join(line.replace(" ", BLANK))
+
+    def join(self, line: str) -> str:
+        """The words of a line of characters."""
+        return line.replace(" ", "").replace(BLANK, " ")

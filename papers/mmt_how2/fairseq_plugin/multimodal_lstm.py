@@ -36,6 +36,8 @@ from common.errors import InputError
 from .visual_encoder import ORDERS, VisualEncoder
 
 FUSIONS: Final = ("none", "step_wise_decoder", "attention_modulation", "output")
+#: fairseq draws the weights of its LSTM model from +- this, whatever their number.
+FAIRSEQ_RANGE: Final = 0.1
 
 
 class EncoderOut(NamedTuple):
@@ -236,6 +238,12 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
             "--visual-embed-dim", type=int, help="size of the encoded picture (default: the words')"
         )
         parser.add_argument("--visual-encoder", choices=ORDERS, help="order of its layers")
+        parser.add_argument(
+            "--init-range", type=float, help="weights are drawn from +- this (fairseq: 0.1)"
+        )
+        parser.add_argument(
+            "--embed-init-range", type=float, help="word vectors are, too (fairseq: 0.1)"
+        )
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> MultimodalLSTMModel:
@@ -249,10 +257,11 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
         check_options(args)
         note_feature_width(args, getattr(task, "visual_width", None))
         source, target = task.source_dictionary, task.target_dictionary
-        encoder_words = words_of(source, args.encoder_embed_dim, args.encoder_embed_path)
+        drawn = args.embed_init_range
+        encoder_words = words_of(source, args.encoder_embed_dim, args.encoder_embed_path, drawn)
         decoder_words = encoder_words
         if not args.share_all_embeddings:
-            decoder_words = words_of(target, args.decoder_embed_dim, args.decoder_embed_path)
+            decoder_words = words_of(target, args.decoder_embed_dim, args.decoder_embed_path, drawn)
         elif source != target:
             raise InputError("--share-all-embeddings: needs one dictionary for both languages")
         encoder_words.weight.requires_grad = not args.encoder_freeze_embed
@@ -289,6 +298,8 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
             visual_gamma=args.visual_gamma,
             visual_size=args.visual_embed_dim,
         )
+        rescale(encoder, args.init_range)
+        rescale(decoder, args.init_range)
         return cls(encoder, decoder)
 
     def forward(
@@ -306,9 +317,19 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
         )
 
 
-def words_of(dictionary: Any, size: int, path: str | None) -> torch.nn.Embedding:
-    """A table of word vectors, those found in ``path`` taken from there."""
+@torch.no_grad()
+def rescale(part: torch.nn.Module, init_range: float) -> None:
+    """Stretch the weights that fairseq draws, all of them but word vectors and the picture's."""
+    for name, weights in part.named_parameters():
+        if not name.startswith(("embed_tokens.", "visual.")):
+            weights.mul_(init_range / FAIRSEQ_RANGE)
+
+
+def words_of(dictionary: Any, size: int, path: str | None, init_range: float) -> torch.nn.Embedding:
+    """A table of word vectors drawn from +- ``init_range``, those found in ``path`` from there."""
     table = Embedding(len(dictionary), size, dictionary.pad())
+    with torch.no_grad():
+        table.weight.mul_(init_range / FAIRSEQ_RANGE)
     if path:
         table = utils.load_embedding(utils.parse_embedding(path), dictionary, table)
     return table  # type: ignore[no-any-return]
@@ -328,6 +349,10 @@ def check_options(args: Any) -> None:
         raise InputError(f"--visual-encoder {args.visual_encoder}; allowed: {', '.join(ORDERS)}")
     if not 0 <= args.visual_gamma <= 1:
         raise InputError(f"--visual-gamma {args.visual_gamma}; allowed: 0 to 1")
+    for name in ("init_range", "embed_init_range"):
+        if not getattr(args, name) > 0:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} {getattr(args, name)}; allowed: above 0")
     if args.encoder_layers != args.decoder_layers:
         raise InputError(
             f"--decoder-layers {args.decoder_layers}; allowed: as --encoder-layers,"
@@ -393,6 +418,8 @@ def multimodal_lstm(args: Any) -> None:
     args.visual_encoder = first_given(
         getattr(args, "visual_encoder", None), "linear" if late else "linear_relu_norm"
     )
+    args.init_range = first_given(getattr(args, "init_range", None), FAIRSEQ_RANGE)
+    args.embed_init_range = first_given(getattr(args, "embed_init_range", None), FAIRSEQ_RANGE)
     base_architecture(args)
     args.max_source_positions = getattr(args, "max_source_positions", 1024)
     args.max_target_positions = getattr(args, "max_target_positions", 1024)
@@ -413,9 +440,16 @@ def multimodal_lstm_3layers(args: Any) -> None:
 
 @register_model_architecture("multimodal_lstm", "multimodal_lstm_small")  # type: ignore[untyped-decorator]
 def multimodal_lstm_small(args: Any) -> None:
-    """A small model for small languages: embedding 64, hidden 64 a direction and 128."""
-    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 64)
-    args.decoder_embed_dim = getattr(args, "decoder_embed_dim", 64)
-    args.encoder_hidden_size = getattr(args, "encoder_hidden_size", 64)
-    args.decoder_hidden_size = getattr(args, "decoder_hidden_size", 128)
+    """A small model for small languages: embedding 32, hidden 32 a direction and 64.
+
+    fairseq's range is made for layers of some hundred numbers. Sums of as few numbers as these are
+    then so small that learning starts late: three of four updates went by before anything was
+    learned.
+    """
+    args.encoder_embed_dim = getattr(args, "encoder_embed_dim", 32)
+    args.decoder_embed_dim = getattr(args, "decoder_embed_dim", 32)
+    args.encoder_hidden_size = getattr(args, "encoder_hidden_size", 32)
+    args.decoder_hidden_size = getattr(args, "decoder_hidden_size", 64)
+    args.init_range = first_given(getattr(args, "init_range", None), 0.2)
+    args.embed_init_range = first_given(getattr(args, "embed_init_range", None), 1.0)
     multimodal_lstm(args)

@@ -18,10 +18,8 @@ from papers.mmt_how2.correction_corpus import (
     TWIN_PLACES,
     TWINS,
     CorrectionText,
-    characters,
     correction_corpus,
     floor_wer_of,
-    words,
 )
 from papers.mmt_how2.function_words import is_function_word
 from papers.mmt_how2.noise_channel import NoiseChannel, confusions
@@ -101,11 +99,6 @@ def test_misspelling_makes_words_that_nobody_said_but_leaves_function_words_alon
     ]
     letters = [a != b for word, other in content for a, b in zip(word, other, strict=True)]
     assert np.mean(letters) == pytest.approx(0.1, abs=0.01)
-
-
-def test_letters_as_tokens_go_back_to_words() -> None:
-    assert characters("the pike") == "t h e ▁ p i k e"
-    assert words(characters("the pike lies")) == "the pike lies"
 
 
 def test_the_channel_replaces_leaves_out_and_puts_in_as_often_as_it_says() -> None:

@@ -9,7 +9,7 @@ import sacrebleu
 
 from common.errors import InputError
 from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
-from papers.mmt_how2.subwords import BytePairs, SentencePieces, characters
+from papers.mmt_how2.subwords import BytePairs, Characters, SentencePieces
 
 REFERENCES = ["the cat sat on the mat .", "a dog ran away today", "he plays the pipe very well"]
 WORSE = ["the cat sat on a mat .", "a dog ran off today", "he plays the pike very well"]
@@ -101,5 +101,6 @@ def test_sentence_pieces_come_apart_and_together() -> None:
         SentencePieces(TEXT, 5000)
 
 
-def test_characters() -> None:
-    assert characters("a bc") == "a ▁ b c"
+def test_characters_go_back_to_words() -> None:
+    assert Characters().cut("a bc") == "a ▁ b c"
+    assert Characters().join(Characters().cut("the pike lies")) == "the pike lies"
