@@ -73,5 +73,12 @@ def write_corpus(corpus: Corpus, folder: Path, source: str, target: str) -> Path
         for language, lines in ((source, text.source), (target, text.target)):
             content = "".join(f"{line}\n" for line in lines)
             (folder / f"{split}.{language}").write_text(content, encoding="utf8")
+    return write_pictures(corpus, folder)
+
+
+def write_pictures(corpus: Corpus, folder: Path) -> Path:
+    """Write ``<split>.npy`` alone; returns ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, text in corpus.items():
         np.save(folder / f"{split}.npy", text.pictures)
     return folder

@@ -73,7 +73,7 @@ class MultimodalLSTMEncoder(LSTMEncoder):  # type: ignore[misc]
         visual: Tensor | None = None,
     ) -> EncoderOut:
         """Source tokens (B, S) and pictures (B, D) or (B, t, D)."""
-        states, hiddens, cells, padding = super().forward(src_tokens, src_lengths, enforce_sorted)
+        states, hiddens, cells, padding = self._text(src_tokens, src_lengths, enforce_sorted)
         if self.visual is None or (visual is None and self.fusion == "none"):
             return EncoderOut(states, hiddens, cells, padding, None, None)
         if visual is None:
@@ -84,6 +84,19 @@ class MultimodalLSTMEncoder(LSTMEncoder):  # type: ignore[misc]
             scores = torch.einsum("be,sbe->bs", self.visual_query(encoded), states)
             attention = masked_softmax(scores, padding.t())
         return EncoderOut(states, hiddens, cells, padding, encoded, attention)
+
+    def _text(
+        self, src_tokens: Tensor, src_lengths: Tensor, enforce_sorted: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As fairseq's; but what has no padding is not packed, which takes a third of the time."""
+        if int(src_lengths.min()) < src_tokens.size(1):
+            return super().forward(src_tokens, src_lengths, enforce_sorted)  # type: ignore[no-any-return]
+        embedded = self.dropout_in_module(self.embed_tokens(src_tokens))
+        states, (hiddens, cells) = self.lstm(embedded.transpose(0, 1))
+        if self.bidirectional:
+            hiddens, cells = (self.combine_bidir(part, len(src_tokens)) for part in (hiddens, cells))
+        padding = src_tokens.eq(self.padding_idx).t()
+        return self.dropout_out_module(states), hiddens, cells, padding
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Rows of the batch in another order, as beam search asks for."""
