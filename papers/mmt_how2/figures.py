@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from common.results.figures import COLOURS, MARKERS, FigureWithCaption
 from common.results.records import Results
+from papers.mmt_how2 import translation_figures
 from papers.mmt_how2.tables import KINDS, LEADING, RECOGNISER, SPECTRA
 
 #: Sets of Figure 2 and their styles.
@@ -133,4 +134,8 @@ def printed(results: Results, place: str, row: str, column: str, metric: str) ->
     return float("nan") if found is None or found.value is None else found.value
 
 
-FIGURES: Final = {"nmt_figure2": nmt_figure2, "asr_figure1": asr_figure1}
+FIGURES: Final = {
+    **translation_figures.FIGURES,
+    "nmt_figure2": nmt_figure2,
+    "asr_figure1": asr_figure1,
+}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from common.errors import InputError
 from common.results.records import Published, Results
 from common.results.tables import Cell, Table, cell
+from papers.mmt_how2 import translation_tables
 
 #: Splits: row in the papers' tables, and what metrics begin with.
 SPLITS: Final = tuple(
@@ -86,7 +86,7 @@ def asr_table2(results: Results) -> Table:
 
 def split_table(results: Results, printed: str) -> Table:
     """Sizes of those splits that a paper prints, beside those that are known here."""
-    known = metrics_of(results, "splits", "corpus")
+    known = results.metrics_of("splits", "corpus")
     cells = []
     for row, prefix in SPLITS:
         for column, metric, ending, unit in SIZES:
@@ -120,7 +120,7 @@ def asr_table1(results: Results) -> Table:
         for pair in pairs
         for entry in pair_cells(results, pair, counts, (block, column))
     ]
-    found = metrics_of(results, *RECOGNISER)
+    found = results.metrics_of(*RECOGNISER)
     both, one, none = (
         found[f"{name}_pct"]
         for name in ("two_function_words", "one_function_word", "no_function_word")
@@ -228,7 +228,7 @@ def table_spectra(results: Results) -> Table:
     for experiment, arm, prefix, row, theirs in SPECTRA:
         if not results.records(experiment, arm):
             continue  # an archive holds what could be run
-        known = metrics_of(results, experiment, arm)
+        known = results.metrics_of(experiment, arm)
         columns = [
             (f"top {count}", f"{prefix}_top{count}_pct", f"Top {count}") for count in LEADING
         ]
@@ -260,15 +260,8 @@ def table_spectra(results: Results) -> Table:
     )
 
 
-def metrics_of(results: Results, experiment: str, arm: str) -> dict[str, float]:
-    """Metrics of an arm's first record. Raises InputError if it has none, as in an archive."""
-    stored = results.records(experiment, arm)
-    if not stored:
-        raise InputError(f"{experiment}/{arm}: no record at scale {results.scale}")
-    return dict(stored[0].record.metrics)
-
-
 TABLES: Final = {
+    **translation_tables.TABLES,
     "nmt_table1": nmt_table1,
     "asr_table1": asr_table1,
     "asr_table2": asr_table2,

@@ -94,7 +94,9 @@ class MultimodalLSTMEncoder(LSTMEncoder):  # type: ignore[misc]
         embedded = self.dropout_in_module(self.embed_tokens(src_tokens))
         states, (hiddens, cells) = self.lstm(embedded.transpose(0, 1))
         if self.bidirectional:
-            hiddens, cells = (self.combine_bidir(part, len(src_tokens)) for part in (hiddens, cells))
+            hiddens, cells = (
+                self.combine_bidir(part, len(src_tokens)) for part in (hiddens, cells)
+            )
         padding = src_tokens.eq(self.padding_idx).t()
         return self.dropout_out_module(states), hiddens, cells, padding
 
