@@ -22,7 +22,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from papers.logra.layout import Block, Layout
-from papers.logra.product_sums import RowMoment
+from papers.logra.product_sums import PackedMoment, RowMoment
 
 #: Of the mean eigenvalue of a layer's H (Choe et al. 2024, appendix C; Grosse et al. 2023).
 RELATIVE_DAMPING = 0.1
@@ -228,13 +228,19 @@ class KroneckerSpectral(Spectral):
 
 
 class DenseByCholesky(Curvature):
-    """A symmetric matrix too wide for eigenvectors; the factor of the last damping is kept."""
+    """A symmetric matrix too wide for eigenvectors; the factor of the last damping is kept.
 
-    def __init__(self, name: str, matrix: Tensor) -> None:
-        self.name, self.matrix = name, matrix
-        self.mean_eigenvalue = float(matrix.diagonal().mean())
+    Args:
+        held: what the matrix is made of.
+        matrix: makes it anew, for it is in the way once it is inverted.
+    """
+
+    def __init__(self, name: str, held: Tensor, matrix: Callable[[], Tensor]) -> None:
+        self.name, self._held, self._matrix = name, held, matrix
+        whole = matrix()
+        self.mean_eigenvalue = float(whole.diagonal().mean())
         # The length of all eigenvalues bounds each of them.
-        self.smallest, self.largest = 0.0, float(torch.linalg.vector_norm(matrix))
+        self.smallest, self.largest = 0.0, float(torch.linalg.vector_norm(whole))
         self._last: tuple[object, Tensor] | None = None
 
     def solve(self, gradients: Tensor, damping: float) -> Tensor:
@@ -253,29 +259,26 @@ class DenseByCholesky(Curvature):
 
     def effective_dimension(self, damping: float) -> float:
         inverse = self._kept("inverse", damping, torch.float64)
-        return len(self.matrix) - damping * float(inverse.diagonal().sum())
+        return len(inverse) - damping * float(inverse.diagonal().sum())
 
     def factors(self) -> tuple[Tensor, ...]:
-        return (self.matrix,)
+        return (self._held,)
 
     def _kept(self, what: str, damping: float, kind: torch.dtype) -> Tensor:
         """A factor or an inverse, computed in float64: the last that was asked for is kept."""
         if self._last is None or self._last[0] != (what, damping, kind):
             self._last = None  # two at once would be one too many for the memory
-            found = self._factor(damping)
+            # Column after column, as LAPACK has it: so all is done in place.
+            found = self._matrix().mT
+            found.diagonal().add_(damping)
+            failed = found.new_empty((), dtype=torch.int32)
+            torch.linalg.cholesky_ex(found, out=(found, failed))
+            if failed:
+                raise self._singular(damping)
             if what == "inverse":
-                found = torch.cholesky_inverse(found)
+                torch.cholesky_inverse(found, out=found)
             self._last = ((what, damping, kind), found.to(kind))
         return self._last[1]
-
-    def _factor(self, damping: float) -> Tensor:
-        damped = self.matrix.clone()
-        damped.diagonal().add_(damping)
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if failed:
-            raise self._singular(damping)
-        return factor
 
 
 class Hessian:
@@ -370,7 +373,8 @@ class Raw(Hessian):
 
     Args:
         layout: of the gradients.
-        moments: {layer: (width, width)}, uncentred and divided by their number, or the rows.
+        moments: {layer: (width, width)}, uncentred and divided by their number, or what
+            they are made of.
         device: of factors and products; by default that of the moments.
         widest_eigenbasis: wider blocks are solved by Cholesky factors.
 
@@ -381,22 +385,27 @@ class Raw(Hessian):
     def __init__(
         self,
         layout: Layout,
-        moments: Mapping[str, Tensor | RowMoment],
+        moments: Mapping[str, Tensor | RowMoment | PackedMoment],
         *,
         device: torch.device | str | None = None,
         widest_eigenbasis: int = WIDEST_EIGENBASIS,
     ) -> None:
         def curvature(block: Block) -> Curvature:
+            what, given = "gradients' second moment", moments.get(block.name)
             shape = (block.width, block.width)
-            what, held = "gradients' second moment", moments.get(block.name)
-            if isinstance(held, RowMoment):
-                shape = (len(held.rows), block.width)
-                return OfRows(
-                    block.name, held._replace(rows=_checked(held.rows, what, block, shape, device))
-                )
+            if isinstance(given, RowMoment):
+                rows = _checked(given.rows, what, block, (len(given.rows), block.width), device)
+                return OfRows(block.name, given._replace(rows=rows))
+            if isinstance(given, PackedMoment):
+                packed = given._replace(packed=given.packed.to(device))
+
+                def made() -> Tensor:
+                    return _checked(packed.matrix(), what, block, shape, device).double()
+
+                return DenseByCholesky(block.name, packed.packed, made)
             moment = _moment(moments, what, block, shape, device)
             if block.width > widest_eigenbasis:
-                return DenseByCholesky(block.name, moment)
+                return DenseByCholesky(block.name, moment, moment.clone)
             return DenseSpectral(block.name, moment)
 
         super().__init__(layout, {block.name: curvature(block) for block in layout.blocks})

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 from common.errors import InputError
 from papers.logra.layout import Layout
-from papers.logra.product_sums import ProductSum, RowMoment, unpacked
+from papers.logra.product_sums import PackedMoment, ProductSum, RowMoment
 from papers.logra.tensor_files import read_tensors, write_tensors
 
 Kind = Literal["forward", "backward", "grad"]
@@ -255,12 +255,19 @@ class Statistics:
         """{layer: (width, width)}, of uncentred rows. Raises InputError as :meth:`mean`."""
         return self._moments(kind, "products", "covariance")
 
-    def second_moments(self, kind: Kind, wide: int) -> dict[str, Tensor | RowMoment]:
-        """As :meth:`covariance`; of layers wider than ``wide`` the rows, where they were few."""
-        found: dict[str, Tensor | RowMoment] = {}
+    def second_moments(self, kind: Kind, wide: int) -> dict[str, Tensor | RowMoment | PackedMoment]:
+        """As :meth:`covariance`; of layers wider than ``wide`` what takes less memory.
+
+        That is the rows where they were few, else the sum as it is kept.
+        """
+        found: dict[str, Tensor | RowMoment | PackedMoment] = {}
         for key, held in self._products.items():
-            if key.kind == kind and held.width > wide and held.rows is not None:
-                found[key.layer] = RowMoment(held.rows, float(self._counts[key]))
+            if key.kind == kind and held.width > wide:
+                number = float(self._counts[key])
+                few = held.rows
+                found[key.layer] = (
+                    PackedMoment(held.lend(), number) if few is None else RowMoment(few, number)
+                )
         return {**self._moments(kind, "products", "covariance", without=found), **found}
 
     def corrected_eigenvalues(self) -> dict[str, Tensor]:
@@ -287,8 +294,7 @@ class Statistics:
             if (key.kind, key.of) != (kind, of) or key.layer in without:
                 continue
             if of == "products":
-                # In place: a second matrix of this size may be one too many for the memory.
-                found[key.layer] = unpacked(self._products[key].packed).div_(count)
+                found[key.layer] = PackedMoment(self._products[key].packed, float(count)).matrix()
             else:
                 found[key.layer] = self._totals[key] / count
         if not found and not without:

@@ -32,6 +32,18 @@ class RowMoment(NamedTuple):
     number: float
 
 
+class PackedMoment(NamedTuple):
+    """The second moment ``packed / number``, of a sum as :class:`ProductSum` keeps it."""
+
+    packed: Tensor
+    number: float
+
+    def matrix(self) -> Tensor:
+        """(width, width), a new one for each call."""
+        # In place: another matrix of this size may be one too many for the memory.
+        return unpacked(self.packed).div_(self.number)
+
+
 def packed_size(width: int) -> int:
     """Numbers that are kept of a (width, width) matrix."""
     whole, rest = divmod(width, PANEL)
@@ -78,6 +90,8 @@ class ProductSum:
         self._packed = torch.empty(0, dtype=dtype, device=device)
         self._waiting: Tensor | None = None
         self._count = 0
+        #: Whether somebody else has the sum and relies on it.
+        self._lent = False
 
     @classmethod
     def of(cls, packed: Tensor, waiting: Tensor | None = None) -> ProductSum:
@@ -97,6 +111,11 @@ class ProductSum:
         whole = self._packed.clone() if self._packed.numel() else self._zeros()
         self._multiply_waiting(whole)
         return whole
+
+    def lend(self) -> Tensor:
+        """As :attr:`packed`, and no later row changes it."""
+        self._lent |= not self._count
+        return self.packed
 
     @property
     def state(self) -> tuple[Tensor, Tensor]:
@@ -127,9 +146,7 @@ class ProductSum:
             self.multiply()
         room = self._room(rows)
         if len(rows) > room:
-            if not self._packed.numel():
-                self._packed = self._zeros()
-            _multiply(self._packed, rows)
+            _multiply(self._own(), rows)
             return
         if self._waiting is None:
             self._waiting = rows.new_empty(room, self.width)
@@ -140,11 +157,9 @@ class ProductSum:
         """Multiply the rows that wait, if any."""
         if not self._count:
             return
-        if self._packed.numel():
-            self._multiply_waiting(self._packed)
-        else:
-            self._packed = self._zeros()
-            self._multiply_waiting(self._packed)
+        held = self.rows is not None
+        self._multiply_waiting(self._own())
+        if held:
             self._waiting = None  # there is less room from now on, and :attr:`rows` stay
         self._count = 0
 
@@ -157,6 +172,14 @@ class ProductSum:
         if self._packed.numel() or rows.device != self._packed.device:
             return self._few()
         return max(self._few(), self.width // HELD_SHARE)
+
+    def _own(self) -> Tensor:
+        """The sum, to be changed."""
+        if not self._packed.numel():
+            self._packed = self._zeros()
+        elif self._lent:
+            self._packed, self._lent = self._packed.clone(), False
+        return self._packed
 
     def _zeros(self) -> Tensor:
         return self._packed.new_zeros(packed_size(self.width))

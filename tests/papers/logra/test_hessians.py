@@ -23,7 +23,7 @@ from papers.logra.hessians import (
     components,
 )
 from papers.logra.layout import Block, Layout
-from papers.logra.product_sums import RowMoment
+from papers.logra.product_sums import PackedMoment, ProductSum, RowMoment
 
 LAYOUT = Layout([Block("a", 3, 4), Block("b.mlp", 2, 5)])
 
@@ -65,6 +65,16 @@ def rows_of(case: Problem) -> dict[str, RowMoment]:
     }
 
 
+def sums_of(case: Problem) -> dict[str, PackedMoment]:
+    """The raw moments as statistics keep them."""
+    found = {}
+    for name, moment in rows_of(case).items():
+        held = ProductSum(moment.rows.shape[1], dtype=torch.float64, device="cpu")
+        held.add(moment.rows)
+        found[name] = PackedMoment(held.packed, moment.number)
+    return found
+
+
 def eigenvectors(case: Problem) -> dict[str, tuple[Tensor, Tensor]]:
     return {
         name: (
@@ -101,13 +111,14 @@ def dense_solve(
 HESSIANS: dict[str, Callable[[Problem], Hessian]] = {
     "raw": lambda case: Raw(LAYOUT, case.raw),
     "raw by Cholesky": lambda case: Raw(LAYOUT, case.raw, widest_eigenbasis=1),
+    "raw of sums": lambda case: Raw(LAYOUT, sums_of(case)),
     "raw of rows": lambda case: Raw(LAYOUT, rows_of(case)),
     "kfac": lambda case: Kronecker(LAYOUT, case.forward, case.backward),
     "ekfac": corrected,
 }
 
 
-@pytest.mark.parametrize("by", ["raw", "raw by Cholesky", "raw of rows"])
+@pytest.mark.parametrize("by", ["raw", "raw by Cholesky", "raw of sums", "raw of rows"])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), value=st.floats(1e-3, 10), relative=st.booleans())
 def test_raw_is_a_dense_solve(by: str, seed: int, value: float, relative: bool) -> None:
@@ -268,7 +279,7 @@ def test_effective_dimension_falls_from_the_rank_to_0(kind: str) -> None:
 
 def test_rank_deficient_moments_need_damping() -> None:
     case = problem(n=5)
-    for kind in ("raw", "raw by Cholesky", "raw of rows"):
+    for kind in ("raw", "raw by Cholesky", "raw of sums", "raw of rows"):
         hessian = HESSIANS[kind](case)
         with pytest.raises(InputError, match=r"layer a: damping 0 leaves H singular"):
             hessian.precondition(case.gradients, Damping(0.0))

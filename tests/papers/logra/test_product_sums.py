@@ -92,6 +92,19 @@ def test_few_rows_are_kept_and_not_multiplied() -> None:
     assert torch.equal(kept, rows[:-1])  # whoever took them has them still
 
 
+def test_a_sum_that_was_lent_stays() -> None:
+    rows = torch.randn(300, 6)
+    held, again = (ProductSum(6, dtype=torch.float64, device="cpu") for _ in range(2))
+    for sums in (held, again):
+        sums.add(rows[:100])
+    lent = held.lend()
+    before = lent.clone()
+    for sums in (held, again):
+        sums.add(rows[100:])
+    assert torch.equal(lent, before)
+    assert torch.equal(held.packed, again.packed)
+
+
 def test_rows_of_another_type_are_summed_too() -> None:
     rows = torch.randn(100, 6)
     held = ProductSum(6, dtype=torch.float64, device="cpu")
