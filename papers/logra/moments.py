@@ -383,7 +383,7 @@ class Statistics:
             if summed and held.rows is None:
                 held.multiply()
             tensors["/".join(key)], waiting = held.state
-            if len(waiting) or held.rows is not None:
+            if len(waiting) or not tensors["/".join(key)].numel():
                 tensors["/".join(key._replace(of="waiting"))] = waiting
         for layer, basis in self.eigenbases.items():
             for side, vectors in basis._asdict().items():

@@ -128,8 +128,9 @@ class ProductSum:
 
     @property
     def rows(self) -> Tensor | None:
-        """All rows (n, width) while none is multiplied, else None; they will not change."""
-        return None if self._packed.numel() else self.state[1]
+        """All rows (n, width) while these are few and none is multiplied; they will not change."""
+        few = self._count <= self.width // HELD_SHARE
+        return self.state[1] if few and not self._packed.numel() else None
 
     def to(self, device: torch.device | str) -> ProductSum:
         """Itself where it lies there, else a copy."""
@@ -157,9 +158,9 @@ class ProductSum:
         """Multiply the rows that wait, if any."""
         if not self._count:
             return
-        held = self.rows is not None
+        first = not self._packed.numel()
         self._multiply_waiting(self._own())
-        if held:
+        if first:
             self._waiting = None  # there is less room from now on, and :attr:`rows` stay
         self._count = 0
 
