@@ -309,12 +309,12 @@ class EkfacJob(Job):
             self.capture.layout,
             self.statistics.eigenbases,
             self.statistics.corrected_eigenvalues(),
-            dtype=self.statistics.dtype,
         )
 
     def stored_bytes(self, sequences: int) -> float:
         curvatures = self.hessian.curvatures.values()
-        return float(sum(part.nbytes for block in curvatures for part in block.factors()))
+        numbers = sum(part.numel() for block in curvatures for part in block.factors())
+        return float(numbers * self.statistics.dtype.itemsize)
 
 
 def timed(step: Callable[[], object]) -> float:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from common.errors import InputError
 from papers.logra.hessians import (
+    WIDEST_EIGENBASIS,
     Damping,
     EigenvalueCorrected,
     Hessian,
@@ -150,7 +151,8 @@ def hessian_of(
     if kind == "none":
         return Identity(layout)
     if kind == "raw":
-        return Raw(layout, statistics.covariance("grad"), device=device)
+        moments = statistics.second_moments("grad", WIDEST_EIGENBASIS)
+        return Raw(layout, moments, device=device)
     if kind == "kfac":
         forward, backward = statistics.covariance("forward"), statistics.covariance("backward")
         return Kronecker(layout, forward, backward, device=device)
@@ -159,16 +161,9 @@ def hessian_of(
 
 
 def _best_kind(statistics: Statistics) -> HessianKind:
-    try:
-        statistics.covariance("grad")
+    if statistics.has("grad", "covariance"):
         return "raw"
-    except InputError:
-        pass
-    try:
-        statistics.corrected_eigenvalues()
-        return "ekfac"
-    except InputError:
-        return "kfac"
+    return "ekfac" if statistics.has("grad", "corrected_eigval") else "kfac"
 
 
 class Influence:

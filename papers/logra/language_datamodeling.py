@@ -10,7 +10,7 @@ from common.run import Run
 from papers.logra.attribution import AttributionSettings, attribute
 from papers.logra.language_models import perplexity
 from papers.logra.language_task import LanguageTask, LanguageTaskSettings
-from papers.logra.linear_datamodeling_score import datamodeling_scores
+from papers.logra.linear_datamodeling_score import scores_by_query
 from papers.logra.subset_retraining import read_retrained
 
 
@@ -27,13 +27,11 @@ def run_language_datamodeling(settings: LanguageDatamodelingSettings, run: Run) 
     train, queries = task.corpus.train, task.corpus.queries
     model = task.model(run.seed)
     scores = attribute(settings.attribution, model, train, queries, run.seed)
-    # A constant column has no ranks; such a query counts as not predicted.
-    by_loss = datamodeling_scores(scores, retrained.masks, -retrained.losses.mean(1)).nan_to_num()
-    by_margin = datamodeling_scores(scores, retrained.masks, retrained.margins.mean(1)).nan_to_num()
-    run.write_json("by_query.json", by_loss.tolist())
+    found = scores_by_query(scores, retrained)
+    run.write_json("by_query.json", found.loss.tolist())
     return {
-        "lds_by_loss": float(by_loss.mean()),
-        "lds_by_margin": float(by_margin.mean()),
+        "lds_by_loss": float(found.loss.mean()),
+        "lds_by_margin": float(found.margin.mean()),
         "perplexity": perplexity(model, queries),
     }
 

@@ -7,6 +7,8 @@ Source: Choe et al. 2024, Sec. 4.1 and App. C.1; Park et al. 2023.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from common.config import Program
@@ -16,7 +18,7 @@ from papers.logra.image_task import ImageTask, ImageTaskSettings
 from papers.logra.outliers import outlier_metrics
 from papers.logra.rank_correlation import spearman
 from papers.logra.samples import logits_of
-from papers.logra.subset_retraining import read_retrained
+from papers.logra.subset_retraining import Retrained, read_retrained
 
 
 class LinearDatamodelingSettings(ImageTaskSettings):
@@ -36,6 +38,22 @@ def datamodeling_scores(scores: Tensor, masks: Tensor, outputs: Tensor) -> Tenso
     return spearman(masks.double() @ scores.double().mT, outputs)
 
 
+class ByQuery(NamedTuple):
+    """Datamodeling scores (queries,) where margins, or losses, are what is predicted."""
+
+    margin: Tensor
+    loss: Tensor
+
+
+def scores_by_query(scores: Tensor, retrained: Retrained) -> ByQuery:
+    """Of (queries, n) scores, as :func:`datamodeling_scores`."""
+    outputs = retrained.margins.mean(1), -retrained.losses.mean(1)
+    # A constant column has no ranks; such a query counts as not predicted.
+    return ByQuery(
+        *(datamodeling_scores(scores, retrained.masks, part).nan_to_num() for part in outputs)
+    )
+
+
 def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> dict[str, float]:
     """Score one attributed model; returns the datamodeling score by margin and by loss."""
     retrained = read_retrained(run.needed("retrained"))
@@ -43,14 +61,12 @@ def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> d
     train, test = task.images.train, task.images.test
     model = task.model(run.seed)
     scores = attribute(settings.attribution, model, train, test, run.seed)
-    # A constant column has no ranks; such a query counts as not predicted.
-    by_margin = datamodeling_scores(scores, retrained.masks, retrained.margins.mean(1)).nan_to_num()
-    by_loss = datamodeling_scores(scores, retrained.masks, -retrained.losses.mean(1)).nan_to_num()
-    run.write_json("by_query.json", by_margin.tolist())
+    found = scores_by_query(scores, retrained)
+    run.write_json("by_query.json", found.margin.tolist())
     right = logits_of(model, test).argmax(1) == test.y
     return {
-        "lds": float(by_margin.mean()),
-        "lds_by_loss": float(by_loss.mean()),
+        "lds": float(found.margin.mean()),
+        "lds_by_loss": float(found.loss.mean()),
         "accuracy_pct": 100 * float(right.float().mean()),
         **outlier_metrics(scores, model, train, test),
     }

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 from common.errors import InputError
 from papers.logra.layout import Layout
-from papers.logra.product_sums import ProductSum, unpacked, width_of
+from papers.logra.product_sums import PackedMoment, ProductSum, RowMoment
 from papers.logra.tensor_files import read_tensors, write_tensors
 
 Kind = Literal["forward", "backward", "grad"]
@@ -255,6 +255,21 @@ class Statistics:
         """{layer: (width, width)}, of uncentred rows. Raises InputError as :meth:`mean`."""
         return self._moments(kind, "products", "covariance")
 
+    def second_moments(self, kind: Kind, wide: int) -> dict[str, Tensor | RowMoment | PackedMoment]:
+        """As :meth:`covariance`; of layers wider than ``wide`` what takes less memory.
+
+        That is the rows where they were few, else the sum as it is kept.
+        """
+        found: dict[str, Tensor | RowMoment | PackedMoment] = {}
+        for key, held in self._products.items():
+            if key.kind == kind and held.width > wide:
+                number = float(self._counts[key])
+                few = held.rows
+                found[key.layer] = (
+                    PackedMoment(held.lend(), number) if few is None else RowMoment(few, number)
+                )
+        return {**self._moments(kind, "products", "covariance", without=found), **found}
+
     def corrected_eigenvalues(self) -> dict[str, Tensor]:
         """{layer: (out, inner)} in :attr:`eigenbases`. Raises InputError as :meth:`mean`."""
         return self._moments("grad", "rotated_squares", "corrected_eigval")
@@ -263,17 +278,26 @@ class Statistics:
         """{layer: rows}: tokens, or samples of ``grad``."""
         return {key.layer: float(count) for key, count in self._counts.items() if key.kind == kind}
 
-    def _moments(self, kind: str, of: str, moment: str) -> dict[str, Tensor]:
+    def has(self, kind: Kind, moment: Moment) -> bool:
+        """Whether a moment of this kind was gathered."""
+        return any((key.kind, key.of) == (kind, SUMS[moment][-1]) for key in self._counts)
+
+    def _moments(
+        self, kind: str, of: str, moment: str, without: Collection[str] = ()
+    ) -> dict[str, Tensor]:
         if self._interrupted:
             raise InputError(
                 "statistics hold a part of a batch that failed; allowed: clear and start over"
             )
-        found = {
-            key.layer: (unpacked(total) if of == "products" else total) / self._counts[key]
-            for key, total in self._sums().items()
-            if (key.kind, key.of) == (kind, of)
-        }
-        if not found:
+        found = {}
+        for key, count in self._counts.items():
+            if (key.kind, key.of) != (kind, of) or key.layer in without:
+                continue
+            if of == "products":
+                found[key.layer] = PackedMoment(self._products[key].packed, float(count)).matrix()
+            else:
+                found[key.layer] = self._totals[key] / count
+        if not found and not without:
             held = sorted({f"{key.kind} {key.of}" for key in self._counts})
             raise InputError(
                 f"no {kind} {moment} was gathered; gathered: {', '.join(held) or 'nothing'}"
@@ -347,8 +371,8 @@ class Statistics:
         """Sums and eigenvectors, and JSON of counts. Raises InputError as :meth:`save`.
 
         Args:
-            summed: with all rows in the sums; else those that wait to be multiplied stand beside
-                them, so that sums go on from here to the last bit.
+            summed: multiply rows that wait to be, where any was; else they stand beside the sums,
+                so that these go on from here to the last bit.
         """
         if self._interrupted:
             raise InputError(
@@ -356,10 +380,10 @@ class Statistics:
             )
         tensors = {"/".join(key): total for key, total in self._totals.items()}
         for key, held in self._products.items():
+            if summed and held.rows is None:
+                held.multiply()
             tensors["/".join(key)], waiting = held.state
-            if summed:
-                tensors["/".join(key)] = held.packed
-            elif len(waiting):
+            if len(waiting) or not tensors["/".join(key)].numel():
                 tensors["/".join(key._replace(of="waiting"))] = waiting
         for layer, basis in self.eigenbases.items():
             for side, vectors in basis._asdict().items():
@@ -391,15 +415,18 @@ class Statistics:
     def check(self, layout: Layout, where: str = "statistics") -> None:
         """Raises InputError unless all sums are of gradients of this layout."""
         blocks = {block.name: block for block in layout.blocks}
-        for key, total in self._sums().items():
+        shapes = {key: tuple(total.shape) for key, total in self._totals.items()}
+        shapes |= {key: (held.width, held.width) for key, held in self._products.items()}
+        for key, found in shapes.items():
             if key.layer not in blocks:
                 raise InputError(f"{where}: layer {key.layer}; allowed: {', '.join(blocks)}")
             block = blocks[key.layer]
             width = {"forward": block.inner, "backward": block.out, "grad": block.width}[key.kind]
-            shape = (block.out, block.inner) if key.of == "rotated_squares" else (width,)
-            found = tuple(total.shape)
-            if key.of == "products":
-                shape, found = (width, width), (width_of(total), width_of(total))
+            shape: tuple[int, ...] = (width,)
+            if key.of == "rotated_squares":
+                shape = (block.out, block.inner)
+            elif key.of == "products":
+                shape = (width, width)
             if found != shape:
                 raise InputError(
                     f"{where}: {key.kind} {key.of} of layer {key.layer} of shape {found}; "

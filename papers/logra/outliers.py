@@ -30,15 +30,34 @@ def outlier_metrics(
         train, queries: images with classes.
     """
     whole = InfluenceSettings(projection="none", hessian="none")
-    norms = gradient_norms(InfluenceFunction(whole, model, train, 0))
-    outliers = norms.topk(max(1, round(OUTLIERS * len(norms)))).indices
-    listed = scores.topk(LISTED, 1).indices
-    same = train.y.cpu()[listed] == queries.y.cpu()[:, None]
+    outliers = largest(gradient_norms(InfluenceFunction(whole, model, train, 0)))
+    same = train.y.cpu()[listed_of(scores)] == queries.y.cpu()[:, None]
+    return {**list_metrics(scores, outliers), "same_class_share": float(same.float().mean())}
+
+
+def listed_of(scores: Tensor) -> Tensor:
+    """(queries, train) scores -> (queries, LISTED) places of the highest."""
+    return scores.topk(LISTED, 1).indices
+
+
+def list_metrics(scores: Tensor, outliers: Tensor, samples: str = "samples") -> dict[str, float]:
+    """Share of all lists' entries that are outliers, and how many different samples are listed.
+
+    Args:
+        scores: (queries, train).
+        outliers: places of training samples.
+        samples: what these are called.
+    """
+    listed = listed_of(scores)
     return {
         "outlier_share": float(torch.isin(listed, outliers).float().mean()),
-        "same_class_share": float(same.float().mean()),
-        "listed_samples": float(len(torch.unique(listed))),
+        f"listed_{samples}": float(len(torch.unique(listed))),
     }
+
+
+def largest(norms: Tensor) -> Tensor:
+    """Places of the share of samples with the longest gradients that count as outliers."""
+    return norms.topk(max(1, round(OUTLIERS * len(norms)))).indices
 
 
 def gradient_norms(function: InfluenceFunction) -> Tensor:

@@ -2,13 +2,15 @@
 
 The triangle is cut into panels of rows, each from its diagonal block to the right end, which lie
 one after the other in one tensor. That takes half the memory and half the multiplications of the
-whole matrix, and leaves products as large as processors are good at.
+whole matrix, and leaves products as large as processors are good at. Fewer rows than half the
+width take less memory than the triangle: until there are more, they are kept and not multiplied.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,28 @@ PANEL = 512
 #: Rows wait until there are this many, or a share of the width: a few at a time would have the
 #: processor read and write the whole triangle for few multiplications.
 LEAST_WAITING, WAITING_SHARE = 64, 8
+#: The first rows wait until there are this share of the width: whoever needs the sum of so few can
+#: do with less than the matrix, see :class:`RowMoment`.
+HELD_SHARE = 2
+
+
+class RowMoment(NamedTuple):
+    """The second moment ``rows^T rows / number`` of fewer rows (n, width) than numbers."""
+
+    rows: Tensor
+    number: float
+
+
+class PackedMoment(NamedTuple):
+    """The second moment ``packed / number``, of a sum as :class:`ProductSum` keeps it."""
+
+    packed: Tensor
+    number: float
+
+    def matrix(self) -> Tensor:
+        """(width, width), a new one for each call."""
+        # In place: another matrix of this size may be one too many for the memory.
+        return unpacked(self.packed).div_(self.number)
 
 
 def packed_size(width: int) -> int:
@@ -62,15 +86,18 @@ class ProductSum:
 
     def __init__(self, width: int, *, dtype: torch.dtype, device: torch.device | str) -> None:
         self.width = width
-        self._packed = torch.zeros(packed_size(width), dtype=dtype, device=device)
-        self._most = max(LEAST_WAITING, width // WAITING_SHARE)
+        # Empty until rows are multiplied for the first time.
+        self._packed = torch.empty(0, dtype=dtype, device=device)
         self._waiting: Tensor | None = None
         self._count = 0
+        #: Whether somebody else has the sum and relies on it.
+        self._lent = False
 
     @classmethod
     def of(cls, packed: Tensor, waiting: Tensor | None = None) -> ProductSum:
         """Goes on from what :attr:`packed`, or both parts of :attr:`state`, gave."""
-        found = cls(width_of(packed), dtype=packed.dtype, device=packed.device)
+        width = width_of(packed) if waiting is None else waiting.shape[1]
+        found = cls(width, dtype=packed.dtype, device=packed.device)
         found._packed = packed
         if waiting is not None:
             found.add(waiting)
@@ -79,17 +106,31 @@ class ProductSum:
     @property
     def packed(self) -> Tensor:
         """The sum of all rows so far, (:func:`packed_size`,); to read it changes no later sum."""
-        if not self._count:
+        if self._packed.numel() and not self._count:
             return self._packed
-        whole = self._packed.clone()
-        _multiply(whole, self.state[1])
+        whole = self._packed.clone() if self._packed.numel() else self._zeros()
+        self._multiply_waiting(whole)
         return whole
+
+    def lend(self) -> Tensor:
+        """As :attr:`packed`, and no later row changes it."""
+        self._lent |= not self._count
+        return self.packed
 
     @property
     def state(self) -> tuple[Tensor, Tensor]:
-        """What was multiplied, as :attr:`packed`, and rows that wait to be, (n, width)."""
+        """What was multiplied, as :attr:`packed`, and rows that wait to be, (n, width).
+
+        The former is empty where nothing was.
+        """
         waiting = self._packed.new_empty(0, self.width) if self._waiting is None else self._waiting
         return self._packed, waiting[: self._count]
+
+    @property
+    def rows(self) -> Tensor | None:
+        """All rows (n, width) while these are few and none is multiplied; they will not change."""
+        few = self._count <= self.width // HELD_SHARE
+        return self.state[1] if few and not self._packed.numel() else None
 
     def to(self, device: torch.device | str) -> ProductSum:
         """Itself where it lies there, else a copy."""
@@ -99,21 +140,55 @@ class ProductSum:
 
     def add(self, rows: Tensor) -> None:
         """Add rows (n, width); they may change afterwards."""
-        if self._count + len(rows) > self._most:
-            self._flush()
-        if len(rows) > self._most:
-            _multiply(self._packed, rows)
+        if self._waiting is not None and self._waiting.dtype != rows.dtype:
+            self.multiply()
+            self._waiting = None
+        if self._count + len(rows) > self._room(rows):
+            self.multiply()
+        room = self._room(rows)
+        if len(rows) > room:
+            _multiply(self._own(), rows)
             return
-        if self._waiting is None or self._waiting.dtype != rows.dtype:
-            self._flush()
-            self._waiting = rows.new_empty(self._most, self.width)
+        if self._waiting is None:
+            self._waiting = rows.new_empty(room, self.width)
         self._waiting[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
-    def _flush(self) -> None:
-        if self._count:
-            _multiply(*self.state)
+    def multiply(self) -> None:
+        """Multiply the rows that wait, if any."""
+        if not self._count:
+            return
+        first = not self._packed.numel()
+        self._multiply_waiting(self._own())
+        if first:
+            self._waiting = None  # there is less room from now on, and :attr:`rows` stay
         self._count = 0
+
+    def _few(self) -> int:
+        return max(LEAST_WAITING, self.width // WAITING_SHARE)
+
+    def _room(self, rows: Tensor) -> int:
+        """How many of such rows may wait."""
+        # Those of another device would take the memory that the sum is kept off.
+        if self._packed.numel() or rows.device != self._packed.device:
+            return self._few()
+        return max(self._few(), self.width // HELD_SHARE)
+
+    def _own(self) -> Tensor:
+        """The sum, to be changed."""
+        if not self._packed.numel():
+            self._packed = self._zeros()
+        elif self._lent:
+            self._packed, self._lent = self._packed.clone(), False
+        return self._packed
+
+    def _zeros(self) -> Tensor:
+        return self._packed.new_zeros(packed_size(self.width))
+
+    def _multiply_waiting(self, packed: Tensor) -> None:
+        # Never more at once than later: rows' own type would round longer sums more.
+        for part in torch.split(self.state[1], self._few()):
+            _multiply(packed, part)
 
 
 def _multiply(packed: Tensor, rows: Tensor) -> None:

@@ -26,8 +26,7 @@ from papers.logra.classifier_training import Device, TrainingSettings, device_of
 from papers.logra.corpora import CORPUS_SEED, Corpus, CorpusSettings, load
 from papers.logra.language_brittleness import LISTED, topic_metrics
 from papers.logra.language_models import TransformerSettings
-from papers.logra.outliers import LISTED as LONG_LIST
-from papers.logra.outliers import OUTLIERS, gradient_norms
+from papers.logra.outliers import gradient_norms, largest, list_metrics
 from papers.logra.samples import Samples
 from papers.logra.word_names import topic_name, words_of
 
@@ -73,7 +72,7 @@ def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     }
     metrics: dict[str, float] = {}
     for name, found in scores.items():
-        of_method = topic_metrics(corpus, found) | list_metrics(found, outliers)
+        of_method = topic_metrics(corpus, found) | list_metrics(found, outliers, "sequences")
         metrics |= {f"{name}_{metric}": value for metric, value in of_method.items()}
     words = words_of(settings.corpus)
     run.write_json("examples.json", examples(corpus, words, scores, outliers, settings))
@@ -100,25 +99,6 @@ def mix(corpus: Corpus, share: float) -> Corpus:
     if topics is not None:
         topics = topics.index_fill(0, mixed, MIXED)
     return corpus._replace(train=train, train_topics=topics)
-
-
-def largest(norms: Tensor) -> Tensor:
-    """Places of the share of samples with the longest gradients that count as outliers."""
-    return norms.topk(max(1, round(OUTLIERS * len(norms)))).indices
-
-
-def list_metrics(scores: Tensor, outliers: Tensor) -> dict[str, float]:
-    """Share of all lists' entries that are outliers, and how many different samples are listed.
-
-    Args:
-        scores: (queries, train).
-        outliers: places of training samples.
-    """
-    listed = scores.topk(LONG_LIST, 1).indices
-    return {
-        "outlier_share": float(torch.isin(listed, outliers).float().mean()),
-        "listed_sequences": float(len(torch.unique(listed))),
-    }
 
 
 def telling_words(sequences: Tensor) -> set[int]:

@@ -127,9 +127,10 @@ class LogIX(BatchLogging):
         if in_any_process(self.folder.has_written) and not self.folder.has_written:
             self._begin_log()  # a part without rows, for a store knows of all processes
         self.folder.close()
-        self.folder.write(self.statistics, self.projections, self.config)
         if self._progress is not None:
+            # Before the sums are finished below: the file shall not tell when it was last written.
             self._progress.write(self.statistics)
+        self.folder.write(self.statistics, self.projections, self.config)
         self.eval()
 
     def initialize_from_log(

@@ -14,7 +14,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.config import Program
+from common.config import Program, Settings
 from common.errors import InputError
 from common.run import Run
 from papers.logra.image_task import ImageTask, ImageTaskSettings
@@ -25,12 +25,16 @@ FILE = "outputs.safetensors"
 MASK_SEED, RETRAINING_SEED = 20240522, 1_000_000
 
 
-class SubsetRetrainingSettings(ImageTaskSettings):
+class SubsetSettings(Settings):
     """Which subsets, and how often."""
 
     subsets: int = Field(gt=1, description="half subsets, of all runs together")
     retrainings: int = Field(gt=0, description="models of each subset")
     shares: int = Field(gt=0, description="runs, of seeds 0, 1, ..., that share the subsets")
+
+
+class SubsetRetrainingSettings(SubsetSettings, ImageTaskSettings):
+    """Which models."""
 
 
 class Retrained(NamedTuple):
@@ -46,6 +50,33 @@ class Retrained(NamedTuple):
     margins: Tensor
 
 
+class Share(NamedTuple):
+    """The models that one run trains.
+
+    Attributes:
+        chosen: (subsets,) numbers of its subsets.
+        masks: (subsets, n) which training samples each subset has.
+        places: (models, n // 2) places of those that each model is trained on.
+        seeds: of each model.
+    """
+
+    chosen: Tensor
+    masks: Tensor
+    places: Tensor
+    seeds: list[int]
+
+    def save(self, run: Run, losses: Tensor, margins: Tensor) -> None:
+        """Keep outputs (models, queries) for :func:`read_retrained`."""
+        shape = (len(self.chosen), -1, losses.shape[1])
+        tensors = {
+            "places": self.chosen,
+            "masks": self.masks,
+            "losses": losses.view(shape),
+            "margins": margins.view(shape),
+        }
+        save_file(tensors, run.path(FILE))
+
+
 def half_subsets(count: int, samples: int, seed: int = MASK_SEED) -> Tensor:
     """(count, samples // 2) places of random halves, ascending."""
     generator = torch.Generator().manual_seed(seed)
@@ -53,32 +84,30 @@ def half_subsets(count: int, samples: int, seed: int = MASK_SEED) -> Tensor:
     return orders[:, : samples // 2].sort(1).values
 
 
-def run_subset_retraining(settings: SubsetRetrainingSettings, run: Run) -> dict[str, float]:
-    """Retrain this share of the subsets; returns the models' accuracy (%)."""
+def share_of(settings: SubsetSettings, run: Run, samples: int) -> Share:
+    """What the run of this seed trains. Raises InputError: more seeds than shares."""
     if run.seed >= settings.shares:
         raise InputError(f"--seed {run.seed}: allowed: 0 to {settings.shares - 1}, one each share")
-    task = ImageTask(settings, run)
-    train, test = task.images.train, task.images.test
     chosen = torch.arange(run.seed, settings.subsets, settings.shares)
-    subsets = half_subsets(settings.subsets, len(train.x))[chosen]
+    subsets = half_subsets(settings.subsets, samples)[chosen]
     # A model's seed follows from its subset and repetition alone, not from who trains it.
-    repeated = subsets.repeat_interleave(settings.retrainings, 0)
     seeds = [
         RETRAINING_SEED + subset * settings.retrainings + again
         for subset in chosen.tolist()
         for again in range(settings.retrainings)
     ]
-    logits = task.retrained_logits(repeated, seeds, test)
+    masks = torch.zeros(len(chosen), samples, dtype=torch.bool).scatter_(1, subsets, True)
+    return Share(chosen, masks, subsets.repeat_interleave(settings.retrainings, 0), seeds)
+
+
+def run_subset_retraining(settings: SubsetRetrainingSettings, run: Run) -> dict[str, float]:
+    """Retrain this share of the subsets; returns the models' accuracy (%)."""
+    task = ImageTask(settings, run)
+    share = share_of(settings, run, len(task.images.train.x))
+    test = task.images.test
+    logits = task.retrained_logits(share.places, share.seeds, test)
     y = test.y.cpu()
-    shape = (len(chosen), settings.retrainings, len(y))
-    masks = torch.zeros(len(chosen), len(train.x), dtype=torch.bool)
-    tensors = {
-        "places": chosen,
-        "masks": masks.scatter_(1, subsets, True),
-        "losses": losses(logits, y).view(shape),
-        "margins": margins(logits, y).view(shape),
-    }
-    save_file(tensors, run.path(FILE))
+    share.save(run, losses(logits, y), margins(logits, y))
     return {"accuracy_pct": 100 * float((logits.argmax(2) == y).float().mean())}
 
 

@@ -55,10 +55,12 @@ def start(folder: Path, computed: Connection, seconds: float, options: dict[str,
     log(run, **options, after=lambda: computed.send("batch"))
 
 
-def log_until_full(folder: Path, said: Connection, largest: int, batches: int) -> None:
+def log_until_full(
+    folder: Path, said: Connection, largest: int, batches: int, seconds: float = 1e9
+) -> None:
     """Log some batches; then the disk takes no file of more than ``largest`` bytes."""
     os.chdir(folder)
-    run, done, message = new_run(1e9, resume=True), 0, ""
+    run, done, message = new_run(seconds, resume=True), 0, ""
 
     def fill() -> None:
         nonlocal done

@@ -15,6 +15,7 @@ from common.errors import InputError
 from papers.logra.capture import Capture
 from papers.logra.layout import Block, Layout
 from papers.logra.moments import Statistics
+from papers.logra.product_sums import RowMoment
 from papers.logra.projections import random_projections
 from papers.logra.watching import watched
 
@@ -190,6 +191,26 @@ class TestFiles:
         loaded.collect(ALL)
         gathered(loaded, 6)
         assert loaded.counts("forward")["0"] == 2 * statistics.counts("forward")["0"]
+
+    def test_of_few_wide_rows_hold_these_and_go_on(self, tmp_path: Path) -> None:
+        rows = torch.randn(60, 16, 16)
+        few, whole = (Statistics({"grad": ["covariance"]}) for _ in range(2))
+        few.add_gradients("it", rows[:50])
+        few.save(tmp_path / "few")
+        loaded = Statistics.load(tmp_path / "few", Layout([Block("it", 16, 16)]))
+        for statistics in (few, loaded):
+            moment = statistics.second_moments("grad", wide=255)["it"]
+            assert isinstance(moment, RowMoment)
+            assert torch.equal(moment.rows, rows[:50].flatten(1))
+            assert moment.number == 50
+            covariance = statistics.covariance("grad")["it"]
+            assert torch.equal(statistics.second_moments("grad", wide=256)["it"], covariance)
+        for part in (rows[:50], rows[50:]):
+            whole.add_gradients("it", part)
+        loaded.collect({"grad": ["covariance"]})
+        loaded.add_gradients("it", rows[50:])
+        assert torch.equal(loaded.covariance("grad")["it"], whole.covariance("grad")["it"])
+        assert (tmp_path / "few").stat().st_size < 1.1 * rows[:50].nbytes
 
     @pytest.mark.parametrize(
         ("blocks", "message"),

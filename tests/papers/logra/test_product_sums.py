@@ -50,12 +50,12 @@ def test_reading_between_two_parts_changes_nothing() -> None:
 def test_a_sum_goes_on_from_its_state_to_the_last_bit(kept: int) -> None:
     rows = torch.randn(150, 6)
     first, whole = (ProductSum(6, dtype=torch.float64, device="cpu") for _ in range(2))
-    for row in rows[:kept].split(1):
+    for row in rows[:kept].unsqueeze(1):
         first.add(row)
     second = ProductSum.of(*(part.clone() for part in first.state))
-    for row in rows[kept:].split(1):
+    for row in rows[kept:].unsqueeze(1):
         second.add(row)
-    for row in rows.split(1):
+    for row in rows.unsqueeze(1):
         whole.add(row)
     assert torch.equal(second.packed, whole.packed)
 
@@ -76,3 +76,39 @@ def test_half_precision_products_are_summed_in_the_sums_type() -> None:
     assert held.packed.dtype == torch.float64
     exact = rows.double().mT @ rows.double()
     torch.testing.assert_close(unpacked(held.packed), exact, atol=1e-3, rtol=1e-5)
+
+
+def test_few_rows_are_kept_and_not_multiplied() -> None:
+    rows = torch.randn(PANEL // 2 + 1, PANEL)
+    held = ProductSum(PANEL, dtype=torch.float64, device="cpu")
+    held.add(rows[:10])
+    held.add(rows[10:-1])
+    kept = held.rows
+    assert kept is not None
+    assert torch.equal(kept, rows[:-1])
+    held.add(rows[-1:])
+    assert held.rows is None
+    held.add(torch.full((1, PANEL), 7.0))
+    assert torch.equal(kept, rows[:-1])  # whoever took them has them still
+
+
+def test_a_sum_that_was_lent_stays() -> None:
+    rows = torch.randn(300, 6)
+    held, again = (ProductSum(6, dtype=torch.float64, device="cpu") for _ in range(2))
+    for sums in (held, again):
+        sums.add(rows[:100])
+    lent = held.lend()
+    before = lent.clone()
+    for sums in (held, again):
+        sums.add(rows[100:])
+    assert torch.equal(lent, before)
+    assert torch.equal(held.packed, again.packed)
+
+
+def test_rows_of_another_type_are_summed_too() -> None:
+    rows = torch.randn(100, 6)
+    held = ProductSum(6, dtype=torch.float64, device="cpu")
+    held.add(rows[:10])
+    held.add(rows[10:].double())
+    exact = rows.double().mT @ rows.double()
+    torch.testing.assert_close(unpacked(held.packed), exact, atol=1e-4, rtol=1e-4)

@@ -11,7 +11,8 @@ import torch
 from common.results.records import Results, write_archive
 from papers.logra.corpora import CorpusSettings, generated
 from papers.logra.listings import listing_examples
-from papers.logra.retrieval import MIXED, chosen_queries, list_metrics, mix, telling_words
+from papers.logra.outliers import list_metrics
+from papers.logra.retrieval import MIXED, chosen_queries, mix, telling_words
 from papers.logra.word_names import made_up, topic_name
 from tests.papers.logra.runs import FOLDER, metrics_of
 
@@ -54,8 +55,8 @@ def test_shares_of_lists_are_counted() -> None:
     scores[1] *= -1
     # The lists are 20 to 29 and 0 to 9.
     found = list_metrics(scores, torch.tensor([0, 15, 29, 28]))
-    assert found == {"outlier_share": pytest.approx(3 / 20), "listed_sequences": 20}
-    assert list_metrics(scores[:1].repeat(4, 1), torch.tensor([3]))["listed_sequences"] == 10
+    assert found == {"outlier_share": pytest.approx(3 / 20), "listed_samples": 20}
+    assert list_metrics(scores[:1].repeat(4, 1), torch.tensor([3]))["listed_samples"] == 10
 
 
 def test_words_that_many_texts_have_tell_nothing() -> None:

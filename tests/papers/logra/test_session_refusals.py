@@ -207,12 +207,15 @@ def test_a_full_disk_while_rows_are_written(tmp_path: Path, new_run: Run) -> Non
     check_going_on(kept)
 
 
-@pytest.mark.parametrize(("largest", "file"), [(800, "state/statistics"), (1000, "resume/pass0")])
+@pytest.mark.parametrize(("seconds", "file"), [(0, "state/statistics"), (1e9, "resume/pass0")])
 def test_a_full_disk_while_statistics_are_written(
-    tmp_path: Path, new_run: Run, largest: int, file: str
+    tmp_path: Path, new_run: Run, seconds: float, file: str
 ) -> None:
-    """After the last row: a chunk of 5 rows takes less room than three layers' H."""
-    process, pipe = started(resume_program.log_until_full, tmp_path, largest, 13)
+    """After the last row: a chunk of 5 rows takes less room than three layers' H.
+
+    What a run needs to go on is written before what others read, unless it is there already.
+    """
+    process, pipe = started(resume_program.log_until_full, tmp_path, 800, 13, seconds)
     message = pipe.recv()
     process.join()
     assert message.startswith(f"logix/project/{file}.safetensors: cannot be written (")
