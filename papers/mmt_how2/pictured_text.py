@@ -46,20 +46,8 @@ class PicturedText:
     def __len__(self) -> int:
         return len(self.source)
 
-    def first(self, count: int) -> PicturedText:
-        """The first ``count`` pairs."""
-        return PicturedText(
-            self.source[:count], self.target[:count], self.scenes[:count], self.pictures[:count]
-        )
-
 
 Corpus = Mapping[str, PicturedText]
-
-
-def halved(corpus: Corpus) -> Corpus:
-    """The corpus with the first half of its training pairs; other splits stay whole."""
-    train = corpus["train"]
-    return {**corpus, "train": train.first(len(train) // 2)}
 
 
 def write_corpus(corpus: Corpus, folder: Path, source: str, target: str) -> Path:

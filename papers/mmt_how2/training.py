@@ -125,21 +125,12 @@ def train(
         InputError: settings, text or features are unusable.
     """
     start_fairseq()
-    from fairseq import checkpoint_utils, tasks, utils
-    from fairseq.logging import metrics
-    from fairseq.trainer import Trainer
+    from fairseq import checkpoint_utils
 
-    metrics.reset()
     config = configuration(data, work, model, schedule, seed, visual)
     prepare_folder(work, training_fingerprint(data, model, schedule, seed))
-    utils.set_torch_seed(seed)
-    task = tasks.setup_task(config.task)
-    trainer = Trainer(
-        config, task, task.build_model(config.model), task.build_criterion(config.criterion)
-    )
-    if not trainer.cuda:
-        trainer._set_seed = partial(seed_update, trainer)
-    task.load_dataset("valid")
+    trainer = make_trainer(config)
+    trainer.task.load_dataset("valid")
     extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
     history = [Epoch(*values) for values in (extra or {}).get("history", ())]
     resumed = len(history)
@@ -159,6 +150,23 @@ def train(
         bar.close()
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     return Training(best_path(work), last_path(work), history, parameters, resumed)
+
+
+def make_trainer(config: Any) -> Any:
+    """fairseq's trainer of a new model, for a configuration of :func:`configuration`."""
+    from fairseq import tasks, utils
+    from fairseq.logging import metrics
+    from fairseq.trainer import Trainer
+
+    metrics.reset()
+    utils.set_torch_seed(config.common.seed)
+    task = tasks.setup_task(config.task)
+    trainer = Trainer(
+        config, task, task.build_model(config.model), task.build_criterion(config.criterion)
+    )
+    if not trainer.cuda:
+        trainer._set_seed = partial(seed_update, trainer)
+    return trainer
 
 
 def seed_update(trainer: Any) -> None:

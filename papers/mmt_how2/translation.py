@@ -28,7 +28,7 @@ from papers.mmt_how2.parallel_corpora import (
     multi30k_identity,
     multi30k_pairs,
 )
-from papers.mmt_how2.pictured_text import halved, write_pictures
+from papers.mmt_how2.pictured_text import write_pictures
 from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap
 from papers.mmt_how2.systems import System, TrainedSystem
 from papers.mmt_how2.training import Schedule, Training
@@ -55,7 +55,6 @@ class TranslationSettings(Settings):
     source: Literal["en", "pt", "de", "fr"] = "en"
     target: Literal["en", "pt", "de", "fr"] = "pt"
     text: CompositionalText = Field(CompositionalText(), description="of the made-up corpus")
-    halved: bool = Field(False, description="made up: train on the first half of the pairs")
     picture_alone: bool = Field(False, description="made up: all sources are the mask, [v]")
     systems: dict[str, PicturedSystem] = Field(
         min_length=1, description="the first is what others are compared with"
@@ -112,8 +111,6 @@ class Text:
         corpus = compositional_corpus(knobs, self.run.seed)
         if settings.source == "pt":
             corpus = reversed_direction(corpus)
-        if settings.halved:
-            corpus = halved(corpus)
         if folder:
             write_pictures(corpus, folder)
         return {

@@ -21,7 +21,6 @@ FUSIONS: Final = (
 )
 LARGER: Final = (
     ("Text alone", "text", ""),
-    ("+ decoder fusion", "step_wise", ""),
     ("3-layer LSTM, byte pairs", "lstm_3_layers", "3 Layers LSTM + BPE"),
     ("Transformer, SentencePiece", "transformer", "Unimodal Transformer + SPM"),
 )

@@ -22,7 +22,7 @@ from papers.mmt_how2.compositional_corpus import (
     sense_accuracy,
 )
 from papers.mmt_how2.picture_vectors import Pictures
-from papers.mmt_how2.pictured_text import Sizes, halved, write_corpus
+from papers.mmt_how2.pictured_text import Sizes, write_corpus
 
 SMALL = Sizes(train=400, valid=20, test=60)
 
@@ -116,14 +116,6 @@ def test_senses_are_visible_in_the_other_direction() -> None:
         for source, target in zip(turned.source, turned.target, strict=True)
     )
     assert f"{MASK} {turned.target[0]}" == corpus["train"].source[0]
-
-
-def test_half_of_the_training_pairs_is_the_first_half_and_tests_stay() -> None:
-    corpus = compositional_corpus(CompositionalText(sizes=SMALL), 1)
-    half = halved(corpus)
-    assert half["train"].source == corpus["train"].source[:200]
-    np.testing.assert_array_equal(half["train"].pictures, corpus["train"].pictures[:200])
-    assert half["test"] is corpus["test"]
 
 
 def test_senses_count_in_their_places_alone() -> None:
