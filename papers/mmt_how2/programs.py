@@ -8,4 +8,5 @@ PROGRAMS = Programs(
     split_sizes="papers.mmt_how2.split_sizes",
     feature_spectrum="papers.mmt_how2.feature_spectrum",
     recognition_errors="papers.mmt_how2.recognition_errors",
+    correction="papers.mmt_how2.correction",
 )
