@@ -14,12 +14,13 @@ from pydantic import Field, model_validator
 
 from common.config import Program, Settings
 from common.data.registry import identity
+from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.mmt_how2.correction_corpus import CorrectionText, correction_corpus, floor_wer_of
 from papers.mmt_how2.generation import Search
-from papers.mmt_how2.heard_speech import HeardSpeech, how2, made_up
+from papers.mmt_how2.heard_speech import HeardSpeech, how2, how2_identity, made_up
 from papers.mmt_how2.recognition_errors import counts_by_class, kinds_of, ranked_pairs
-from papers.mmt_how2.rescored_correction import Candidates, Rescoring, grid_rows, rescored
+from papers.mmt_how2.rescored_correction import Rescorer, Rescoring
 from papers.mmt_how2.scoring import word_errors
 from papers.mmt_how2.systems import System, TrainedSystem
 from papers.mmt_how2.training import Schedule
@@ -44,10 +45,10 @@ class CorrectionSettings(Settings):
     def _check(self) -> CorrectionSettings:
         if INPUT in self.systems:
             raise ValueError(f"systems: {INPUT!r} is what they are given; another name is needed")
-        if self.rescoring and self.rescoring.system not in self.systems:
-            raise ValueError(
-                f"rescoring.system: {self.rescoring.system!r}; allowed: {', '.join(self.systems)}"
-            )
+        for name in self.rescoring.systems if self.rescoring else ():
+            if name not in self.systems:
+                allowed = ", ".join(self.systems)
+                raise ValueError(f"rescoring.systems: {name!r}; allowed: {allowed}")
         return self
 
 
@@ -65,64 +66,71 @@ class Outputs:
         self.substitutions[name] = ranked_pairs(errors)
         found = kinds_of(errors)
         self.metrics |= {f"{name}_{rate}": found[rate] for rate in RATES}
+        # In points of the word error rate; below zero where more was broken than repaired.
+        self.metrics[f"{name}_gain_pct"] = self.wer_pct(INPUT) - self.wer_pct(name)
         self.metrics[f"{name}_function_pairs_count"] = counts_by_class(errors.pairs)[2]
+
+    def wer_pct(self, name: str) -> float:
+        """Word error rate of an output that was added."""
+        return self.metrics[f"{name}_wer_pct"]
 
 
 def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     """Train all systems, correct the test split, and count what is left of its errors."""
-    device = torch.device("cuda" if settings.schedule.gpu else "cpu")
-    if settings.schedule.gpu:
-        run.device = torch.cuda.get_device_name(device)
-    run.precision = "float16" if settings.schedule.fp16 else "float32"
     speech, floor = spoken(settings, run)
+    device = device_of(settings.schedule, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])
-    sizes = {}
+    pairs, trained = speech.pairs, {}
     for name, system in settings.systems.items():
-        trained = TrainedSystem(
-            system,
-            settings.schedule,
-            speech.pairs,
-            speech.pictures,
-            run.work / name,
-            run.seed,
-            run.progress,
+        folder = run.work / name
+        one = trained[name] = TrainedSystem(
+            system, settings.schedule, pairs, speech.pictures, folder, run.seed, run.progress
         )
-        outputs.add(name, trained.translate("test", settings.search).best)
-        if trained.visual:
-            wrong = trained.translate("test", settings.search, settings.permutation)
+        outputs.add(name, one.translate("test", settings.search).best)
+        if one.visual:
+            wrong = one.translate("test", settings.search, settings.permutation)
             outputs.add(f"{name}_permuted", wrong.best)
-        outputs.metrics |= training_metrics(name, trained)
-        sizes[name] = trained.sizes()
-        if settings.rescoring and settings.rescoring.system == name:
-            found = rescored(
-                Candidates(
-                    settings.rescoring,
-                    trained,
-                    speech,
-                    settings.search,
-                    run.seed,
-                    device,
-                    run.progress,
-                )
-            )
+        outputs.metrics |= training_metrics(name, one)
+    if settings.rescoring:
+        rescorer = Rescorer(settings.rescoring, speech, run.seed, device, run.progress)
+        outputs.metrics |= rescorer.metrics()
+        grid = []
+        for name in settings.rescoring.systems:
+            found = rescorer.rescored(trained[name], settings.search)
             for kind, best in found.best.items():
-                outputs.add(kind, best)
-            outputs.metrics |= found.metrics
-            run.write_rows("grid.csv", grid_rows(found.grid))
+                outputs.add(f"{name}_{kind}", best)
+            # How far both models' gains overlap: zero where they add up.
+            alone, both = (f"{name}_je", f"{name}_lm"), f"{name}_je_lm"
+            outputs.metrics[f"{name}_overlap_pct"] = (
+                outputs.wer_pct(name) + outputs.wer_pct(both) - sum(map(outputs.wer_pct, alone))
+            )
+            outputs.metrics |= {f"{name}_{key}": value for key, value in found.metrics.items()}
+            grid += [{"system": name, **choice._asdict()} for choice in found.grid]
+        run.write_rows("grid.csv", grid)
     run.write_json("substitutions.json", outputs.substitutions)
-    run.write_json("sizes.json", sizes)
+    run.write_json("sizes.json", {name: one.sizes() for name, one in trained.items()})
     return {**floor, **outputs.metrics}
+
+
+def device_of(schedule: Schedule, run: Run) -> torch.device:
+    """What a schedule asks for, noted in the run. Raises InputError where there is no GPU."""
+    run.precision = "float16" if schedule.fp16 else "float32"
+    if not schedule.gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("schedule.gpu: true; there is no GPU here, allowed: false")
+    run.device = torch.cuda.get_device_name()
+    return torch.device("cuda")
 
 
 def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
     """The corpus, and the floor of its word error rate where it is known."""
     folder = run.work / "pictures"
     if settings.corpus == "how2":
-        speech = how2(folder)
-        run.uses(identity("how2_full"))
+        run.uses(how2_identity())
         run.uses(identity("how2_recognised"))
-        return speech, {}
+        return how2(folder), {}
     run.uses(
         DataIdentity.generated("correction corpus", "papers.mmt_how2.correction_corpus", run.seed)
     )

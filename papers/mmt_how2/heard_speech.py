@@ -9,8 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from common.data.how2 import SPLITS, features_path, hypotheses, sentences
+from common.data.how2 import FEATURES, SPLITS, features_path, hypotheses, sentences
+from common.data.registry import identity
 from common.errors import InputError
+from common.run import DataIdentity
 from papers.mmt_how2.binarised_text import SentencePairs
 from papers.mmt_how2.caption_corpus import spoken
 from papers.mmt_how2.pictured_text import Corpus
@@ -59,6 +61,15 @@ def made_up(corpus: Corpus, folder: Path) -> HeardSpeech:
         {split: text.source for split, text in corpus.items()},
         {split: text.target for split, text in corpus.items()},
         folder,
+    )
+
+
+def how2_identity() -> DataIdentity:
+    """What :func:`how2` reads of ``how2_full``."""
+    return identity(
+        "how2_full",
+        [f"data/{split}/text.en" for split in SPLITS]
+        + [f"{FEATURES}/{split}.npy" for split in SPLITS],
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,7 +12,6 @@ from common.run import Progress
 from papers.mmt_how2.generation import Hypothesis, Search
 from papers.mmt_how2.heard_speech import HeardSpeech
 from papers.mmt_how2.joint_embedding import (
-    JointEmbedding,
     JointEmbeddingSettings,
     PictureWords,
     recall_at,
@@ -33,7 +31,7 @@ WEIGHTS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 class Rescoring(Settings):
     """Whose candidates are rescored, by which models, and the grid that weights come from."""
 
-    system: str = Field(description="one of the experiment's")
+    systems: tuple[str, ...] = Field(min_length=1, description="of the experiment's")
     joint: JointEmbeddingSettings = JointEmbeddingSettings()
     joint_training: Minibatches
     neighbours: int = Field(15, gt=0, description="transcripts that tell a picture's words")
@@ -53,7 +51,7 @@ class Rescored(NamedTuple):
 
     Attributes:
         best: the chosen candidates of the test split, by what was added to the corrector.
-        metrics: of the embedding and of the choices of weights.
+        metrics: of the candidates and of the choices of weights.
         grid: word error rates of all weights and beams on the validation split.
     """
 
@@ -62,30 +60,23 @@ class Rescored(NamedTuple):
     grid: list[Choice]
 
 
-class Candidates:
-    """The n best of a corrector, scored by itself, a joint embedding and a language model.
+class Rescorer:
+    """A joint embedding and a language model, trained, that score candidates.
 
     Args:
-        speech: its training split is what the two models learn from.
+        speech: its training split is what both learn from.
         device: where they learn.
     """
 
     def __init__(
         self,
         settings: Rescoring,
-        corrector: TrainedSystem,
         speech: HeardSpeech,
-        search: Search,
         seed: int,
         device: torch.device | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.settings, self.corrector, self.speech, self.search = (
-            settings,
-            corrector,
-            speech,
-            search,
-        )
+        self.settings, self.speech = settings, speech
         said = speech.said["train"]
         pictures = torch.from_numpy(speech.pictures_of("train"))
         self.joint = train_joint_embedding(
@@ -96,13 +87,12 @@ class Candidates:
             said, settings.language, settings.language_training, seed, device, progress
         )
 
-    def lists(self, split: str, beam: int) -> NBestLists:
-        """All that a beam search holds at its end, for each utterance of a split."""
-        search = self.search.model_copy(update={"beam": beam, "nbest": beam})
-        found = self.corrector.translate(split, search).hypotheses
+    def lists(self, corrector: TrainedSystem, split: str, search: Search) -> NBestLists:
+        """All that a beam search holds at its end, for each utterance of a split, scored."""
+        search = search.model_copy(update={"nbest": search.beam})
+        found = corrector.translate(split, search).hypotheses
         texts = [[one.text for one in hypotheses] for hypotheses in found]
-        pictures = torch.from_numpy(self.speech.pictures_of(split))
-        joint = self.words.scores(pictures, texts)
+        joint = self.words.scores(torch.from_numpy(self.speech.pictures_of(split)), texts)
         language = iter(self.language.log_probabilities([text for row in texts for text in row]))
         return NBestLists(
             [
@@ -116,58 +106,54 @@ class Candidates:
             self.settings.length,
         )
 
+    def rescored(self, corrector: TrainedSystem, search: Search) -> Rescored:
+        """Candidates of the test split that the validation split's best weights choose."""
+        valid = {
+            beam: self.lists(corrector, "valid", search.model_copy(update={"beam": beam}))
+            for beam in self.settings.beams
+        }
+        grid = grid_search(valid, self.settings.alphas, self.settings.betas)
+        kinds = {
+            "je": (one for one in grid if one.beta == 0),
+            "lm": (one for one in grid if one.alpha == 0),
+            "je_lm": iter(grid),
+        }
+        # The grid is sorted, so the first of a kind is its best.
+        chosen = {kind: next(choices) for kind, choices in kinds.items()}
+        test = {
+            beam: self.lists(corrector, "test", search.model_copy(update={"beam": beam}))
+            for beam in sorted({choice.beam for choice in chosen.values()})
+        }
+        metrics = {
+            "oracle_wer_pct": min(lists.oracle_wer_pct for lists in test.values()),
+            "valid_wer_pct": min(lists.wer_pct(0, 0) for lists in valid.values()),
+        }
+        for kind, choice in chosen.items():
+            metrics |= {
+                f"{kind}_valid_wer_pct": choice.wer_pct,
+                f"{kind}_alpha_share": choice.alpha,
+                f"{kind}_beta_share": choice.beta,
+                f"{kind}_beam_count": choice.beam,
+            }
+        best = {
+            kind: test[choice.beam].best(choice.alpha, choice.beta)
+            for kind, choice in chosen.items()
+        }
+        return Rescored(best, metrics, grid)
+
+    def metrics(self) -> dict[str, float]:
+        """Perplexity of the test transcripts, and how well the embedding finds them by picture."""
+        said = self.speech.said["test"]
+        pictures = torch.from_numpy(self.speech.pictures_of("test"))
+        similarity = self.joint.embedded_pictures(pictures) @ self.joint.embedded_text(said).T
+        return {
+            "language_model_perplexity": self.language.perplexity(said),
+            **{f"recall_at_{rank}_pct": 100 * recall_at(similarity, rank) for rank in RANKS},
+            "recall_at_1_by_chance_pct": 100 / len(said),
+        }
+
 
 def candidate(hypothesis: Hypothesis, joint: float, language: float) -> Candidate:
     """A hypothesis with the scores that others give it."""
     scores = hypothesis.token_scores
     return Candidate(hypothesis.text, sum(scores), len(scores), joint, language)
-
-
-def rescored(candidates: Candidates) -> Rescored:
-    """The test split's candidates that the best weights and beam of the validation split choose."""
-    settings = candidates.settings
-    valid = {beam: candidates.lists("valid", beam) for beam in settings.beams}
-    grid = grid_search(valid, settings.alphas, settings.betas)
-    kinds = {
-        "je": (one for one in grid if one.beta == 0),
-        "lm": (one for one in grid if one.alpha == 0),
-        "je_lm": iter(grid),
-    }
-    # The grid is sorted, so the first of a kind is its best.
-    chosen = {kind: next(choices) for kind, choices in kinds.items()}
-    test = {beam: candidates.lists("test", beam) for beam in beams_of(chosen.values())}
-    best = {
-        kind: test[choice.beam].best(choice.alpha, choice.beta) for kind, choice in chosen.items()
-    }
-    metrics: dict[str, float] = {
-        "oracle_wer_pct": min(lists.oracle_wer_pct for lists in test.values()),
-        "valid_unrescored_wer_pct": min(lists.wer_pct(0, 0) for lists in valid.values()),
-        "lm_perplexity": candidates.language.perplexity(candidates.speech.said["test"]),
-        **retrieval(candidates.joint, candidates.speech),
-    }
-    for kind, choice in chosen.items():
-        metrics |= {
-            f"{kind}_valid_wer_pct": choice.wer_pct,
-            f"{kind}_alpha_share": choice.alpha,
-            f"{kind}_beta_share": choice.beta,
-            f"{kind}_beam_count": choice.beam,
-        }
-    return Rescored(best, metrics, grid)
-
-
-def beams_of(choices: Iterable[Choice]) -> Sequence[int]:
-    """The beams of some choices, once each."""
-    return sorted({choice.beam for choice in choices})
-
-
-def retrieval(joint: JointEmbedding, speech: HeardSpeech) -> dict[str, float]:
-    """How often a test picture's own transcript is among the nearest, in percent, and by chance."""
-    pictures = joint.embedded_pictures(torch.from_numpy(speech.pictures_of("test")))
-    similarity = pictures @ joint.embedded_text(speech.said["test"]).T
-    found = {f"recall_at_{rank}_pct": 100 * recall_at(similarity, rank) for rank in RANKS}
-    return {**found, "recall_at_1_by_chance_pct": 100 / len(similarity)}
-
-
-def grid_rows(grid: Iterable[Choice]) -> list[dict[str, Any]]:
-    """The grid as rows of a table."""
-    return [choice._asdict() for choice in grid]
