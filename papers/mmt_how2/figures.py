@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 
 from common.results.figures import COLOURS, MARKERS, FigureWithCaption
 from common.results.records import Results
-from papers.mmt_how2.tables import KINDS, LEADING, RECOGNISER, SPECTRA
+from papers.mmt_how2 import correction_figures
+from papers.mmt_how2.correction_tables import KINDS
+from papers.mmt_how2.tables import LEADING, RECOGNISER, SPECTRA
 
 #: Sets of Figure 2 and their styles.
 STYLES: Final[dict[str, dict[str, Any]]] = {
@@ -133,4 +135,8 @@ def printed(results: Results, place: str, row: str, column: str, metric: str) ->
     return float("nan") if found is None or found.value is None else found.value
 
 
-FIGURES: Final = {"nmt_figure2": nmt_figure2, "asr_figure1": asr_figure1}
+FIGURES: Final = {
+    "nmt_figure2": nmt_figure2,
+    "asr_figure1": asr_figure1,
+    **correction_figures.FIGURES,
+}

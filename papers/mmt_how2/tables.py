@@ -8,6 +8,8 @@ from typing import Final
 from common.errors import InputError
 from common.results.records import Published, Results
 from common.results.tables import Cell, Table, cell
+from papers.mmt_how2 import correction_tables
+from papers.mmt_how2.correction_tables import KINDS
 
 #: Splits: row in the papers' tables, and what metrics begin with.
 SPLITS: Final = tuple(
@@ -25,7 +27,6 @@ SIZES: Final = (
     ("clips/sentences", "count", "sentences_count", ""),
 )
 RECOGNISER: Final = ("recognition", "recogniser")
-KINDS: Final = ("insertion", "deletion", "substitution")
 #: Sets behind Figure 2: experiment, arm, what metrics begin with, row, row in published.csv.
 SPECTRA: Final = (
     ("training_features", "how2", "features", "How2", "How2"),
@@ -185,7 +186,7 @@ def substitutions(results: Results) -> dict[tuple[str, str], int]:
 
 
 def asr_table5(results: Results) -> Table:
-    """Kinds of errors of the recogniser, in percent of the words said."""
+    """Kinds of errors of the recogniser and after correction, in percent of the words said."""
     experiment, arm = RECOGNISER
     cells = [
         cell(
@@ -214,10 +215,11 @@ def asr_table5(results: Results) -> Table:
     )
     return Table(
         row_header="Output",
-        cells=[*cells, total],
+        cells=[*cells, total, *correction_tables.corrected_cells(results)],
         notes=[
             "The paper's recogniser is not public: ours is the one whose test output the corpus'"
-            " authors publish (scale paper), or a noise channel."
+            " authors publish (scale paper), or a noise channel.",
+            *correction_tables.made_up_note(results),
         ],
     )
 
@@ -274,4 +276,5 @@ TABLES: Final = {
     "asr_table2": asr_table2,
     "asr_table5": asr_table5,
     "table_spectra": table_spectra,
+    **correction_tables.TABLES,
 }
