@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
@@ -231,12 +232,33 @@ def cell(
         factor: e.g. 1 / 3600 for a metric in seconds shown in hours.
         published: key in published.csv: (table_or_figure, row, column, metric).
     """
-    values = results.values(experiment, arm, metric) * factor
+    return cell_of(
+        results,
+        row,
+        column,
+        results.values(experiment, arm, metric) * factor,
+        label=metric if label is None else label,
+        unit=unit,
+        published=published,
+    )
+
+
+def cell_of(
+    results: Results,
+    row: str,
+    column: str,
+    values: npt.NDArray[np.float64],
+    *,
+    label: str,
+    unit: str = "",
+    published: tuple[str, str, str, str] | None = None,
+) -> Cell:
+    """As :func:`cell`, from one value a seed: what is computed of several metrics."""
     theirs = results.published_value(*published) if published else None
     return Cell(
         row=row,
         column=column,
-        metric=metric if label is None else label,
+        metric=label,
         unit=unit,
         mean=float(values.mean()) if len(values) else None,
         std=float(np.std(values, ddof=1)) if len(values) > 1 else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from common.results.drawings import graph
+from common.results.diagrams import graph
 
 
 def system(ax: Axes, log_size: str) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import matplotlib.pyplot as plt
 
-from common.results.drawings import graph
+from common.results.diagrams import graph
 from common.results.figures import FigureWithCaption
 from common.results.records import Results
 from papers.mmt_how2.correction_tables import EXPERIMENT, PRINTED, first_of
@@ -29,8 +29,8 @@ def asr_figure2(results: Results) -> FigureWithCaption:
     feature = f"feature of the video\n{size['picture']}"
     encoded = f"linear\n{size['encoded_picture']}"
     joined = f"joined\n{size['decoder']} + {size['encoded_picture']}"
-    source = f"embedding\n{size['source_embedding']}"
-    target = f"embedding\n{size['target_embedding']} "  # another box than the source's
+    source = f"embedding of characters\n{size['source_embedding']}"
+    target = f"embedding of words\n{size['target_embedding']}"
     places = {
         heard: (0.0, 0.0),
         source: (0.0, 0.9),
@@ -78,10 +78,10 @@ def asr_figure3(results: Results) -> FigureWithCaption:
     rescoring = run.record.settings["rescoring"]
     joint = rescoring["joint"]
     feature = f"feature of the video\n{picture}"
-    of_picture = f"linear, norm 1\n{joint['width']}"
+    of_picture = f"linear to norm 1:\npicture, {joint['width']}"
     words = f"words of a transcript\nembedding {joint['word_embedding']}"
     gru = f"GRU\n{joint['hidden']}"
-    of_text = f"linear, norm 1 \n{joint['width']}"  # another box than the picture's
+    of_text = f"linear to norm 1:\ntext, {joint['width']}"
     loss = f"hinge on cosines\nmargin {joint['margin']:g}, both ways"
     near = f"{rescoring['neighbours']} nearest\ntranscripts"
     places = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.results.records import Results, StoredRecord
-from common.results.tables import Cell, Table, cell
+from common.results.tables import Cell, Table, cell, cell_of
 
 EXPERIMENT: Final = "correction"
 #: Arm of the paper's own tables.
@@ -152,18 +152,9 @@ def of_seeds(
     results: Results, row: str, column: str, values: Sequence[float], theirs: tuple[str, str]
 ) -> Cell:
     """A count over seeds beside the paper's; as text alone where ours is of made-up speech."""
-    published = results.published_value("ASR Table 4", row, *theirs)
-    return Cell(
-        row=row,
-        column=column,
-        metric=column,
-        mean=float(np.mean(values)),
-        std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        n=len(values),
-        published=published.value if published and results.scale == "paper" else None,
-        published_text=published.text if published else "",
-        confidence=published.confidence if published else None,
-    )
+    key = ("ASR Table 4", row, *theirs)
+    found = cell_of(results, row, column, np.array(values), label=column, published=key)
+    return found if results.scale == "paper" else found.model_copy(update={"published": None})
 
 
 def corrected_cells(results: Results) -> list[Cell]:
@@ -230,7 +221,7 @@ def made_up_note(results: Results) -> list[str]:
     if results.scale == "paper":
         return []
     return [
-        "Speech and pictures are made up: sentences of seven words from a list of 28, where lost,"
+        "Speech and pictures are made up: sentences of seven words from a list of 25, where lost,"
         " added and misspelt words show in the text alone, so that correction gains far more than"
         " on real speech."
     ]

@@ -1,4 +1,4 @@
-"""Drawings of systems: names in boxes, joined by arrows from border to border."""
+"""Diagrams: boxes with arrows from border to border."""
 
 from __future__ import annotations
 
