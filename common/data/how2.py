@@ -106,8 +106,25 @@ def features(split: str, root: Path | None = None) -> npt.NDArray[Any]:
     Raises: InputError for an unknown split, or a file that is absent, malformed or of other shape.
     Source: as :func:`sentences`.
     """
+    return read_features(features_path(split, root), FEATURE_SIZE)
+
+
+def features_path(split: str, root: Path | None = None) -> Path:
+    """Where the features of a split lie. Raises InputError for an unknown split."""
     _check_split(split)
-    return read_features(find("how2_full", root) / FEATURES / f"{split}.npy", FEATURE_SIZE)
+    return find("how2_full", root) / FEATURES / f"{split}.npy"
+
+
+def hypotheses(split: str, root: Path | None = None) -> tuple[str, ...]:
+    """What a recogniser heard of each sentence of a split, in the order of :func:`sentences`.
+
+    A line may be empty: nothing was heard.
+
+    Raises: InputError for an unknown split, or a file that is absent or malformed.
+    Source: the set ``how2_recognised``, which one has to make with a recogniser.
+    """
+    _check_split(split)
+    return read_lines(find("how2_recognised", root) / f"{split}.hyp")
 
 
 def _check_split(split: str) -> None:

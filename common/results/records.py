@@ -216,12 +216,16 @@ class Results:
         """Values of ``metric`` over seeds, shape (seeds,)."""
         return np.array(list(self.metric(experiment, arm, metric).values()), dtype=np.float64)
 
-    def metrics_of(self, experiment: str, arm: str) -> dict[str, float]:
-        """Metrics of an arm's first record. Raises InputError if it has none, as in an archive."""
+    def first(self, experiment: str, arm: str) -> StoredRecord:
+        """An arm's first record. Raises InputError if it has none, as in an archive."""
         stored = self.records(experiment, arm)
         if not stored:
             raise InputError(f"{experiment}/{arm}: no record at scale {self.scale}")
-        return dict(stored[0].record.metrics)
+        return stored[0]
+
+    def metrics_of(self, experiment: str, arm: str) -> dict[str, float]:
+        """Metrics of an arm's first record. Raises InputError if it has none."""
+        return dict(self.first(experiment, arm).record.metrics)
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +10,7 @@ import numpy as np
 from papers.mmt_how2.noise_channel import NoiseChannel
 from papers.mmt_how2.picture_vectors import Pictures, Vectors, picture_vectors, prototypes
 from papers.mmt_how2.pictured_text import PicturedText
+from papers.mmt_how2.spoken_words import spoken
 
 #: What twins look like is the same in every corpus.
 LOOKS_SEED: Final = 0
@@ -74,8 +74,3 @@ def shown_twins(lines: Sequence[str], pictures: Pictures, seed: int) -> Vectors:
         if found:
             seen[row] = looks[found].mean(axis=0)
     return picture_vectors(np.arange(len(lines)), seen, pictures, seed)
-
-
-def spoken(caption: str) -> str:
-    """A caption as a transcript: lower case, letters, digits and apostrophes alone."""
-    return " ".join(re.sub(r"[^a-z0-9' ]+", " ", caption.lower()).split())

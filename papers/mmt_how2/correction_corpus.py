@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from common.config import Settings
+from common.errors import InputError
 from papers.mmt_how2.compositional_corpus import balanced_table
 from papers.mmt_how2.function_words import FUNCTION_WORDS
 from papers.mmt_how2.noise_channel import NoiseChannel
@@ -58,12 +59,17 @@ class CorrectionText(Settings):
     function_errors: float = Field(0.20, ge=0, le=1, description="share of function words misheard")
     twin_errors: float = Field(0.02, ge=0, le=1, description="share of twins misheard")
     misspelt: float = Field(0.0, ge=0, le=1, description="share of content words' letters replaced")
+    deletion: float = Field(0.0, ge=0, le=1, description="share of words that are lost")
+    insertion: float = Field(0.0, ge=0, le=1, description="function words put in, a word said")
     sizes: Sizes = Sizes()
     pictures: Pictures = Pictures()
 
     @property
     def input_wer_pct(self) -> float:
-        """Expected word error rate of what was heard, without misspellings."""
+        """Expected word error rate of what was heard, its function words and twins replaced alone.
+
+        Misspelt, lost and added words come on top.
+        """
         function, twin = len(FUNCTION_PLACES), len(TWIN_PLACES)
         return 100 * (function * self.function_errors + twin * self.twin_errors) / WORDS
 
@@ -78,7 +84,7 @@ class CorrectionText(Settings):
 
 
 def channel(knobs: CorrectionText) -> NoiseChannel:
-    """Function words become another of their class, twins each other."""
+    """Function words become another of their class, twins each other; words are lost and added."""
     substitutions = {}
     for words, rate in (
         (DETERMINERS, knobs.function_errors),
@@ -88,7 +94,8 @@ def channel(knobs: CorrectionText) -> NoiseChannel:
         for word in words:
             others = [other for other in words if other != word]
             substitutions[word] = tuple((other, rate / len(others)) for other in others)
-    return NoiseChannel(substitutions)
+    inserted = DETERMINERS + PREPOSITIONS
+    return NoiseChannel(substitutions, knobs.deletion, knobs.insertion, inserted)
 
 
 def correction_corpus(knobs: CorrectionText, seed: int) -> Corpus:
@@ -135,7 +142,13 @@ def said_in(scenes: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def floor_wer_of(text: PicturedText) -> float:
-    """Word error rate of a split, in percent, when all but function words are put right."""
+    """Word error rate of a split, in percent, when all but function words are put right.
+
+    Raises:
+        InputError: words were lost or added, so that a place does not tell what stands there.
+    """
+    if any(len(line.split()) != WORDS for line in text.source):
+        raise InputError("deletion, insertion: the floor is known where both are 0")
     wrong = sum(
         heard.split()[place] != said.split()[place]
         for heard, said in zip(text.source, text.target, strict=True)

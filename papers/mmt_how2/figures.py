@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 
 from common.results.figures import COLOURS, MARKERS, FigureWithCaption
 from common.results.records import Results
-from papers.mmt_how2 import translation_figures
-from papers.mmt_how2.tables import KINDS, LEADING, RECOGNISER, SPECTRA
+from papers.mmt_how2 import correction_figures, translation_figures
+from papers.mmt_how2.correction_tables import KINDS
+from papers.mmt_how2.tables import LEADING, RECOGNISER, SPECTRA
 
 #: Sets of Figure 2 and their styles.
 STYLES: Final[dict[str, dict[str, Any]]] = {
@@ -28,7 +29,7 @@ def nmt_figure2(results: Results) -> FigureWithCaption:
     figure, (top, bottom, knobs) = plt.subplots(1, 3, figsize=(11.6, 3.4))
     origin = "ours" if results.scale == "paper" else "made up"
     for experiment, arm, prefix, name, _ in SPECTRA[:2]:
-        frame = results.records(experiment, arm)[0].read_csv("spectrum.csv")
+        frame = results.first(experiment, arm).read_csv("spectrum.csv")
         colour, marker = STYLES[name]["color"], STYLES[name]["marker"]
         top.plot(
             frame["component"] + 1, frame["share_pct"], color=colour, label=f"{name}, {origin}"
@@ -138,4 +139,5 @@ FIGURES: Final = {
     **translation_figures.FIGURES,
     "nmt_figure2": nmt_figure2,
     "asr_figure1": asr_figure1,
+    **correction_figures.FIGURES,
 }

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from common.data import how2, multi30k
-from common.data.registry import find, identity
+from common.data.registry import identity
 from common.run import DataIdentity
 from papers.mmt_how2.binarised_text import SentencePairs
+from papers.mmt_how2.spoken_words import NOTHING, spoken
 
 #: Our names of splits and those of the corpora; How2's test split is its ``dev5``.
 HOW2_SPLITS: Final = {"train": "train", "valid": "val", "test": "dev5"}
 MULTI30K_SPLITS: Final = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
-#: A line of which nothing is left: fairseq takes no empty ones, and no line may be lost.
-NOTHING: Final = "-"
 
 
 def how2_pairs(source: str, target: str) -> Mapping[str, SentencePairs]:
@@ -27,7 +25,7 @@ def how2_pairs(source: str, target: str) -> Mapping[str, SentencePairs]:
     """
 
     def side(split: str, language: str) -> list[str]:
-        return [without_punctuation(line) for line in how2.sentences(split, language)]
+        return [spoken(line) or NOTHING for line in how2.sentences(split, language)]
 
     return {
         ours: SentencePairs(side(theirs, source), side(theirs, target))
@@ -38,19 +36,19 @@ def how2_pairs(source: str, target: str) -> Mapping[str, SentencePairs]:
 def how2_identity(source: str, target: str, pictures: bool) -> DataIdentity:
     """What :func:`how2_pairs` reads, and the features of pictures."""
     splits = HOW2_SPLITS.values()
-    text = [f"data/{split}/text.{language}" for split in splits for language in (source, target)]
+    languages = dict.fromkeys((source, target))
+    text = [f"data/{split}/text.{language}" for split in splits for language in languages]
     features = [f"{how2.FEATURES}/{split}.npy" for split in splits] if pictures else []
     return identity("how2_full", text + features)
 
 
-def link_how2_pictures(folder: Path) -> Path:
+def link_how2_pictures(folder: Path, root: Path | None = None) -> Path:
     """A folder where the plugin finds How2's features under our names of splits."""
     folder.mkdir(parents=True, exist_ok=True)
     for ours, theirs in HOW2_SPLITS.items():
-        how2.features(theirs)  # checks that they are there and whole
         link = folder / f"{ours}.npy"
         link.unlink(missing_ok=True)
-        link.symlink_to((find("how2_full") / how2.FEATURES / f"{theirs}.npy").resolve())
+        link.symlink_to(how2.features_path(theirs, root).resolve())
     return folder
 
 
@@ -76,9 +74,3 @@ def multi30k_identity(source: str, target: str) -> DataIdentity:
             for language in (source, target)
         ],
     )
-
-
-def without_punctuation(line: str) -> str:
-    """Lower-case words of letters, digits and apostrophes within them; never an empty line."""
-    words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", line.lower().replace("’", "'"))
-    return " ".join(words) or NOTHING

@@ -9,4 +9,5 @@ PROGRAMS = Programs(
     feature_spectrum="papers.mmt_how2.feature_spectrum",
     translation="papers.mmt_how2.translation",
     recognition_errors="papers.mmt_how2.recognition_errors",
+    correction="papers.mmt_how2.correction",
 )

@@ -6,21 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from pydantic import Field
-
 from common.config import Program, Settings
 from common.data.how2 import HYPOTHESIS, REFERENCE, transcripts
 from common.data.registry import identity
 from common.run import DataIdentity, Run
-from papers.mmt_how2.correction_corpus import (
-    DETERMINERS,
-    PREPOSITIONS,
-    CorrectionText,
-    channel,
-    correction_corpus,
-)
+from papers.mmt_how2.correction_corpus import CorrectionText, correction_corpus
 from papers.mmt_how2.function_words import is_function_word
-from papers.mmt_how2.noise_channel import NoiseChannel
 from papers.mmt_how2.scoring import WordErrors, word_errors
 
 Pairs = Counter[tuple[str, str]]
@@ -33,27 +24,31 @@ class RecognitionSettings(Settings):
 
     transcripts: Literal["how2", "noise_channel"]
     text: CorrectionText = CorrectionText()
-    deletion: float = Field(0.0, ge=0, le=1, description="of the channel, of words said")
-    insertion: float = Field(0.0, ge=0, le=1, description="of the channel, of words said")
 
 
 def run_errors(settings: RecognitionSettings, run: Run) -> dict[str, float]:
     """Word error rate, kinds of errors, and how many substitutions swap function words."""
     said, heard = spoken(settings, run)
     errors = word_errors(heard, said)
-    ranked = sorted(errors.pairs.items(), key=lambda item: (-item[1], item[0]))
+    ranked = ranked_pairs(errors)
     # Not as CSV, where the words "null" and "nan" would be read as missing.
-    run.write_json("substitutions.json", [[*pair, count] for pair, count in ranked])
+    run.write_json("substitutions.json", ranked)
     return {
         "utterances_count": len(said),
         **kinds_of(errors),
         **classes_of(errors.pairs),
         "listed_function_pairs_count": sum(
-            is_function_word(one) and is_function_word(other) for (one, other), _ in ranked[:LISTED]
+            is_function_word(one) and is_function_word(other) for one, other, _ in ranked[:LISTED]
         ),
         "distinct_pairs_count": len(ranked),
-        "pairs_seen_once_count": sum(count == 1 for _, count in ranked),
+        "pairs_seen_once_count": sum(count == 1 for *_, count in ranked),
     }
+
+
+def ranked_pairs(errors: WordErrors) -> list[tuple[str, str, int]]:
+    """(said, heard, how often), the most frequent first."""
+    ranked = sorted(errors.pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [(*pair, count) for pair, count in ranked]
 
 
 def spoken(settings: RecognitionSettings, run: Run) -> tuple[Sequence[str], Sequence[str]]:
@@ -64,14 +59,8 @@ def spoken(settings: RecognitionSettings, run: Run) -> tuple[Sequence[str], Sequ
         return found.references, found.hypotheses
     generator = "papers.mmt_how2.correction_corpus"
     run.uses(DataIdentity.generated("correction corpus", generator, run.seed))
-    said = correction_corpus(settings.text, run.seed)["test"].target
-    noise = NoiseChannel(
-        channel(settings.text).substitutions,
-        settings.deletion,
-        settings.insertion,
-        DETERMINERS + PREPOSITIONS,
-    )
-    return said, noise.heard(said, run.seed)
+    test = correction_corpus(settings.text, run.seed)["test"]
+    return test.target, test.source
 
 
 def kinds_of(errors: WordErrors) -> dict[str, float]:
@@ -91,11 +80,17 @@ def kinds_of(errors: WordErrors) -> dict[str, float]:
     }
 
 
-def classes_of(pairs: Pairs) -> dict[str, float]:
-    """Percentage of substitutions with two, one and no function words."""
+def counts_by_class(pairs: Pairs) -> list[int]:
+    """How many substitutions have no, one and two function words."""
     found = [0, 0, 0]
     for pair, count in pairs.items():
         found[sum(map(is_function_word, pair))] += count
+    return found
+
+
+def classes_of(pairs: Pairs) -> dict[str, float]:
+    """Percentage of substitutions with two, one and no function words."""
+    found = counts_by_class(pairs)
     total = max(1, sum(found))
     names = ("no_function_word_pct", "one_function_word_pct", "two_function_words_pct")
     return {name: 100 * count / total for name, count in zip(names, found, strict=True)}

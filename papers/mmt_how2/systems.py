@@ -87,6 +87,16 @@ class TrainedSystem:
         ]
         return found._replace(hypotheses=joined)
 
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the network's parts, as :meth:`~.MultimodalLSTMModel.sizes` names them.
+
+        None of a network that is fairseq's own.
+        """
+        from papers.mmt_how2.fairseq_plugin.multimodal_lstm import MultimodalLSTMModel
+
+        model = self.translator().model
+        return model.sizes() if isinstance(model, MultimodalLSTMModel) else {}
+
     def attention(
         self, split: str, search: Search, sentences: Sequence[int]
     ) -> list[SentenceAttention]:

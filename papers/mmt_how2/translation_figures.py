@@ -17,7 +17,7 @@ PLACE: Final = ("fusions", "en_pt")
 
 def nmt_figure1(results: Results) -> FigureWithCaption:
     """The translator with the three ways in of the picture, and its sizes."""
-    systems = results.records(*PLACE)[0].record.settings["systems"]
+    systems = results.first(*PLACE).record.settings["systems"]
     known = results.metrics_of(*PLACE)
     added = {
         name: known[f"{name}_parameters_count"] - known["text_parameters_count"]
@@ -82,7 +82,7 @@ def nmt_figure4(results: Results) -> FigureWithCaption:
 
 def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
     """Heat maps of the text's and the picture's attention."""
-    stored = results.records(*PLACE)[0]
+    stored = results.first(*PLACE)
     found: dict[str, Any] = stored.read_json("attention.json")["attention"][which]
     text, visual = np.array(found["text"]), np.array(found["visual"])
     height = 1.2 + 0.22 * len(found["target"])

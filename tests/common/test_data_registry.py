@@ -30,6 +30,7 @@ EXCEPTIONS = {"pollux": {"fitted_phi.csv", "fitted_theta.csv", "tuned_configs.cs
 BY_HAND = {
     "flickr30k_images",
     "how2_full",
+    "how2_recognised",
     "imagenet",
     "llama3_8b",
     "multi30k_features",

@@ -331,6 +331,21 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
             prev_output_tokens, encoder_out=encoder_out, incremental_state=incremental_state
         )
 
+    def sizes(self) -> dict[str, int]:
+        """Types of units, and numbers of each part; the picture's are 0 where none is read."""
+        encoder, decoder, picture = self.encoder, self.decoder, self.encoder.visual
+        return {
+            "source_types": len(encoder.dictionary),
+            "target_types": len(decoder.dictionary),
+            "source_embedding": encoder.embed_tokens.embedding_dim,
+            "target_embedding": decoder.embed_tokens.embedding_dim,
+            "layers": encoder.num_layers,
+            "encoder_direction": encoder.hidden_size,
+            "decoder": decoder.hidden_size,
+            "picture": 0 if picture is None else picture.linear.in_features,
+            "encoded_picture": 0 if picture is None else picture.linear.out_features,
+        }
+
 
 @torch.no_grad()
 def rescale(part: torch.nn.Module, init_range: float) -> None:

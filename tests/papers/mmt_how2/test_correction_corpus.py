@@ -11,7 +11,7 @@ import pytest
 from common.data.how2 import transcripts
 from common.data.multi30k import multi30k
 from common.errors import InputError
-from papers.mmt_how2.caption_corpus import CAPTION_TWINS, caption_corpus, spoken
+from papers.mmt_how2.caption_corpus import CAPTION_TWINS, caption_corpus
 from papers.mmt_how2.correction_corpus import (
     FUNCTION_PLACES,
     TABLE,
@@ -26,6 +26,7 @@ from papers.mmt_how2.noise_channel import NoiseChannel, confusions
 from papers.mmt_how2.picture_vectors import Pictures
 from papers.mmt_how2.pictured_text import Sizes
 from papers.mmt_how2.scoring import word_errors
+from papers.mmt_how2.spoken_words import spoken
 from tests.common.real_data import skip_without
 
 SIZES = Sizes(train=1, valid=1, test=3000)
