@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,14 @@ SHAPES = {
     "smoke": (Shape(32, 96, 4), Shape(32, 64, 4, tokens=8)),
     "laptop": (Shape(512, 1024, 64), Shape(256, 1024, 32, tokens=64)),
     "paper": (Shape(512, 6144, 64), Shape(512, 512, 64, tokens=512)),
+}
+#: Many samples, beside the library of the same method alone: others take minutes for them. First
+#: so many that H is formed, for they are no longer few beside a gradient's numbers; then a store as
+#: one scores against, beside which the queries' own gradients cost little.
+MANY = {
+    "smoke": (Shape(16, 192, 4),),
+    "laptop": (Shape(512, 3072, 64), Shape(512, 16384, 32)),
+    "paper": (Shape(512, 65536, 32),),
 }
 #: Rows of a store, of queries and numbers of a row; while one grows, the others are the second.
 ROWS = {"smoke": (200, 400), "laptop": (1_000, 10_000, 100_000), "paper": (1_000, 10_000, 100_000)}
@@ -148,6 +156,8 @@ def samples(shape: Shape, count: int, seed: int) -> Samples:
 def others(shape: Shape) -> dict[str, Make]:
     """Peers that take the shape: dattri's and traker's set-up does not take tokens."""
     found = peers()
+    if any(shape in many for many in MANY.values()):
+        return {name: peer for name, peer in found.items() if name == "logix-ai"}
     if shape.tokens:
         return {name: peer for name, peer in found.items() if name in ("logix-ai", "kronfluence")}
     if "traker" in found:
@@ -167,48 +177,56 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def alone(work: Callable[..., Any], *arguments: object) -> Any:
+    """Do it in a process of its own.
+
+    Memory that others freed there would spare a library new pages: three times its time.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
 def logging(scale: str) -> list[BenchmarkRow]:
     """Time to log a training set, from a new model on."""
-    rows = []
-    with one_thread(), tempfile.TemporaryDirectory() as folder:
-        for shape in SHAPES[scale]:
-            model, train = network(shape), samples(shape, shape.samples, seed=1)
+    shapes = SHAPES[scale] + MANY[scale]
+    return [alone(_logging, shape, name) for shape in shapes for name in others(shape)]
 
-            def log(
-                peer: Make,
-                shape: Shape = shape,
-                model: nn.Module = model,
-                train: Samples = train,
-            ) -> None:
-                with silent(), tempfile.TemporaryDirectory(dir=folder) as own:
-                    peer(model, Path(own), shape.rank, BATCH).log(train)
 
-            for name, peer in others(shape).items():
-                timed = compare(partial(log, Ours), partial(log, peer), repeats=3)
-                rows.append(timed.row(PAPER, f"logging {shape}", name, NOTES[name]))
-    return rows
+def _logging(shape: Shape, name: str) -> BenchmarkRow:
+    model, train = network(shape), samples(shape, shape.samples, seed=1)
+
+    def log(make: Make) -> None:
+        with silent(), tempfile.TemporaryDirectory() as folder:
+            make(model, Path(folder), shape.rank, BATCH).log(train)
+
+    with one_thread():
+        timed = compare(partial(log, Ours), partial(log, others(shape)[name]), repeats=3)
+    return timed.row(PAPER, f"logging {shape}", name, NOTES[name])
 
 
 def scoring(scale: str) -> list[BenchmarkRow]:
     """Time to score queries against a logged training set, their own gradients included."""
-    rows = []
+    shapes = SHAPES[scale] + MANY[scale]
+    found = [alone(_scoring, shape, name) for shape in shapes for name in others(shape)]
+    return [row for rows in found for row in rows]
+
+
+def _scoring(shape: Shape, name: str) -> list[BenchmarkRow]:
+    queries = samples(shape, QUERIES, seed=2)
+
+    def score(peer: Peer) -> None:
+        with silent():
+            peer.score(queries)
+
     with one_thread(), tempfile.TemporaryDirectory() as folder:
-        for shape in SHAPES[scale]:
-            queries = samples(shape, QUERIES, seed=2)
-            mine = _logged(Ours, shape, Path(folder, "ours"))
-            for name, make in others(shape).items():
-                theirs = _logged(make, shape, Path(folder, name))
-
-                def score(peer: Peer, queries: Samples = queries) -> None:
-                    with silent():
-                        peer.score(queries)
-
-                timed = compare(partial(score, mine), partial(score, theirs), repeats=3)
-                what = f"{QUERIES} queries against {shape}"
-                rows.append(timed.row(PAPER, what, name, NOTES[name]))
-                if name in ON_DISK:
-                    sizes = mine.stored_bytes(), theirs.stored_bytes()
-                    rows.append(memory_row(PAPER, f"stored, {shape}", name, *sizes, NOTES[name]))
+        mine = _logged(Ours, shape, Path(folder, "ours"))
+        theirs = _logged(others(shape)[name], shape, Path(folder, name))
+        timed = compare(partial(score, mine), partial(score, theirs), repeats=3)
+        what = f"{QUERIES} queries against {shape}"
+        rows = [timed.row(PAPER, what, name, NOTES[name])]
+        if name in ON_DISK:
+            sizes = mine.stored_bytes(), theirs.stored_bytes()
+            rows.append(memory_row(PAPER, f"stored, {shape}", name, *sizes, NOTES[name]))
     return rows
 
 
@@ -224,8 +242,8 @@ def _logged(make: Make, shape: Shape, folder: Path) -> Peer:
 def memory(scale: str) -> list[BenchmarkRow]:
     """Peak memory of logging and of scoring over what the process had before, each in its own."""
     rows = []
-    for shape in SHAPES[scale]:
-        measured = {name: _peaks(name, shape) for name in ("ours", *others(shape))}
+    for shape in SHAPES[scale] + MANY[scale]:
+        measured = {name: alone(_peaks, name, shape) for name in ("ours", *others(shape))}
         for name in list(measured)[1:]:
             for place, phase in enumerate(("logging", "scoring")):
                 mine, theirs = measured["ours"][place], measured[name][place]
@@ -235,12 +253,7 @@ def memory(scale: str) -> list[BenchmarkRow]:
 
 
 def _peaks(name: str, shape: Shape) -> tuple[int, int]:
-    """Bytes (logging, scoring) of a library in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peaks_here, (name, shape))
-
-
-def _peaks_here(name: str, shape: Shape) -> tuple[int, int]:
+    """Bytes (logging, scoring) of a library."""
     torch.set_num_threads(1)
     make = Ours if name == "ours" else others(shape)[name]
     with silent(), tempfile.TemporaryDirectory() as folder:
