@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def test_without_the_program_there_is_another_way(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"espeak-ng: not found; install .* built-in"):
         spoken_by_espeak(["the"], EspeakVoices(), tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs the program espeak-ng")
+def test_the_real_program_speaks(tmp_path: Path) -> None:
+    voices = EspeakVoices(voices=("en-us+m3", "en-us+f3"))
+    texts = ["the pike swims", "the pike swims", "the pike swims in the old green pipe", "a"]
+    waves = spoken_by_espeak(texts, voices, tmp_path)
+    for wave in waves:
+        assert 0.02 < wave.abs().max() <= 1
+    first, other_voice, longer, short = (len(wave) / voices.sample_rate for wave in waves)
+    assert short < first < longer < 6
+    # 160 words a minute, give or take half.
+    assert 3 * 60 / 160 / 1.5 < first < 3 * 60 / 160 * 1.5
+    assert not torch.equal(waves[0][:2000], waves[1][:2000])
+    assert other_voice == pytest.approx(first, rel=0.3)
