@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from common.config import Program, Settings
 from common.data.registry import identity
-from common.errors import InputError
 from common.run import DataIdentity, Run
 from papers.mmt_how2.correction_corpus import CorrectionText, correction_corpus, floor_wer_of
 from papers.mmt_how2.generation import Search
@@ -23,7 +21,7 @@ from papers.mmt_how2.parallel_corpora import how2_identity
 from papers.mmt_how2.recognition_errors import counts_by_class, kinds_of, ranked_pairs
 from papers.mmt_how2.rescored_correction import Rescorer, Rescoring
 from papers.mmt_how2.scoring import word_errors
-from papers.mmt_how2.systems import System, TrainedSystem
+from papers.mmt_how2.systems import System, TrainedSystem, device_of
 from papers.mmt_how2.training import Schedule
 
 #: The recogniser's own output, beside the systems' names.
@@ -112,17 +110,6 @@ def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     run.write_json("substitutions.json", outputs.substitutions)
     run.write_json("sizes.json", {name: one.sizes() for name, one in trained.items()})
     return {**floor, **outputs.metrics}
-
-
-def device_of(schedule: Schedule, run: Run) -> torch.device:
-    """What a schedule asks for, noted in the run. Raises InputError where there is no GPU."""
-    run.precision = "float16" if schedule.fp16 else "float32"
-    if not schedule.gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError("schedule.gpu: true; there is no GPU here, allowed: false")
-    run.device = torch.cuda.get_device_name()
-    return torch.device("cuda")
 
 
 def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:

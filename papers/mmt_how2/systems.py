@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
 
 from common.config import Settings
-from common.run import Progress
+from common.errors import InputError
+from common.run import Progress, Run
 from papers.mmt_how2.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.generation import Search, Translations, Translator
 from papers.mmt_how2.subwords import Units
@@ -102,3 +104,14 @@ class TrainedSystem:
     ) -> list[SentenceAttention]:
         """What the translations of some lines attended to, unit by unit."""
         return self.translator().attention(split, search, sentences)
+
+
+def device_of(schedule: Schedule, run: Run) -> torch.device:
+    """What a schedule asks for, noted in the run. Raises InputError where there is no GPU."""
+    run.precision = "float16" if schedule.fp16 else "float32"
+    if not schedule.gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("schedule.gpu: true; there is no GPU here, allowed: false")
+    run.device = torch.cuda.get_device_name()
+    return torch.device("cuda")

@@ -30,7 +30,7 @@ from papers.mmt_how2.parallel_corpora import (
 )
 from papers.mmt_how2.pictured_text import write_pictures
 from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap
-from papers.mmt_how2.systems import System, TrainedSystem
+from papers.mmt_how2.systems import System, TrainedSystem, device_of
 from papers.mmt_how2.training import Schedule, Training
 
 if TYPE_CHECKING:
@@ -135,14 +135,7 @@ class Text:
 
 def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """Train, translate and score each system; metrics begin with its name."""
-    if settings.schedule.gpu:
-        import torch
-
-        run.device, run.precision = torch.cuda.get_device_name(), "float32"
-        if settings.schedule.fp16:
-            run.precision = "float16"
-    else:
-        run.precision = "float32"
+    device_of(settings.schedule, run)
     text = Text(settings, run)
     references = text.splits["test"].target
     metrics: dict[str, float] = {}
