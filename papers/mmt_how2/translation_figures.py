@@ -53,8 +53,8 @@ def nmt_figure1(results: Results) -> FigureWithCaption:
     ]
     graph(ax, places, arrows)
     sizes = {
-        (2.0, 0.62): f"attention modulation\n+{added['attention']:,.0f} weights",
-        (3.15, 0.42): f"step-wise fusion\n+{added['step_wise']:,.0f} weights",
+        (1.6, 0.6): f"attention modulation\n+{added['attention']:,.0f} weights",
+        (3.3, 0.38): f"step-wise fusion\n+{added['step_wise']:,.0f} weights",
         (3.3, -0.12): f"regulariser, +{added['regularizer']:,.0f} weights",
     }
     for (x, y), text in sizes.items():
@@ -94,6 +94,7 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
     ):
         image = ax.imshow(weights, vmin=0, vmax=1, cmap="Greys", aspect="auto")
         ax.set_xticks(range(len(found["source"])), found["source"], rotation=60, ha="right")
+        ax.grid(visible=False)
         ax.set_title(f"attention by the {title}", fontsize="medium")
     axes[0].set_yticks(range(len(found["target"])), found["target"])
     figure.colorbar(image, ax=axes, shrink=0.8, label="weight")
