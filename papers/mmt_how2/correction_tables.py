@@ -170,10 +170,7 @@ def corrected_cells(results: Results) -> list[Cell]:
             unit="%",
             published=key if prefix == FULL else None,
         )
-        for prefix, row in (
-            (INPUT, "Corrector's input"),
-            (FULL, "+ correction + picture + JE + LM"),
-        )
+        for prefix, row in CORRECTED
         for column, metric, label, key in (
             *(
                 (kind, kind, kind, ("ASR Table 5", "+ EC + Visual + JE + LM", kind, "error rate"))

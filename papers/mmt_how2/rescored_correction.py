@@ -39,10 +39,8 @@ class Rescoring(Settings):
     language: LanguageModelSettings = LanguageModelSettings()
     language_training: Minibatches
     length: Length = "mean"
-    alphas: tuple[float, ...] = Field(
-        (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), description="of the embedding"
-    )
-    betas: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.3, 0.4, 0.5), description="of the model")
+    alphas: tuple[float, ...] = Field(WEIGHTS, description="of the embedding")
+    betas: tuple[float, ...] = Field(WEIGHTS, description="of the model")
     beams: tuple[int, ...] = Field((5, 13), min_length=1)
 
 
