@@ -104,7 +104,7 @@ class Text:
             drawn = rng.integers(shape.types, size=(shape.sentences, shape.words))
             return [" ".join(every[word] for word in row) for row in drawn]
 
-        words = [" ".join(every)]
+        words = [" ".join(every[start : start + 100]) for start in range(0, shape.types, 100)]
         splits = {
             "train": SentencePairs(words, words),
             "test": SentencePairs(lines(), lines()),
@@ -116,6 +116,15 @@ class Text:
             rows = rng.standard_normal((len(pairs.source), FEATURES)).astype(np.float32)
             np.save(self.visual / f"{split}.npy", rows)
         self.folder = folder
+
+
+class SameLength(Translator):
+    """A translator whose hypotheses are as long as the search allows, so that all do one work."""
+
+    def _generator(self, search: Search) -> Any:
+        generator = super()._generator(search)
+        generator.min_len = search.max_len_b
+        return generator
 
 
 class Job:
@@ -137,7 +146,7 @@ class Job:
             work.mkdir()
             self.trainer.consolidate_optimizer()
             self.trainer.save_checkpoint(str(work / "model.pt"), {"val_loss": 0.0})
-        self.translator = Translator(work / "model.pt", text.data, visual)
+        self.translator = SameLength(work / "model.pt", text.data, visual)
         self.translator.translate("test", Search(beam=1))
 
     @property
@@ -151,9 +160,8 @@ class Job:
             self.trainer.train_step([self.batch])
 
     def translate(self) -> None:
-        """Beam search of five over all lines, to a length of those of the text."""
+        """Beam search of five over all lines, to the length of those of the text."""
         words = self.batch["target"].size(1)
-        # A model that is not trained ends nowhere: all search to the same length.
         self.translator.translate("test", Search(beam=5, max_len_a=0, max_len_b=words))
 
 
