@@ -180,7 +180,8 @@ def one_thread() -> Iterator[None]:
 def alone(work: Callable[..., Any], *arguments: object) -> Any:
     """Do it in a process of its own.
 
-    Memory that others freed there would spare a library new pages: three times its time.
+    Where a third library has freed memory, one of the two is spared new pages, which may be most
+    of its time.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
