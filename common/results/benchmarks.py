@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,19 @@ class Comparison:
     def row(self, paper: str, what: str, peer: str, note: str = "") -> BenchmarkRow:
         """The comparison as a row of the report."""
         return BenchmarkRow(paper=paper, what=what, peer=peer, note=note, unit="s", **self.__dict__)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The libraries share work over threads differently; on one they compare."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compare(ours: Callable[[], object], peer: Callable[[], object], repeats: int = 7) -> Comparison:

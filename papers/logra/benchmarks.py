@@ -15,7 +15,6 @@ import gc
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.results.benchmarks import BenchmarkRow, compare, memory_row
+from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
 from papers.logra.influence import Influence, Log
 from papers.logra.layout import Block, Layout
 from papers.logra.log_store import LogStore
@@ -164,17 +163,6 @@ def others(shape: Shape) -> dict[str, Make]:
         # As many numbers as LoGra keeps would take it ten minutes.
         found["traker"] = partial(found["traker"], dimension=TRAK_NUMBERS)
     return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The libraries share work over threads differently; on one they compare."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def alone(work: Callable[..., Any], *arguments: object) -> Any:

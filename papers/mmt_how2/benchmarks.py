@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import torch
 
-from common.results.benchmarks import BenchmarkRow, compare, memory_row
+from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
 from common.results.memory import peak_tensor_bytes
 from papers.mmt_how2.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.fairseq_start import old_calls
@@ -168,15 +167,12 @@ class Job:
 @contextmanager
 def jobs(shape: Shape, models: dict[str, TranslationModel]) -> Iterator[dict[str, Job]]:
     """Models on one text, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         text = Text(shape, Path(folder))
         yield {
             name: Job(text, model, f"model{number}")
             for number, (name, model) in enumerate(models.items())
         }
-    torch.set_num_threads(before)
 
 
 def all_models(shape: Shape) -> dict[str, TranslationModel]:

@@ -9,11 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from common import ROOT
-from common.config import RunKey, load_paper, validated
+from common.config import load_paper, validated
 from common.errors import InputError
 from common.results.records import Results
-from common.run import Record, Run, read_record
+from common.run import Record
 from papers.mmt_how2.correction import CorrectionSettings
 from papers.mmt_how2.correction_corpus import CorrectionText, correction_corpus, floor_wer_of
 from papers.mmt_how2.correction_figures import asr_figure2, asr_figure3
@@ -26,28 +25,18 @@ from papers.mmt_how2.correction_tables import (
 )
 from papers.mmt_how2.heard_speech import HeardSpeech, how2
 from papers.mmt_how2.pictured_text import Sizes
-from papers.mmt_how2.programs import PROGRAMS
 from papers.mmt_how2.spoken_words import NOTHING
 from papers.mmt_how2.subwords import Units
-from tests.papers.arms import settings_in
+from tests.papers.mmt_how2.runs import FOLDER, record_of
 
-FOLDER = ROOT / "papers" / "mmt_how2"
 RATES = ("substitution_pct", "deletion_pct", "insertion_pct")
-
-
-def run_of(arm: str, scale: str, results: Path, **changes: Any) -> Record:
-    """The record that an arm leaves below ``results``."""
-    settings = settings_in(FOLDER, PROGRAMS, "correction", arm, scale, **changes)
-    key = RunKey("mmt_how2", "correction", arm, 0, scale)
-    with Run(key, "correction", settings, results / key.folder, results / "work") as run:
-        return read_record(run.finish(PROGRAMS["correction"].run(settings, run)))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """All five systems and rescoring, hardly trained."""
     folder = tmp_path_factory.mktemp("results")
-    return folder, run_of("recogniser", "smoke", folder)
+    return folder, record_of("correction", "recogniser", folder)[0]
 
 
 def results_of(small: tuple[Path, Record]) -> Results:
@@ -136,7 +125,10 @@ def test_the_picture_repairs_what_the_scene_tells_and_misleads_where_it_is_anoth
     tmp_path: Path,
 ) -> None:
     sizes = {"train": 1200, "valid": 50, "test": 200}
-    found = run_of("context_dominated", "laptop", tmp_path, text={"sizes": sizes}).metrics
+    record, _ = record_of(
+        "correction", "context_dominated", tmp_path, "laptop", text={"sizes": sizes}
+    )
+    found = record.metrics
     assert found["visual_wer_pct"] < found["floor_wer_pct"] + 1
     assert found["text_wer_pct"] > found["input_wer_pct"] - 1
     assert found["visual_permuted_wer_pct"] > found["input_wer_pct"]
@@ -215,4 +207,4 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=r"schedule\.gpu: true; there is no GPU here"):
-        run_of("recogniser", "smoke", tmp_path, schedule={"gpu": True})
+        record_of("correction", "recogniser", tmp_path, schedule={"gpu": True})

@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from common import ROOT
-from common.config import RunKey
-from common.run import Run, read_record
-from papers.mmt_how2.programs import PROGRAMS
 from papers.mmt_how2.recognition_errors import classes_of
 from tests.common.real_data import skip_without
-from tests.papers.arms import settings_in
-
-FOLDER = ROOT / "papers" / "mmt_how2"
+from tests.papers.mmt_how2.runs import record_of
 
 
 def metrics_at(scale: str, folder: Path) -> dict[str, float]:
-    settings = settings_in(FOLDER, PROGRAMS, "recognition", "recogniser", scale)
-    key = RunKey("mmt_how2", "recognition", "recogniser", 0, scale)
-    with Run(key, "recognition_errors", settings, folder / "out", folder / "work") as run:
-        metrics = PROGRAMS["recognition_errors"].run(settings, run)
-        return read_record(run.finish(metrics)).metrics
+    return record_of("recognition", "recogniser", folder, scale)[0].metrics
 
 
 def test_the_public_transcripts_have_their_known_errors(

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import ROOT
-from common.config import RunKey
 from common.errors import InputError
-from common.run import Record, Run, read_record
 from papers.mmt_how2.binarised_text import SentencePairs
 from papers.mmt_how2.compositional_corpus import (
     MASK,
@@ -25,7 +22,6 @@ from papers.mmt_how2.generation import Search
 from papers.mmt_how2.parallel_corpora import multi30k_pairs
 from papers.mmt_how2.picture_vectors import Pictures, nearest_scene
 from papers.mmt_how2.pictured_text import Sizes
-from papers.mmt_how2.programs import PROGRAMS
 from papers.mmt_how2.scoring import bleu
 from papers.mmt_how2.spoken_words import spoken
 from papers.mmt_how2.subwords import Units
@@ -33,22 +29,13 @@ from papers.mmt_how2.systems import System, TrainedSystem
 from papers.mmt_how2.training import Schedule, TranslationModel
 from papers.mmt_how2.translation import Text, TranslationSettings
 from tests.common.real_data import skip_without
-from tests.papers.arms import settings_in
+from tests.papers.mmt_how2.runs import opened, record_of, settings_of
 
-FOLDER = ROOT / "papers" / "mmt_how2"
 TINY = Sizes(train=60, valid=9, test=11)
 
 
-def made(folder: Path, experiment: str, arm: str, **changes: Any) -> tuple[Record, Path]:
-    settings = settings_in(FOLDER, PROGRAMS, experiment, arm, "smoke", **changes)
-    key = RunKey("mmt_how2", experiment, arm, 0, "smoke")
-    with Run(key, "translation", settings, folder / "out", folder / "work") as run:
-        path = run.finish(PROGRAMS["translation"].run(settings, run))
-    return read_record(path), path.parent
-
-
 def test_a_run_compares_its_systems(tmp_path: Path) -> None:
-    record, out = made(tmp_path, "fusions", "en_pt")
+    record, out = record_of("fusions", "en_pt", tmp_path)
     found = record.metrics
     translations = json.loads((out / "translations.json").read_text())
     references = translations.pop("reference")
@@ -66,7 +53,7 @@ def test_a_run_compares_its_systems(tmp_path: Path) -> None:
 
 
 def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> None:
-    record, out = made(tmp_path, "unrelated_pictures", "made_up")
+    record, out = record_of("unrelated_pictures", "made_up", tmp_path)
     for maps in json.loads((out / "attention.json").read_text()).values():
         for one in maps.values():
             text, visual = np.array(one["text"]), np.array(one["visual"])
@@ -81,9 +68,8 @@ def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> Non
 
 def test_text_and_pictures_of_the_knobs(tmp_path: Path) -> None:
     def text(**changes: Any) -> Text:
-        settings = settings_in(FOLDER, PROGRAMS, "masked_text", "made_up", "smoke", **changes)
-        key = RunKey("mmt_how2", "masked_text", "made_up", 0, "smoke")
-        with Run(key, "translation", settings, tmp_path / "out", tmp_path / "work") as run:
+        settings = settings_of("masked_text", "made_up", **changes)
+        with opened("masked_text", "made_up", settings, tmp_path) as run:
             found = Text(settings, run)
             for system in settings.systems.values():
                 found.pictures(system)
@@ -160,7 +146,7 @@ def test_multi30k_is_read_as_published_and_has_no_pictures(
     sizes = {name: len(pairs.source) for name, pairs in splits.items()}
     assert sizes == {"train": 29_000, "valid": 1014, "test": 1000}
     with pytest.raises(InputError, match="multi30k has text alone"):
-        made(tmp_path, "fusions", "en_pt", corpus="multi30k", target="de")
+        record_of("fusions", "en_pt", tmp_path, corpus="multi30k", target="de")
 
 
 def test_lines_lose_punctuation() -> None:

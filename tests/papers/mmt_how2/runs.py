@@ -1,0 +1,36 @@
+"""Runs of experiments inside a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common import ROOT
+from common.config import RunKey, load_paper
+from common.run import Record, Run, read_record
+from papers.mmt_how2.programs import PROGRAMS
+from tests.papers.arms import settings_in
+
+FOLDER = ROOT / "papers" / "mmt_how2"
+
+
+def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
+    """Settings of an arm at a scale, changed."""
+    return settings_in(FOLDER, PROGRAMS, experiment, arm, scale, **changes)
+
+
+def opened(experiment: str, arm: str, settings: Any, results: Path, scale: str = "smoke") -> Run:
+    """Context of a run that leaves its record below ``results``."""
+    key = RunKey("mmt_how2", experiment, arm, 0, scale)
+    program = load_paper(FOLDER).experiments[experiment].program
+    return Run(key, program, settings, results / key.folder, results / "work")
+
+
+def record_of(
+    experiment: str, arm: str, results: Path, scale: str = "smoke", **changes: Any
+) -> tuple[Record, Path]:
+    """The record that an arm leaves below ``results``, and its folder."""
+    settings = settings_of(experiment, arm, scale, **changes)
+    with opened(experiment, arm, settings, results, scale) as run:
+        path = run.finish(PROGRAMS[run.program].run(settings, run))
+    return read_record(path), path.parent
