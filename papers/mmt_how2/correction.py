@@ -21,7 +21,13 @@ from papers.mmt_how2.parallel_corpora import how2_identity
 from papers.mmt_how2.recognition_errors import counts_by_class, kinds_of, ranked_pairs
 from papers.mmt_how2.rescored_correction import Rescorer, Rescoring
 from papers.mmt_how2.scoring import word_errors
-from papers.mmt_how2.systems import System, TrainedSystem, device_of
+from papers.mmt_how2.systems import (
+    WRONG_PICTURES,
+    CorpusText,
+    System,
+    TrainedSystem,
+    device_of,
+)
 from papers.mmt_how2.training import Schedule
 
 #: The recogniser's own output, beside the systems' names.
@@ -37,7 +43,6 @@ class CorrectionSettings(Settings):
     systems: dict[str, System] = Field(min_length=1)
     schedule: Schedule
     search: Search = Search()
-    permutation: int = Field(1, ge=0, description="seed of the pictures that others get")
     rescoring: Rescoring | None = None
 
     @model_validator(mode="after")
@@ -80,17 +85,17 @@ def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     device = device_of(settings.schedule, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])
-    pairs, trained = speech.pairs, {}
+    corpus, trained = CorpusText(speech.pairs, run.work / "text"), {}
     for name, system in settings.systems.items():
         folder = run.work / name
         one = trained[name] = TrainedSystem(
-            system, settings.schedule, pairs, speech.pictures, folder, run.seed, run.progress
+            system, settings.schedule, corpus, speech.pictures, folder, run.seed, run.progress
         )
         outputs.add(name, one.translate("test", settings.search).best)
         if one.visual:
-            wrong = one.translate("test", settings.search, settings.permutation)
+            wrong = one.translate("test", settings.search, WRONG_PICTURES)
             outputs.add(f"{name}_permuted", wrong.best)
-        outputs.metrics |= training_metrics(name, one)
+        outputs.metrics |= {f"{name}_{key}": value for key, value in one.costs().items()}
     if settings.rescoring:
         rescorer = Rescorer(settings.rescoring, speech, run.seed, device, run.progress)
         outputs.metrics |= rescorer.metrics()
@@ -126,17 +131,6 @@ def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[st
     known = not (settings.text.deletion or settings.text.insertion)
     floor = {"floor_wer_pct": floor_wer_of(corpus["test"])} if known else {}
     return made_up(corpus, folder), floor
-
-
-def training_metrics(name: str, trained: TrainedSystem) -> dict[str, float]:
-    """What the training of a system took."""
-    training = trained.training
-    return {
-        f"{name}_parameters_count": training.parameters,
-        f"{name}_updates_count": training.history[-1].updates,
-        f"{name}_best_epoch_count": training.best_epoch.epoch,
-        f"{name}_train_cpu_s": sum(epoch.cpu_s for epoch in training.history),
-    }
 
 
 PROGRAM = Program(CorrectionSettings, run_correction)

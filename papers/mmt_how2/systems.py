@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,11 +14,15 @@ from common.errors import InputError
 from common.run import Progress, Run
 from papers.mmt_how2.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.generation import Search, Translations, Translator
-from papers.mmt_how2.subwords import Units
+from papers.mmt_how2.subwords import Subwords, Units
 from papers.mmt_how2.training import Schedule, TranslationModel, train
 
 if TYPE_CHECKING:
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
+
+
+#: Seed of the permutation that gives every sentence another one's picture.
+WRONG_PICTURES: Final = 1
 
 
 class System(Settings):
@@ -31,16 +35,57 @@ class System(Settings):
     schedule: Schedule | None = Field(None, description="None: that of the experiment")
 
 
+class CutText(NamedTuple):
+    """How lines of both sides are cut into units, and fairseq's data folder of all splits."""
+
+    source: Subwords
+    target: Subwords
+    data: Path
+
+
+class CorpusText:
+    """Text of a corpus, cut and binarised once for all systems of the same units.
+
+    Args:
+        splits: ``train`` and ``valid``, of which the best epoch is chosen, and others; in words.
+        folder: where data folders go.
+    """
+
+    def __init__(self, splits: Mapping[str, SentencePairs], folder: Path) -> None:
+        self.splits, self.folder = splits, folder
+        self._cut: dict[tuple[Units, Units, int], CutText] = {}
+
+    def cut(self, system: System) -> CutText:
+        """Text in a system's units.
+
+        Raises:
+            InputError: the text is empty, or too little for so many units.
+        """
+        key = system.source, system.target, system.min_count
+        if key not in self._cut:
+            source = system.source.learned(self.splits["train"].source)
+            target = system.target.learned(self.splits["train"].target)
+            units = {
+                name: SentencePairs(
+                    [source.cut(line) for line in pairs.source],
+                    [target.cut(line) for line in pairs.target],
+                )
+                for name, pairs in self.splits.items()
+            }
+            folder = self.folder / f"units{len(self._cut)}"
+            data = binarise(units, folder, min_count=system.min_count)
+            self._cut[key] = CutText(source, target, data)
+        return self._cut[key]
+
+
 class TrainedSystem:
     """A system, trained on the first splits of a corpus.
 
     A training that was killed goes on, as :func:`~.training.train` does.
 
     Args:
-        splits: ``train`` and ``valid``, of which the best epoch is chosen, and others; in words.
         visual: folder of ``<split>.npy``, for systems that read pictures.
-        folder: where data and checkpoints go.
-        gpu: translate on the GPU.
+        folder: where checkpoints go.
 
     Attributes:
         training: how it went.
@@ -53,38 +98,46 @@ class TrainedSystem:
         self,
         system: System,
         schedule: Schedule,
-        splits: Mapping[str, SentencePairs],
+        corpus: CorpusText,
         visual: Path | None,
         folder: Path,
         seed: int,
         progress: Progress | None = None,
     ) -> None:
-        self.source = system.source.learned(splits["train"].source)
-        self.target = system.target.learned(splits["train"].target)
-        cut = {
-            name: SentencePairs(
-                [self.source.cut(line) for line in pairs.source],
-                [self.target.cut(line) for line in pairs.target],
-            )
-            for name, pairs in splits.items()
-        }
+        self.text = corpus.cut(system)
         self.visual = visual if system.model.reads_pictures else None
-        self.data = binarise(cut, folder / "data", min_count=system.min_count)
         chosen = system.schedule or schedule
         self.gpu = chosen.gpu
         self.training = train(
-            self.data, folder / "model", system.model, chosen, seed, self.visual, progress
+            self.text.data, folder, system.model, chosen, seed, self.visual, progress
         )
+        self._translators: dict[int | None, Translator] = {}
+
+    def costs(self) -> dict[str, float]:
+        """What the training took, how many numbers it trained, and what it reached."""
+        training = self.training
+        return {
+            "parameters_count": training.parameters,
+            "best_epoch_count": training.best_epoch.epoch,
+            "updates_count": training.history[-1].updates,
+            "valid_bits_per_token": training.best_epoch.valid_nll,
+            "train_tokens_per_s": training.tokens_per_s,
+            "train_cpu_s": sum(epoch.cpu_s for epoch in training.history),
+        }
 
     def translator(self, shuffle: int | None = None) -> Translator:
         """The best epoch's model; with ``shuffle`` every sentence gets another one's picture."""
-        return Translator(self.training.best, self.data, self.visual, shuffle, self.gpu)
+        if shuffle not in self._translators:
+            self._translators[shuffle] = Translator(
+                self.training.best, self.text.data, self.visual, shuffle, self.gpu
+            )
+        return self._translators[shuffle]
 
     def translate(self, split: str, search: Search, shuffle: int | None = None) -> Translations:
         """Translations of a split in words, in the order of its lines."""
         found = self.translator(shuffle).translate(split, search)
         joined = [
-            [one._replace(text=self.target.join(one.text)) for one in hypotheses]
+            [one._replace(text=self.text.target.join(one.text)) for one in hypotheses]
             for hypotheses in found.hypotheses
         ]
         return found._replace(hypotheses=joined)

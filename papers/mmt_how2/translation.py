@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -28,16 +28,19 @@ from papers.mmt_how2.parallel_corpora import (
     multi30k_identity,
     multi30k_pairs,
 )
-from papers.mmt_how2.pictured_text import write_pictures
+from papers.mmt_how2.pictured_text import Corpus, write_pictures
 from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap
-from papers.mmt_how2.systems import System, TrainedSystem, device_of
-from papers.mmt_how2.training import Schedule, Training
+from papers.mmt_how2.systems import (
+    WRONG_PICTURES,
+    CorpusText,
+    System,
+    TrainedSystem,
+    device_of,
+)
+from papers.mmt_how2.training import Schedule
 
 if TYPE_CHECKING:
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
-
-#: Seed of the pictures' permutation: incongruent decoding.
-PERMUTATION: Final = 1
 
 
 class PicturedSystem(System):
@@ -70,10 +73,18 @@ class Text:
 
     def __init__(self, settings: TranslationSettings, run: Run) -> None:
         self.settings, self.run = settings, run
+        self._pictures: dict[float, Path] = {}
         languages = settings.source, settings.target
         self.splits: Mapping[str, SentencePairs]
         if settings.corpus == "compositional":
-            self.splits = self._made_up(settings.text.pictures.quality)
+            generator = "papers.mmt_how2.compositional_corpus"
+            run.uses(DataIdentity.generated("compositional corpus", generator, run.seed))
+            self.splits = {
+                split: SentencePairs(
+                    [MASK] * len(text) if settings.picture_alone else text.source, text.target
+                )
+                for split, text in self._made_up(settings.text.pictures.quality).items()
+            }
         elif settings.corpus == "how2":
             pictured = any(one.model.reads_pictures for one in settings.systems.values())
             run.uses(how2_identity(*languages, pictures=pictured))
@@ -97,28 +108,18 @@ class Text:
         quality = system.quality
         if quality is None:
             quality = self.settings.text.pictures.quality
-        folder = self.run.work / f"pictures_{quality}"
-        self._made_up(quality, folder)
-        return folder
+        if quality not in self._pictures:
+            folder = self.run.work / f"pictures_{quality}"
+            self._pictures[quality] = write_pictures(self._made_up(quality), folder)
+        return self._pictures[quality]
 
-    def _made_up(self, quality: float, folder: Path | None = None) -> dict[str, SentencePairs]:
-        """Splits of the made-up corpus; its pictures go to ``folder``. Text has no quality."""
-        settings = self.settings
-        generator = "papers.mmt_how2.compositional_corpus"
-        self.run.uses(DataIdentity.generated("compositional corpus", generator, self.run.seed))
-        pictures = settings.text.pictures.model_copy(update={"quality": quality})
-        knobs = settings.text.model_copy(update={"pictures": pictures})
+    def _made_up(self, quality: float) -> Corpus:
+        """The made-up corpus with pictures of some quality, which the text does not depend on."""
+        text = self.settings.text
+        pictures = text.pictures.model_copy(update={"quality": quality})
+        knobs = text.model_copy(update={"pictures": pictures})
         corpus = compositional_corpus(knobs, self.run.seed)
-        if settings.source == "pt":
-            corpus = reversed_direction(corpus)
-        if folder:
-            write_pictures(corpus, folder)
-        return {
-            split: SentencePairs(
-                [MASK] * len(text) if settings.picture_alone else text.source, text.target
-            )
-            for split, text in corpus.items()
-        }
+        return reversed_direction(corpus) if self.settings.source == "pt" else corpus
 
     def measures(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """Scores of translations; of ambiguous words' senses where there are some."""
@@ -138,6 +139,7 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
     device_of(settings.schedule, run)
     text = Text(settings, run)
     references = text.splits["test"].target
+    corpus = CorpusText(text.splits, run.work / "text")
     metrics: dict[str, float] = {}
     translations: dict[str, list[str]] = {}
     history: list[dict[str, Any]] = []
@@ -146,7 +148,7 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
         trained = TrainedSystem(
             system,
             settings.schedule,
-            text.splits,
+            corpus,
             text.pictures(system),
             run.work / name,
             run.seed,
@@ -156,11 +158,11 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
         translations[name] = found.best
         measured = {
             **text.measures(found.best, references),
-            **costs(trained.training),
+            **trained.costs(),
             "generation_tokens_per_s": found.tokens_per_s,
         }
         if system.model.reads_pictures:
-            wrong = trained.translate("test", settings.search, PERMUTATION).best
+            wrong = trained.translate("test", settings.search, WRONG_PICTURES).best
             changed = sum(a != b for a, b in zip(found.best, wrong, strict=True))
             measured["permuted_bleu"] = bleu(wrong, references).value
             measured["permuted_changed_pct"] = 100 * changed / len(wrong)
@@ -180,18 +182,6 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
     run.write_json("attention.json", maps)
     run.write_rows("history.csv", history)
     return metrics
-
-
-def costs(training: Training) -> dict[str, float]:
-    """What a training took and how many numbers it trained."""
-    return {
-        "parameters_count": float(training.parameters),
-        "best_epoch": float(training.best_epoch.epoch),
-        "updates_count": float(training.history[-1].updates),
-        "valid_bits_per_token": training.best_epoch.valid_nll,
-        "train_tokens_per_s": training.tokens_per_s,
-        "train_cpu_s": sum(epoch.cpu_s for epoch in training.history),
-    }
 
 
 def sharpness(maps: Sequence[SentenceAttention]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from papers.mmt_how2.pictured_text import Sizes
 from papers.mmt_how2.scoring import bleu
 from papers.mmt_how2.spoken_words import spoken
 from papers.mmt_how2.subwords import Units
-from papers.mmt_how2.systems import System, TrainedSystem
+from papers.mmt_how2.systems import CorpusText, System, TrainedSystem
 from papers.mmt_how2.training import Schedule, TranslationModel
 from papers.mmt_how2.translation import Text, TranslationSettings
 from tests.common.real_data import skip_without
@@ -105,19 +105,45 @@ def test_translations_of_any_units_are_words(tmp_path: Path, source: Units, targ
     splits = {name: SentencePairs(text.source, text.target) for name, text in corpus.items()}
     model = TranslationModel(architecture="multimodal_lstm_small")
     schedule = Schedule(epochs=1, batch_size=30, learning_rate=0.01)
-    trained = TrainedSystem(
-        System(model=model, source=source, target=target), schedule, splits, None, tmp_path, 0
-    )
+    system = System(model=model, source=source, target=target)
+    text = CorpusText(splits, tmp_path / "text")
+    trained = TrainedSystem(system, schedule, text, None, tmp_path / "model", 0)
     lines = splits["test"].target
-    assert [trained.target.join(trained.target.cut(line)) for line in lines] == list(lines)
+    cut = trained.text.target
+    assert [cut.join(cut.cut(line)) for line in lines] == list(lines)
     found = trained.translate("test", Search(beam=2)).best
     assert len(found) == len(lines)
     assert not any("▁" in line or "@@" in line for line in found)
 
 
+def test_systems_of_the_same_units_share_their_text(tmp_path: Path) -> None:
+    corpus = compositional_corpus(CompositionalText(sizes=TINY), 0)
+    splits = {name: SentencePairs(text.source, text.target) for name, text in corpus.items()}
+    text = CorpusText(splits, tmp_path)
+    words, again, common, characters = (
+        text.cut(system)
+        for system in (
+            System(),
+            System(model=TranslationModel(dropout=0.3)),
+            System(min_count=30),
+            System(source=Units(unit="characters")),
+        )
+    )
+    assert words is again
+    folders = [words.data, common.data, characters.data]
+    types = [
+        len((folder / f"dict.{side}.txt").read_text().splitlines())
+        for side in ("src", "tgt")
+        for folder in folders
+    ]
+    assert types[1] < types[0] != types[2]
+    assert types[4] < types[3] == types[5]
+
+
 def test_narrow_networks_start_from_larger_weights(tmp_path: Path) -> None:
     corpus = compositional_corpus(CompositionalText(sizes=TINY), 0)
     splits = {name: SentencePairs(text.source, text.target) for name, text in corpus.items()}
+    text = CorpusText(splits, tmp_path / "text")
     schedule = Schedule(epochs=1, batch_size=60, learning_rate=1e-9)
     spread = {}
     for wide in (0.1, 0.3):
@@ -125,9 +151,8 @@ def test_narrow_networks_start_from_larger_weights(tmp_path: Path) -> None:
             architecture="multimodal_lstm_small",
             options={"init_range": wide, "embed_init_range": 10 * wide},
         )
-        trained = TrainedSystem(
-            System(model=model), schedule, splits, None, tmp_path / str(wide), 0
-        )
+        work = tmp_path / str(wide)
+        trained = TrainedSystem(System(model=model), schedule, text, None, work, 0)
         spread[wide] = torch.load(trained.training.best, weights_only=True)["model"]
     for name, weights in spread[0.1].items():
         if weights.is_floating_point() and weights.numel() > 1 and "version" not in name:
