@@ -33,14 +33,13 @@ lint: ## check style, types and the workflow
 	ruff check .; ruff format --check .; mypy; \
 	snakefmt --check Snakefile workflow/*.smk papers/*/Snakefile; snakemake --lint
 
-report: ## render the report again from what is there, with benchmarks if they ran
-	@$(SNAKEMAKE) report
-	@echo "report: $(REPORT)"
+report: ## render the report from what is there, with benchmarks if they ran
+	@$(BIN); for part in summary report; do \
+	"$$bin/python" -m common.results $$part --scale $(SCALE); done
 
 bench: ## run the benchmarks and put their ratios into the report
 	@$(SNAKEMAKE) benchmarks
-	@$(SNAKEMAKE) report
-	@echo "report: $(REPORT)"
+	@$(MAKE) --no-print-directory report
 
 pins: ## compile requirements.txt from pyproject.toml
 	@$(BIN); "$$bin/python" -m pip install --quiet uv; "$$bin/python" workflow/pins.py
