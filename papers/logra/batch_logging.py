@@ -34,7 +34,7 @@ class BatchLogging:
     def __init__(self, folder: LogFolder, config: Config, resume: bool) -> None:
         self.folder, self.config = folder, config
         seconds = config.logging.checkpoint_seconds
-        self._progress = Progress(folder.path / "resume", seconds) if resume else None
+        self._progress = Progress(folder.path, seconds) if resume else None
         self.projections: Projections | None = None
         self.statistics = Statistics(device=config.logging.statistics_device)
         self._watched: WatchedModel | None = None
@@ -80,6 +80,12 @@ class BatchLogging:
         self._end_pass()
         self.statistics.clear()
         self._gathering, self._log = True, None
+
+    def sum_statistics(self) -> None:
+        """Sum statistics over all processes; what resumes keeps this process's own."""
+        if self._progress is not None:
+            self._progress.write(self.statistics)
+        self.statistics.all_reduce()
 
     # Batches
 

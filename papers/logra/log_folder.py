@@ -85,8 +85,8 @@ class LogFolder:
             layout,
             identity=identity,
             dtype=dtype,
-            rank=_rank(),
-            ranks=_processes(),
+            rank=rank(),
+            ranks=processes(),
             rows_per_chunk=rows,
             resume=resume,
         )
@@ -143,7 +143,7 @@ class LogFolder:
         Raises:
             InputError: the disk is full, or may not be written.
         """
-        if _rank() == 0:
+        if rank() == 0:
             self._write(statistics, projections, config)
         if distributed.is_initialized():
             distributed.barrier()
@@ -196,9 +196,11 @@ def in_any_process(flag: bool) -> bool:
     return any(flags)
 
 
-def _rank() -> int:
+def rank() -> int:
+    """Of this process in ``torch.distributed``; 0 if it is alone."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def _processes() -> int:
+def processes() -> int:
+    """How many there are in ``torch.distributed``."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

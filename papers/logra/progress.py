@@ -4,6 +4,9 @@
 these were; the log keeps its own count of rows. The two need not have come equally far: a program
 that is started again gives all batches again, and of each what is missing is added. So sums are
 added in the order, and rows lie in the chunks, of a run that was never killed.
+
+Of several processes each has files of its own, those of the second in ``resume/rank1/``. They hold
+what it gathered itself: sums over all processes are made again, for all take part in each.
 """
 
 from __future__ import annotations
@@ -15,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import distributed
-
 from common.errors import InputError
+from papers.logra.log_folder import processes, rank
 from papers.logra.moments import Statistics
 from papers.logra.tensor_files import read_tensors, write_tensors
 
@@ -51,12 +53,12 @@ class Progress:
     """Passes of one run; a pass ends where other things are gathered, and begins with a batch.
 
     Args:
-        folder: of the files.
+        project: folder of the run.
         seconds: between two files.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, project: Path, seconds: float) -> None:
+        self.project, self.seconds = project, seconds
         #: Rows for the log, of all passes, that the program has given.
         self.rows = 0
         self._number, self._given = 0, Batches()
@@ -78,15 +80,11 @@ class Progress:
             about: what they depend on, as JSON.
 
         Raises:
-            InputError: the file is altered or of something else, or there are several processes.
+            InputError: the file is altered or of something else, or there were other processes.
         """
-        if distributed.is_initialized() and distributed.get_world_size() > 1:
-            raise InputError("resume in several processes; allowed: one process, or resume=False")
         if self._number == 0:  # before this process writes anything
-            for unfinished in self.folder.parent.rglob(".*"):
-                if unfinished.is_file():
-                    unfinished.unlink()
-        held, self._about = Batches(), dict(about)
+            self._remove_unfinished()
+        held, self._about = Batches(), {**about, "processes": processes()}
         if self._path().exists():
             tensors, content = read_tensors(self._path(), FILE)
             for key, value in self._about.items():
@@ -157,7 +155,7 @@ class Progress:
         goes_on = self._given.total > self._held.total  # else the rows may be a later pass's
         if rows is not None and rows > self.rows and goes_on:
             raise InputError(
-                f"{self.folder.parent}: {rows} rows are stored and {self.rows} were given;"
+                f"{self.project}: {rows} rows are stored and {self.rows} were given;"
                 " allowed: the same batches as before"
             )
 
@@ -171,5 +169,23 @@ class Progress:
             self._path().unlink(missing_ok=True)
         self._number, self._given, self._held = self._number + 1, Batches(), None
 
+    @property
+    def _folder(self) -> Path:
+        folder = self.project / "resume"
+        return folder / f"rank{rank()}" if rank() else folder
+
     def _path(self, later: int = 0) -> Path:
-        return self.folder / f"pass{self._number + later}.safetensors"
+        return self._folder / f"pass{self._number + later}.safetensors"
+
+    def _remove_unfinished(self) -> None:
+        """What a kill left before a rename: of this process, and the first one's of the rest.
+
+        A log removes its own; other processes may be writing theirs.
+        """
+        folders = [self._folder]
+        if rank() == 0:
+            folders += [self.project, *(self.project / name for name in ("state", "lora"))]
+        for folder in folders:
+            for unfinished in folder.glob(".*"):
+                if unfinished.is_file():
+                    unfinished.unlink()

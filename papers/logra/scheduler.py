@@ -89,7 +89,7 @@ class LogIXScheduler:
         saving = self._run.saving
         for number, this in enumerate(self.passes):
             # Eigenvectors of the pass before must be those of all processes' data.
-            self._run.statistics.all_reduce()
+            self._run.sum_statistics()
             if this.adds_lora:
                 self._run.add_lora(lora_config=self._projecting())
             self._run.save(this.saves or (saving and number == len(self) - 1))

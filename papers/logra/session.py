@@ -29,9 +29,9 @@ class LogIX(BatchLogging):
         config: a YAML file; by default all settings have their defaults.
         logging_config: instead of the file's.
         resume: go on where the same program was killed, if it was: it gives all batches again, in
-            the same order, and what is there already is left out. See :meth:`has_logged`. One
-            process alone. What it takes in the folder, ``resume/``, may be removed when all is
-            done.
+            the same order, and what is there already is left out. See :meth:`has_logged`. Several
+            processes must be as many as before. What it takes in the folder, ``resume/``, may be
+            removed when all is done.
 
     Raises:
         InputError: a file that is missing, or a key or value that is not allowed.
@@ -101,7 +101,7 @@ class LogIX(BatchLogging):
         if lora_path is not None:
             self.projections = LogFolder(Path(lora_path)).read_projections()
         else:
-            self.statistics.all_reduce()
+            self.sum_statistics()
             layers = self._filters.layers(model)
             self.projections = new_projections(layers, self.config.lora, self.statistics)
         if watch or clear:
@@ -121,15 +121,13 @@ class LogIX(BatchLogging):
             InputError: what was saved could not be written, or a run that resumes was not given
                 all batches of before.
         """
-        self.statistics.all_reduce()
+        # Its file before the sums are finished below: it shall not tell when it was last written.
+        self.sum_statistics()
         if self._progress is not None:
             self._progress.check_complete(self.folder.rows if self.folder.is_writing else None)
         if in_any_process(self.folder.has_written) and not self.folder.has_written:
             self._begin_log()  # a part without rows, for a store knows of all processes
         self.folder.close()
-        if self._progress is not None:
-            # Before the sums are finished below: the file shall not tell when it was last written.
-            self._progress.write(self.statistics)
         self.folder.write(self.statistics, self.projections, self.config)
         self.eval()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig
@@ -33,11 +34,12 @@ def log(
     hessian: Any = "ekfac",
     asks: bool = True,
     after: Callable[[], None] = lambda: None,
+    share: slice = slice(None),
 ) -> None:
-    """Log all samples, as the documented program; ``after`` each batch that is computed."""
+    """Log a share of the batches, as the documented program; ``after`` each that is computed."""
     inputs, targets = data(ROWS)
     for _ in LogIXScheduler(run, lora, hessian, save="grad"):
-        for part in torch.arange(ROWS).split(BATCH):
+        for part in torch.arange(ROWS).split(BATCH)[share]:
             if asks and run.has_logged(part):
                 continue
             with run(data_id=part):
@@ -53,6 +55,15 @@ def start(folder: Path, computed: Connection, seconds: float, options: dict[str,
     run = new_run(seconds, resume=True)
     computed.send("began")
     log(run, **options, after=lambda: computed.send("batch"))
+
+
+def start_share(folder: Path, computed: Connection, rank: int, processes: int = 2) -> None:
+    """As :func:`start`, in one of several processes that meet in ``folder``."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
+    )
+    start(folder, computed, 0.0, {"share": slice(rank, None, processes)})
+    distributed.destroy_process_group()
 
 
 def log_until_full(

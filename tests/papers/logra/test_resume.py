@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler
@@ -265,10 +264,48 @@ def test_another_model_or_setting_is_refused() -> None:
         log(new_run(resume=True), lora="random", hessian="raw")
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def started_together(folder: Path) -> list[tuple[Any, Any]]:
+    """Two processes, and the pipes that they send to."""
+    (folder / "meeting").unlink(missing_ok=True)
+    return [started(resume_program.start_share, folder, rank) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_random_moments_then_started_again(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    for process, _ in started_together(whole):
+        process.join()
+        assert process.exitcode == 0
+    moments, kills, codes = random.Random(3), [0, 0], [-9, -9]
+    while codes != [0, 0]:
+        both = started_together(killed)
+        first = moments.randrange(2)
+        said = both[first][1]
+        try:
+            for _ in range(1 + moments.randrange(8)):
+                said.recv()
+        except EOFError:  # it is done, and so the other one will be
+            for process, _ in both:
+                process.join()
+        for process, _ in (both[first], both[1 - first]):
+            time.sleep(moments.uniform(0, 0.01))
+            process.kill()  # the other one, too, which would wait for ever
+            process.join()
+        codes = [process.exitcode for process, _ in both]
+        kills = [count + (code != 0) for count, code in zip(kills, codes, strict=True)]
+    assert min(kills) >= 2
+    expected = files(whole / PROJECT)
+    assert "resume/rank1/pass0.safetensors" in expected
+    assert files(killed / PROJECT) == expected
+
+
+def test_as_many_processes_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged_and_killed(5, lora="random", hessian="raw")
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    run = LogIX("project", resume=True)
-    run.watch(nn.Linear(6, 3))
-    with pytest.raises(InputError, match="resume in several processes; allowed: one process"):
-        run.has_logged(["a"])
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("papers.logra.moments.Statistics.all_reduce", lambda _: None)
+    with pytest.raises(InputError, match=r"of another run: processes 1 there and 2 here; allowed"):
+        log(new_run(resume=True), lora="random", hessian="raw")
