@@ -121,13 +121,13 @@ class LogIX(BatchLogging):
             InputError: what was saved could not be written, or a run that resumes was not given
                 all batches of before.
         """
-        # Its file before the sums are finished below: it shall not tell when it was last written.
-        self.sum_statistics()
         if self._progress is not None:
             self._progress.check_complete(self.folder.rows if self.folder.is_writing else None)
         if in_any_process(self.folder.has_written) and not self.folder.has_written:
             self._begin_log()  # a part without rows, for a store knows of all processes
         self.folder.close()
+        # Before the sums are finished below: what resumes shall not tell when it was last written.
+        self.sum_statistics()
         self.folder.write(self.statistics, self.projections, self.config)
         self.eval()
 
