@@ -11,8 +11,10 @@ what it gathered itself: sums over all processes are made again, for all take pa
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -178,14 +180,23 @@ class Progress:
         return self._folder / f"pass{self._number + later}.safetensors"
 
     def _remove_unfinished(self) -> None:
-        """What a kill left before a rename: of this process, and the first one's of the rest.
-
-        A log removes its own; other processes may be writing theirs.
-        """
-        folders = [self._folder]
+        """What a kill left before a rename: of this process, and the first one's of the rest."""
+        _remove_hidden(self._folder)
         if rank() == 0:
-            folders += [self.project, *(self.project / name for name in ("state", "lora"))]
-        for folder in folders:
-            for unfinished in folder.glob(".*"):
-                if unfinished.is_file():
-                    unfinished.unlink()
+            for name in ("", "state", "lora"):
+                _remove_hidden(self.project / name)
+            log = self.project / "log"
+            if log.is_dir():
+                # Under the lock of who makes a log; of its chunks a log removes the unfinished itself.
+                lock = os.open(log, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    _remove_hidden(log)
+                finally:
+                    os.close(lock)
+
+
+def _remove_hidden(folder: Path) -> None:
+    for path in folder.glob(".*"):
+        if path.is_file():
+            path.unlink()
