@@ -187,7 +187,7 @@ class Progress:
                 _remove_hidden(self.project / name)
             log = self.project / "log"
             if log.is_dir():
-                # Under the lock of who makes a log; of its chunks a log removes the unfinished itself.
+                # Under the lock of who makes a log, which removes its unfinished chunks itself.
                 lock = os.open(log, os.O_RDONLY)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX)
