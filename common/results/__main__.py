@@ -11,13 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jsonschema
-
 from common import ROOT
 from common.cli import Parser, guarded
 from common.config import SCALES, load_paper, validated
 from common.errors import InputError
-from common.results import claims, figures, listings, tables
+from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Results, write_archive
 from common.results.summary import write_json, write_summary
@@ -81,6 +79,8 @@ def table_command(options: argparse.Namespace) -> None:
 
 def figure_command(options: argparse.Namespace) -> None:
     """Draw one figure from records, as PNG and SVG."""
+    from common.results import figures  # matplotlib takes longer to load than a table to build
+
     results = _target_results(options, "figure")
     function = _function(options, "figures", "FIGURES", options.target)
     folder = options.results / options.scale / options.paper / "figures"
@@ -142,6 +142,8 @@ def report_command(options: argparse.Namespace) -> None:
 
 def check_command(options: argparse.Namespace) -> None:
     """Check every record of a scale against the published schema of records."""
+    import jsonschema
+
     schema = json.loads((ROOT / "workflow/schema/record.schema.json").read_text(encoding="utf8"))
     validator = jsonschema.Draft202012Validator(schema)
     paths = sorted((options.results / options.scale).rglob("record.json"))
