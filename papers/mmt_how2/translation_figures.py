@@ -83,7 +83,8 @@ def nmt_figure4(results: Results) -> FigureWithCaption:
 def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
     """Heat maps of the text's and the picture's attention."""
     stored = results.first(*PLACE)
-    found: dict[str, Any] = stored.read_json("attention.json")["attention"][which]
+    maps = stored.read_json("attention.json")["attention"]
+    found: dict[str, Any] = maps[which]
     text, visual = np.array(found["text"]), np.array(found["visual"])
     height = 1.2 + 0.22 * len(found["target"])
     figure, axes = plt.subplots(1, 2, figsize=(9.6, max(2.6, height)), sharey=True)
@@ -102,6 +103,8 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
         key: results.values(*PLACE, f"attention_{key}").mean()
         for key in ("visual_largest_weight", "visual_entropy_nats", "text_entropy_nats")
     }
+    alike = maps["long"] == maps["short"]
+    which_one = " All sentences have as many words here: Figures 3 and 4 are of the same one."
     return FigureWithCaption(
         figure,
         f"What the translation (rows) of the {name} of a hundred test sentences attended to."
@@ -109,7 +112,7 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
         " construction; how sharp it is, is a finding: the largest weight is"
         f" {known['visual_largest_weight']:.2f} on average, the entropy"
         f" {known['visual_entropy_nats']:.2f} nats against {known['text_entropy_nats']:.2f} of the"
-        " text's attention.",
+        f" text's attention.{which_one * alike}",
         "Two heat maps: the text's near the diagonal, the picture's one or two dark columns.",
     )
 
