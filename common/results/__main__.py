@@ -79,7 +79,7 @@ def table_command(options: argparse.Namespace) -> None:
 
 def figure_command(options: argparse.Namespace) -> None:
     """Draw one figure from records, as PNG and SVG."""
-    from common.results import figures  # matplotlib takes longer to load than a table to build
+    from common.results import figures  # loads matplotlib, which verdicts and summaries need not
 
     results = _target_results(options, "figure")
     function = _function(options, "figures", "FIGURES", options.target)

@@ -103,8 +103,9 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
         key: results.values(*PLACE, f"attention_{key}").mean()
         for key in ("visual_largest_weight", "visual_entropy_nats", "text_entropy_nats")
     }
-    alike = maps["long"] == maps["short"]
-    which_one = " All sentences have as many words here: Figures 3 and 4 are of the same one."
+    alike = ""
+    if maps["long"] == maps["short"]:
+        alike = " All sentences have as many words here: Figures 3 and 4 are of the same one."
     return FigureWithCaption(
         figure,
         f"What the translation (rows) of the {name} of a hundred test sentences attended to."
@@ -112,7 +113,7 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
         " construction; how sharp it is, is a finding: the largest weight is"
         f" {known['visual_largest_weight']:.2f} on average, the entropy"
         f" {known['visual_entropy_nats']:.2f} nats against {known['text_entropy_nats']:.2f} of the"
-        f" text's attention.{which_one * alike}",
+        f" text's attention.{alike}",
         "Two heat maps: the text's near the diagonal, the picture's one or two dark columns.",
     )
 
