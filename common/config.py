@@ -73,6 +73,9 @@ class Experiment(Settings):
         {}, description="subset of arms at a scale; all where absent"
     )
     resources: dict[Scale, Resources] = {}
+    timed: list[str] = Field(
+        [], description="metrics and artifacts (* matches) that measure the machine: never equal"
+    )
     needs: dict[str, str] = Field(
         {}, description="name: EXPERIMENT/ARM, all of whose runs at that scale come before"
     )

@@ -33,12 +33,13 @@ from pydantic import Field
 from tqdm import tqdm
 
 from common import ROOT
-from common.config import NAME, Programs, RunKey, Scale, Settings, validated
+from common.config import NAME, RunKey, Scale, Settings, validated
 from common.errors import InputError
+from common.fingerprint import Code, loaded_code
 from common.seeds import private_generator, seed_python
 
 #: Version of the record's layout; raised when a field changes meaning.
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 PACKAGES = (
     "accelerate",
     "fairseq-fixed",
@@ -89,13 +90,16 @@ class Provenance(Settings):
     command: list[str]
     git_commit: str
     git_dirty: bool
-    code: list[str] = Field(description="modules that the run had loaded and that compute")
-    code_sha256: str = Field(description="over those files")
+    code: Code = Field(
+        description="fingerprint of each definition of the modules that the run had loaded"
+    )
     python: str
     packages: dict[str, str]
     platform: str
     cpu: str
+    instructions: str = Field("", description="of the processor, for vectors; kernels differ by it")
     cores: int
+    threads: int = Field(0, ge=0, description="CPU threads that the run was given; 0: not noted")
     device: str
     precision: str
     started_at: str
@@ -115,7 +119,7 @@ class Artifact(Settings):
 class Record(Settings):
     """What a run leaves: identity, settings, data, metrics, artifacts, provenance."""
 
-    version: Literal[1] = RECORD_VERSION
+    version: Literal[2] = RECORD_VERSION
     paper: str = Field(pattern=NAME)
     experiment: str
     arm: str
@@ -304,18 +308,18 @@ class Run:
 
     def _provenance(self) -> Provenance:
         commit, dirty = git_state()
-        code = loaded_code()
         return Provenance(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             git_commit=commit,
             git_dirty=dirty,
-            code=list(code),
-            code_sha256=code_sha256(code.values()),
+            code=loaded_code(self._started.timestamp()),
             python=platform.python_version(),
             packages=package_versions(),
             platform=platform.platform(),
             cpu=cpu_name(),
+            instructions=cpu_instructions(),
             cores=os.cpu_count() or 1,
+            threads=int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
             device=self.device,
             precision=self.precision,
             started_at=self._started.isoformat(timespec="seconds"),
@@ -370,41 +374,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-#: Modules that read, check, name and write, and compute nothing: settings and checksums of data
-#: stand in the record itself, and are compared there.
-CLERKS = frozenset(
-    f"common/{name}.py"
-    for name in ("__init__", "cli", "config", "data/__init__", "data/registry", "errors", "run")
-)
-
-
-def loaded_code() -> dict[str, Path]:
-    """Modules of ``common`` and ``papers`` that this process has loaded: path in the tree -> file.
-
-    Only what is loaded and computes can have changed a number: records do not go stale over a
-    table's layout or a clearer error.
-    """
-    found = {}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        # A list of where programs are: one more of them changes no other.
-        lists = isinstance(getattr(module, "PROGRAMS", None), Programs)
-        if name.partition(".")[0] in ("common", "papers") and file and not lists:
-            folder = Path(*name.split("."))
-            inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
-            found[inside.with_suffix(".py").as_posix()] = Path(file)
-    return {name: path for name, path in found.items() if name not in CLERKS}
-
-
-def code_sha256(files: Iterable[Path]) -> str:
-    """SHA-256 over the contents of ``files`` in their order; an absent one counts as empty."""
-    digest = hashlib.sha256()
-    for path in files:
-        text = path.read_bytes() if path.is_file() else b""
-        digest.update(hashlib.sha256(text).digest())
-    return digest.hexdigest()
-
-
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
     """(commit, whether tracked files differ from it); ("unknown", True) outside a checkout."""
 
@@ -445,10 +414,25 @@ def peak_rss_bytes() -> int:
 
 def cpu_name() -> str:
     """Model name of the processor."""
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def cpu_instructions() -> str:
+    """The processor's instruction sets for vectors, sorted; "" where the system does not tell.
+
+    Libraries choose kernels by them, and by ``ONEDNN_MAX_CPU_ISA`` where that is set.
+    """
+    sets = _cpu_line("flags").split()
+    found = sorted(name for name in sets if name.startswith(("avx", "amx", "fma", "f16c")))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return " ".join([*found, *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else [])])
+
+
+def _cpu_line(key: str) -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-            if line.startswith("model name"):
+            if line.partition(":")[0].strip() == key:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""

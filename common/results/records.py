@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from common import ROOT
 from common.config import Paper, RunKey, Scale, Settings, load_paper, validated
 from common.errors import InputError
-from common.run import DataIdentity, Record, code_sha256, file_sha256, read_record, write_atomically
+from common.fingerprint import Sources, Tree
+from common.results.repeats import TOLERANCE, Repeat, Repeats, pooled, read_repeats
+from common.run import DataIdentity, Record, file_sha256, read_record, write_atomically
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -64,19 +66,45 @@ class Context(Settings):
     seeds: list[int]
     runs: int
     newest: str
+    recertified: list[str]
     stale: list[str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed since a run: definitions of its code, and whether its settings have."""
+
+    code: tuple[str, ...]
+    settings: bool
 
 
 @dataclass(frozen=True)
 class StoredRecord:
     """A record and the folder of its artifacts; ``folder`` is None in an archive.
 
-    ``stale`` names what has changed since the run: "", "code", "settings" or both.
+    ``repeats`` are the repetitions with today's code that speak for it, or against it.
     """
 
     record: Record
     folder: Path | None
-    stale: str
+    changes: Changes
+    repeats: tuple[Repeat, ...] = ()
+
+    @property
+    def recertified(self) -> bool:
+        """Whether its code has changed since, and repeats with today's gave the same numbers."""
+        repeated = bool(self.repeats) and all(item.agrees for item in self.repeats)
+        return bool(self.changes.code) and not self.changes.settings and repeated
+
+    @property
+    def stale(self) -> str:
+        """What has changed since the run and was not recertified; "" if nothing."""
+        if self.recertified:
+            return ""
+        differs = any(not item.agrees for item in self.repeats)
+        code = "code, and a repeated run differs" if differs else "code"
+        parts = [code] if self.changes.code else []
+        return ", ".join([*parts, *(["settings"] if self.changes.settings else [])])
 
     @property
     def name(self) -> str:
@@ -151,7 +179,8 @@ class Results:
         Raises:
             InputError: a run is missing, or a record cannot be read or breaks the schema.
         """
-        paper = load_paper(folder)
+        paper, tree = load_paper(folder), tree_of(root)
+        repeats = read_repeats(results / scale / paper.paper / "repeats.json", tree)
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
@@ -160,9 +189,9 @@ class Results:
                     raise InputError(f"{path}: no such record; make it with: {command(key)}")
                 continue
             record = read_record(path)
-            if _key(record) != key:
-                raise InputError(f"{path}: is the record of another run, {_key(record).folder}")
-            stored.append(StoredRecord(record, path.parent, staleness(record, paper, root)))
+            if key_of(record) != key:
+                raise InputError(f"{path}: is the record of another run, {key_of(record).folder}")
+            stored.append(_stored(record, path.parent, paper, tree, repeats))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     @classmethod
@@ -174,10 +203,11 @@ class Results:
         root: Path = ROOT,
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
-        paper = load_paper(folder)
+        paper, tree = load_paper(folder), tree_of(root)
         records = read_archive(archive_path(folder, scale))
+        repeats = read_repeats(archive_path(folder, scale).with_suffix(".repeats.json"), tree)
         known = [item for item in records if item.experiment in paper.experiments]
-        stored = [StoredRecord(item, None, staleness(item, paper, root)) for item in known]
+        stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
@@ -292,8 +322,24 @@ class Results:
             seeds=sorted({item.seed for item in records}),
             runs=len(records),
             newest=max((item.provenance.started_at for item in records), default=""),
+            recertified=recertified(self._stored),
             stale=[f"{item.name} ({item.stale})" for item in self._stored if item.stale],
         )
+
+
+def recertified(stored: Sequence[StoredRecord]) -> list[str]:
+    """Of each experiment whose records stand by repeats: how many, and how the repeats ended."""
+    found = []
+    for name in dict.fromkeys(item.record.experiment for item in stored):
+        covered = [item for item in stored if item.record.experiment == name and item.recertified]
+        repeats = {(one.arm, one.seed): one for item in covered for one in item.repeats}
+        if covered:
+            equal = sum(one.outcome == "equal" for one in repeats.values())
+            near = len(repeats) - equal
+            how = "equal" if not near else f"{equal} equal, {near} within {TOLERANCE:g}"
+            runs = "record" if len(covered) == 1 else "records"
+            found.append(f"{name}: {len(covered)} {runs} ({len(repeats)} repeated, {how})")
+    return found
 
 
 def origin(data: DataIdentity) -> str:
@@ -309,23 +355,31 @@ def command(key: RunKey) -> str:
     )
 
 
-def _key(record: Record) -> RunKey:
+def key_of(record: Record) -> RunKey:
+    """The run that made a record."""
     return RunKey(record.paper, record.experiment, record.arm, record.seed, record.scale)
 
 
-def staleness(record: Record, paper: Paper, root: Path) -> str:
-    """What has changed since ``record`` was made: "", "code", "settings" or "code, settings"."""
-    made = record.provenance
-    places = {"papers": root, "common": root if (root / "common").is_dir() else ROOT}
-    present = code_sha256(places[name.partition("/")[0]] / name for name in made.code)
-    changed = [] if made.code_sha256 == present else ["code"]
+def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
+    """What has changed since ``record`` was made."""
     study = paper.experiments.get(record.experiment)
-    if study is None or record.arm not in study.arms or study.program != record.program:
-        return ", ".join([*changed, "settings"])
-    wanted = paper.settings(record.experiment, record.arm, record.scale)
-    if not _contains(record.settings, wanted):
-        changed.append("settings")
-    return ", ".join(changed)
+    same = study is not None and record.arm in study.arms and study.program == record.program
+    if same:
+        wanted = paper.settings(record.experiment, record.arm, record.scale)
+        same = _contains(record.settings, wanted)
+    return Changes(tuple(tree.changed(record.provenance.code)), not same)
+
+
+def _stored(
+    record: Record, folder: Path | None, paper: Paper, tree: Tree, repeats: Repeats
+) -> StoredRecord:
+    changed = changes(record, paper, tree)
+    return StoredRecord(record, folder, changed, repeats.of(record.experiment, changed.code))
+
+
+def tree_of(root: Path) -> Tree:
+    """Definitions of the checkout at ``root``, and of this one's ``common`` where it has none."""
+    return Tree(Sources(root, ROOT))
 
 
 def _contains(recorded: Any, wanted: Any) -> bool:
@@ -378,8 +432,8 @@ def archive_path(folder: Path, scale: str) -> Path:
 def write_archive(results: Results, folder: Path) -> Path:
     """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path.
 
-    The first line lists what data they read; a record names it by its place there, because the
-    checksums of many files would otherwise stand in every line.
+    The first line lists what data they read and what code they ran; a record names both by their
+    places there, because the checksums of many files would otherwise stand in every line.
     """
     path = archive_path(folder, results.scale)
     records = [item.record.model_dump(mode="json") for item in results.stored]
@@ -389,7 +443,9 @@ def write_archive(results: Results, folder: Path) -> Path:
     for record in records:
         known += [data for data in record["data"] if data not in known]
         record["data"] = [known.index(data) for data in record["data"]]
-    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in ({"data": known}, *records)]
+    codes = pooled([record["provenance"] for record in records], "code")
+    head = {"data": known, "code": codes}
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *records)]
     write_atomically(path, "".join(lines))
     return path
 
@@ -398,16 +454,18 @@ def read_archive(path: Path) -> list[Record]:
     """The records in an archive. Raises InputError if a line is not a record."""
     try:
         first, *lines = path.read_text(encoding="utf8").splitlines()
-        known = json.loads(first)["data"]
+        head = json.loads(first)
+        known, codes = head["data"], head["code"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: line 1: not the list of data of an archive") from None
+        raise InputError(f"{path}: line 1: not the lists of data and code of an archive") from None
     records = []
     for number, line in enumerate(lines, start=2):
         try:
             content = json.loads(line)
             content["data"] = [known[place] for place in content["data"]]
+            content["provenance"]["code"] = codes[content["provenance"]["code"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path}: line {number}: not a record ({error})") from None
         records.append(validated(Record, content, f"{path}: line {number}"))

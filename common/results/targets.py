@@ -76,6 +76,11 @@ def context_notes(context: Context, compared: bool) -> list[str]:
     ]
     if compared and context.scale != "paper":
         notes.append(NOT_COMPARABLE.format(scale=context.scale))
+    if context.recertified:
+        notes.append(
+            "Recertified: the code has changed since, and runs repeated with today's gave the same:"
+            f" {'; '.join(context.recertified)}."
+        )
     if context.stale:
         shown = ", ".join(context.stale[:3]) + (", …" if len(context.stale) > 3 else "")
         notes.append(

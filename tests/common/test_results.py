@@ -22,7 +22,14 @@ from common.results.targets import context_notes
 from tests.common.example_results import COSTS, write_paper, write_records
 
 CONTEXT = Context(
-    scale="laptop", data=["x (real)"], devices=["cpu"], seeds=[0], runs=1, newest="", stale=[]
+    scale="laptop",
+    data=["x (real)"],
+    devices=["cpu"],
+    seeds=[0],
+    runs=1,
+    newest="",
+    recertified=[],
+    stale=[],
 )
 
 

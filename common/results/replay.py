@@ -1,0 +1,255 @@
+"""Making recorded runs again: one (``replay``), or what vouches for many (``recertify``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from common import ROOT
+from common.config import Paper, RunKey, Scale, load_paper
+from common.errors import InputError
+from common.results.records import Results, StoredRecord, archive_path, key_of, tree_of
+from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
+from common.run import Record, read_record
+
+log = logging.getLogger("replay")
+
+#: Where libraries look for the number of threads that they may use; Snakemake sets the same ones.
+THREAD_VARIABLES: Final = tuple(
+    f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "GOTO", "NUMEXPR")
+)
+
+
+#: Held while a run that several others need is made.
+_making: defaultdict[RunKey, Lock] = defaultdict(Lock)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A record made again: the new one, whether it is equal, and what differs."""
+
+    record: Record
+    outcome: Outcome
+    differences: list[str]
+
+
+def find_record(name: str, scale: Scale, root: Path = ROOT) -> tuple[Record, Path | None]:
+    """The record that ``name`` means, and the folder of results that it lies in.
+
+    Args:
+        name: path of a ``record.json``, or ``PAPER/EXPERIMENT/ARM/SEED`` of an archived run.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(name)
+    path = path / "record.json" if path.is_dir() else path
+    if path.is_file():
+        record = read_record(path)
+        below = key_of(record).record(Path())
+        inside = path.parts[-len(below.parts) :] == below.parts
+        return record, path.resolve().parents[len(below.parts) - 1] if inside else None
+    paper, _, rest = name.partition("/")
+    folder = root / "papers" / paper
+    if rest.count("/") == 2 and archive_path(folder, scale).is_file():
+        experiment, arm, seed = rest.split("/")
+        for item in Results.from_archive(folder, scale, root=root).stored:
+            found = item.record
+            names = (found.experiment, found.arm, str(found.seed))
+            if names == (experiment, arm, seed.removeprefix("seed")):
+                return found, None
+        raise InputError(f"{archive_path(folder, scale)}: holds no run {rest}")
+    raise InputError(
+        f"{name}: no such record; allowed: the path of a record.json, or PAPER/EXPERIMENT/ARM/SEED"
+        " of a run in the archive of --scale"
+    )
+
+
+def replay(
+    record: Record, scratch: Path, results: Path | None = None, root: Path = ROOT
+) -> Replayed:
+    """Run a record's command again in the folder ``scratch`` and compare.
+
+    What it needs of other runs is taken from ``results`` or made first. Where ``scratch`` holds the
+    run already, as after an interruption, it is not made again.
+
+    Raises:
+        InputError: the run fails.
+    """
+    paper, scratch = load_paper(root / "papers" / record.paper), scratch.resolve()
+    for keys in paper.needed(key_of(record)).values() if _known(paper, record) else ():
+        for key in keys:
+            _provide(key, paper, scratch, results, root)
+    key = key_of(record)
+    words = _without(record.provenance.command[1:], "--out", "--work")
+    threads = record.provenance.threads or _threads(paper, key)
+    path = key.record(scratch / "results")
+    with _making[key]:
+        if not _is_today_s(path, root):
+            _run(record.paper, [*words, "--out", str(path.parent)], threads, scratch, root)
+    again = read_record(path)
+    return Replayed(again, *compare(record, again, _timed(paper, key)))
+
+
+def recertify(
+    folder: Path,
+    scale: Scale,
+    runs: int,
+    scratch: Path,
+    results: Path = Path("results"),
+    root: Path = ROOT,
+    jobs: int = 1,
+) -> list[Repeat]:
+    """Repeat the cheapest runs that vouch for each record whose code has changed.
+
+    Records of an experiment are taken together where the same definitions have changed; of each
+    such group the ``runs`` cheapest are made again. What came out is written beside the records:
+    ``archive/<scale>.repeats.json`` of the paper, ``repeats.json`` in its folder of results.
+
+    Returns:
+        The repeats made.
+    """
+    made: list[Repeat] = []
+    sources: list[tuple[Path, Results, Path | None]] = []
+    archive = archive_path(folder, scale)
+    if archive.is_file():
+        archived = Results.from_archive(folder, scale, root=root)
+        sources.append((archive.with_suffix(".repeats.json"), archived, None))
+    here = Results.load(folder, scale, results, root=root, complete=False)
+    sources.append((results / scale / folder.name / "repeats.json", here, results))
+    for path, source, kept in sources:
+        todo = _cheapest(source.stored, runs)
+        log.info("%s: %d of %d records to repeat", path, len(todo), len(source.stored))
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {pool.submit(replay, item.record, scratch, kept, root): item for item in todo}
+            for future, item in futures.items():
+                repeat = _repeat(item, future.result())
+                add_repeat(path, repeat, tree_of(root))
+                log.info("%s: %s", item.name, repeat.outcome)
+                made.append(repeat)
+    return made
+
+
+def _repeat(item: StoredRecord, replayed: Replayed) -> Repeat:
+    record, again = item.record, replayed.record.provenance
+    return Repeat(
+        experiment=record.experiment,
+        arm=record.arm,
+        seed=record.seed,
+        of=record.provenance.started_at,
+        changed=list(item.changes.code),
+        code=again.code,
+        outcome=replayed.outcome,
+        differences=replayed.differences,
+        tolerance=TOLERANCE if replayed.outcome == "within tolerance" else 0.0,
+        git_commit=again.git_commit,
+        cpu=again.cpu,
+        instructions=again.instructions,
+        started_at=again.started_at,
+        cpu_s=again.cpu_s,
+    )
+
+
+def _cheapest(stored: Sequence[StoredRecord], runs: int) -> list[StoredRecord]:
+    """Which records to repeat, so that each stale one has ``runs`` repeats that speak of it."""
+    chosen: list[StoredRecord] = []
+    waiting = [item for item in stored if item.changes.code and not item.changes.settings]
+    # Those with most changes first: a repeat speaks of all with fewer.
+    waiting.sort(key=lambda item: (-len(item.changes.code), item.record.provenance.cpu_s))
+    for item in waiting:
+        alike = [
+            other
+            for other in chosen
+            if other.record.experiment == item.record.experiment
+            and set(item.changes.code) <= set(other.changes.code)
+        ]
+        if len(alike) + len(item.repeats) < runs:
+            chosen.append(item)
+    return sorted(chosen, key=lambda item: item.record.provenance.cpu_s)
+
+
+def _provide(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
+    """Put a run that another one needs into ``scratch``: from ``results``, or made again."""
+    with _making[key]:
+        _provided(key, paper, scratch, results, root)
+
+
+def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
+    path = key.record(scratch / "results")
+    if _is_today_s(path, root):
+        return
+    if results is not None and key.record(results).is_file():
+        shutil.copytree(key.record(results).parent, path.parent, dirs_exist_ok=True)
+        return
+    for keys in paper.needed(key).values():
+        for other in keys:
+            _provide(other, paper, scratch, results, root)
+    words = [key.experiment, "--arm", key.arm, "--seed", str(key.seed), "--scale", key.scale]
+    _run(key.paper, words, _threads(paper, key), scratch, root)
+
+
+def _run(paper: str, words: Sequence[str], threads: int, scratch: Path, root: Path) -> None:
+    scratch.mkdir(parents=True, exist_ok=True)
+    program = str((root / "papers" / paper / "train.py").resolve())
+    command = [sys.executable, program, *(_absolute(word) for word in words)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    done = subprocess.run(
+        command,
+        cwd=scratch,
+        env=os.environ | limits | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing was said"]
+        raise InputError(f"{' '.join(words)}: ended with status {done.returncode}: {said[-1]}")
+
+
+def _absolute(word: str) -> str:
+    """A file that is named from the present folder, by its full path: the run is elsewhere."""
+    return str(Path(word).resolve()) if Path(word).is_file() else word
+
+
+def _without(words: Sequence[str], *options: str) -> list[str]:
+    """A command line without these options and their values."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word in options:
+            skip = not skip
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
+
+
+def _is_today_s(path: Path, root: Path) -> bool:
+    """Whether a run lies there that was made with the code of the checkout."""
+    try:
+        return not tree_of(root).changed(read_record(path).provenance.code)
+    except InputError:
+        return False
+
+
+def _known(paper: Paper, record: Record) -> bool:
+    study = paper.experiments.get(record.experiment)
+    return study is not None and record.arm in study.arms
+
+
+def _threads(paper: Paper, key: RunKey) -> int:
+    known = key.experiment in paper.experiments
+    return paper.resources(key.experiment, key.scale).threads if known else 1  # type: ignore[arg-type]
+
+
+def _timed(paper: Paper, key: RunKey) -> list[str]:
+    return paper.experiments[key.experiment].timed if key.experiment in paper.experiments else []
