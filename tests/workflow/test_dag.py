@@ -82,7 +82,7 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("claims.yaml", CLAIMS | PAGES),
         ("published.csv", TABLE | FIGURE | PAGES),
         ("train.py", set()),
-        ("programs.py", set()),
+        ("classification.py", set()),
     ],
 )
 def test_editing_a_file_remakes_what_shows_it_and_trains_nothing(
