@@ -16,6 +16,7 @@ from common import ROOT
 from common.errors import InputError
 from common.run import read_record
 from papers.pollux_sim import train
+from papers.pollux_sim.scenario import SimulateSettings
 
 HEADER = "name,time,application,num_replicas,batch_size\n"
 JOBS = "cifar10-0,0,cifar10,4,512\nncf-1,100,ncf,1,32768\nbert-2,300,bert,6,384\n"
@@ -75,7 +76,13 @@ def test_auto_scaling_grows_the_cluster_up_to_its_limit(
         (HEADER + "a,0,cifar10,1,99999\n", (), ["batch_size", "99999"]),
         (HEADER + JOBS, ("--nodes", "0"), ["--nodes", "0"]),
         (HEADER + JOBS, ("--nodes", "1"), ["bert-2", "6", "4"]),
-        (HEADER + JOBS, ("--gpus-per-node", "9"), ["--gpus-per-node", "9", "4"]),
+        (HEADER + JOBS, ("--gpus-per-node", "65"), ["--gpus-per-node", "65", "64"]),
+        (HEADER + JOBS, ("--nodes", "1000000000"), ["--nodes", "1000000000", "100000"]),
+        (HEADER + JOBS, ("--p", "1e300"), ["--p", "1e+300", "100"]),
+        (HEADER + "a,99999999999999999999,cifar10,1,128\n", (), ["line 2", "time", "10000000000"]),
+        (HEADER + f"a,{'9' * 400},cifar10,1,128\n", (), ["line 2", "time", "10000000000"]),
+        (HEADER + f"a,0,cifar10,{'9' * 400},128\n", (), ["line 2", "num_replicas"]),
+        (HEADER.strip() + ",time\na,0,cifar10,1,128,0\n", (), ["column 'time' is given twice"]),
         (HEADER + JOBS, ("--interval", "0"), ["--interval", "0"]),
         (HEADER + JOBS, ("--interference", "1"), ["--interference", "1"]),
         (HEADER + JOBS, ("--policy", "fifo"), ["--policy", "fifo", "tiresias"]),
@@ -95,6 +102,25 @@ def test_unusable_input_is_refused_by_name_and_leaves_no_file(
     for part in said:
         assert part in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["workload.csv"]
+
+
+def test_a_byte_order_mark_hides_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Excel writes one; and the command says what it simulated and what came of it."""
+    run_main(monkeypatch, command(tmp_path, "\ufeff" + HEADER + JOBS, "--policy", "tiresias"))
+    source, mean, record = capsys.readouterr().out.splitlines()
+    assert source.startswith("applications: ")
+    made = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf8"))
+    assert mean == f"average completion time: {made['metrics']['avg_jct_s']:.1f} s, 3 jobs"
+    assert record == f"record: {tmp_path / 'out' / 'record.json'}"
+
+
+def test_traces_are_of_at_most_four_gpus_a_node() -> None:
+    raw = {"policy": "tiresias", "workload": "synthetic", "cluster": {"gpus_per_node": 8}}
+    assert SimulateSettings(**raw, applications="fitted").cluster.gpus_per_node == 8
+    with pytest.raises(ValueError, match="at most 4, on which they were measured"):
+        SimulateSettings(**raw, applications="traces")
 
 
 def test_refusal_is_one_line_and_status_2_and_keeps_the_old_record(tmp_path: Path) -> None:
