@@ -84,9 +84,9 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, nn.MultiheadAttention):
             of_attention.add(id(module.out_proj))
             if is_unrollable(module):
-                layers = {**in_projections(module), "out_proj": module.out_proj}
                 prefix = f"{name}." if name else ""
-                found |= {prefix + part: layer for part, layer in layers.items()}
+                found |= {prefix + part: layer for part, layer in in_projections(module).items()}
+                found[f"{prefix}out_proj"] = module.out_proj
         elif has_rule(type(module)) and not is_computed(module) and id(module) not in of_attention:
             found[name] = module
     return found
