@@ -26,6 +26,9 @@ A score is positive where removing the training sample is predicted to raise the
 is not divided by the number of training samples. Losses are sums over samples and tokens. In a
 ``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
 
+``run.coverage()`` says which share of the trained parameters that is of, and why not of the rest;
+``watch(model, bias=True)`` counts biases.
+
 A program that may be killed says ``logra.init(project="digits", resume=True)``, and ``if
 run.has_logged(index): continue`` before each batch; started again it goes on where it was.
 """
@@ -81,6 +84,7 @@ _OF_THE_RUN = frozenset(
         "compute_influence",
         "compute_influence_all",
         "compute_self_influence",
+        "coverage",
         "end",
         "eval",
         "finalize",

@@ -5,6 +5,7 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from papers.logra.batch_logging import BatchLogging
 from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
 from papers.logra.influence import Influence, Log, Scores, SelfScores
 from papers.logra.layout import Layout
-from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
+from papers.logra.log_folder import LogFolder, NestedRows, in_any_process, rank
 from papers.logra.log_store import Rows
+from papers.logra.parameter_coverage import Coverage, coverage_of
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
+
+LOGGER = logging.getLogger("logra")
 
 
 class LogIX(BatchLogging):
@@ -49,7 +53,9 @@ class LogIX(BatchLogging):
         if logging_config is not None:
             settings = settings.model_copy(update={"logging": logging_config})
         super().__init__(LogFolder(settings.root_dir / project), settings, resume)
-        self._filters = Filters()
+        self._filters = Filters(settings.bias)
+        #: What was said of coverage.
+        self._said: set[str] = set()
         self._influence: Influence | None = None
 
     # What is watched
@@ -59,18 +65,46 @@ class LogIX(BatchLogging):
         model: nn.Module,
         type_filter: Types | None = None,
         name_filter: Names | None = None,
+        bias: bool | None = None,
     ) -> None:
         """Watch layers of a model, as :func:`papers.logra.watching.watched` finds them.
 
         Filters hold until others are given. After :meth:`add_lora` only layers with a projection
         are watched. The model is not changed, but no parameter gets a gradient in a logged batch.
+        What share of the trained parameters is watched is said once, if not all are; see
+        :meth:`coverage`.
+
+        Args:
+            model: whose layers to watch.
+            type_filter, name_filter: of the layers.
+            bias: whether biases count, as the last column of a layer's gradient (n, out, in + 1);
+                by default as configured. LogIX knows weights alone, kronfluence counts both.
 
         Raises:
             InputError: no layer passes the filters.
         """
-        self._filters.update(type_filter, name_filter)
-        self._watched = WatchedModel(model, self._filters.layers(model), self.projections)
+        self._filters.update(type_filter, name_filter, bias)
+        self._watched = WatchedModel(
+            model, self._filters.layers(model), self.projections, self._filters.bias
+        )
         self._influence = None
+        self._say_coverage()
+
+    def coverage(self) -> Coverage:
+        """Which of the model's trained parameters are watched, and why others are not.
+
+        Raises:
+            InputError: no model is watched.
+        """
+        found = self._model()
+        return coverage_of(found.model, found.layers, bias=found.bias)
+
+    def _say_coverage(self) -> None:
+        found = self.coverage()
+        text = str(found)
+        if (found.share < 1 or found.frozen) and text not in self._said and rank() == 0:
+            LOGGER.warning(text)
+        self._said.add(text)
 
     def add_lora(
         self,
@@ -103,7 +137,9 @@ class LogIX(BatchLogging):
         else:
             self.sum_statistics()
             layers = self._filters.layers(model)
-            self.projections = new_projections(layers, self.config.lora, self.statistics)
+            self.projections = new_projections(
+                layers, self.config.lora, self.statistics, self._filters.bias
+            )
         if watch or clear:
             self.clear()
         if watch:
