@@ -6,15 +6,18 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from common.errors import InputError
 from papers.logra.batch_logging import BatchLogging
+from papers.logra.check_report import CheckReport
 from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
+from papers.logra.gradient_check import check_gradients
 from papers.logra.influence import Influence, Log, Scores, SelfScores
 from papers.logra.layout import Layout
 from papers.logra.log_folder import LogFolder, NestedRows, in_any_process, rank
@@ -105,6 +108,54 @@ class LogIX(BatchLogging):
         if (found.share < 1 or found.frozen) and text not in self._said and rank() == 0:
             LOGGER.warning(text)
         self._said.add(text)
+
+    def check(
+        self,
+        batch: Any,
+        loss: Callable[[Any], Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+        loss_scale: float | Callable[[Any], float] = 1.0,
+        samples: int = 4,
+        tolerance: float | None = None,
+    ) -> CheckReport:
+        """Compare a few samples' logged gradients with autograd's, one sample at a time.
+
+        ::
+
+            report = run.check((inputs, targets), lambda batch: loss(model(batch[0]), batch[1]))
+            print(report)
+
+        Nothing is logged, stored or added to statistics, and the model stays as it is.
+
+        Args:
+            batch: tensors with the samples first, in tuples, lists and mappings.
+            loss: of a batch of this form: what the program differentiates in a ``with`` block;
+                by default of a mapping ``model(**batch).loss``.
+            mask, loss_scale: as of the call; a scale that hangs on the batch, such as 1 / tokens,
+                as a function of it.
+            samples: how many to compare, the first ones.
+            tolerance: largest relative error of a layer's gradient; by default what rounding in the
+                model's type may do.
+
+        Returns:
+            Errors by layer, and the probable causes of those above the tolerance.
+
+        Raises:
+            InputError: no model is watched, a batch is open, or there is no loss.
+        """
+        if self._open is not None:
+            raise InputError("check within a batch; allowed: before or after it")
+        capture = self._model().capture(None, True, self.config.logging)
+        return check_gradients(
+            capture,
+            batch,
+            loss,
+            mask=mask,
+            loss_scale=loss_scale,
+            samples=samples,
+            tolerance=tolerance,
+        )
 
     def add_lora(
         self,
