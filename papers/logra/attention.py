@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from common.errors import InputError
 
@@ -91,8 +92,10 @@ def unrolled(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None
     for layer in layers.values():
         if isinstance(layer, InProjection):
             parts.setdefault(id(layer.attention), {})[layer.part] = layer
+    of_attention = (InProjection, NonDynamicallyQuantizableLinear)
+    some = any(isinstance(layer, of_attention) for layer in layers.values())
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in model.modules() if some else ():
             if not isinstance(module, nn.MultiheadAttention) or not is_unrollable(module):
                 continue
             if id(module) in parts or id(module.out_proj) in watched:
