@@ -26,6 +26,10 @@ A score is positive where removing the training sample is predicted to raise the
 is not divided by the number of training samples. Losses are sums over samples and tokens. In a
 ``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
 
+``run.coverage()`` says which share of the trained parameters that is of, and why not of the rest;
+``watch(model, bias=True)`` counts biases. ``run.check((inputs, targets), loss_of_batch)`` compares
+a few samples' gradients with autograd's, one sample at a time, and names what makes them differ.
+
 A program that may be killed says ``logra.init(project="digits", resume=True)``, and ``if
 run.has_logged(index): continue`` before each batch; started again it goes on where it was.
 """
@@ -77,10 +81,12 @@ _OF_THE_RUN = frozenset(
         "add_lora",
         "build_log_dataloader",
         "build_log_dataset",
+        "check",
         "clear",
         "compute_influence",
         "compute_influence_all",
         "compute_self_influence",
+        "coverage",
         "end",
         "eval",
         "finalize",

@@ -5,20 +5,27 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from common.errors import InputError
 from papers.logra.batch_logging import BatchLogging
+from papers.logra.check_report import CheckReport
 from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
+from papers.logra.gradient_check import check_gradients
 from papers.logra.influence import Influence, Log, Scores, SelfScores
 from papers.logra.layout import Layout
-from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
+from papers.logra.log_folder import LogFolder, NestedRows, in_any_process, rank
 from papers.logra.log_store import Rows
+from papers.logra.parameter_coverage import Coverage, coverage_of
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
+
+LOGGER = logging.getLogger("logra")
 
 
 class LogIX(BatchLogging):
@@ -49,7 +56,9 @@ class LogIX(BatchLogging):
         if logging_config is not None:
             settings = settings.model_copy(update={"logging": logging_config})
         super().__init__(LogFolder(settings.root_dir / project), settings, resume)
-        self._filters = Filters()
+        self._filters = Filters(settings.bias)
+        #: What was said of coverage.
+        self._said: set[str] = set()
         self._influence: Influence | None = None
 
     # What is watched
@@ -59,18 +68,94 @@ class LogIX(BatchLogging):
         model: nn.Module,
         type_filter: Types | None = None,
         name_filter: Names | None = None,
+        bias: bool | None = None,
     ) -> None:
         """Watch layers of a model, as :func:`papers.logra.watching.watched` finds them.
 
         Filters hold until others are given. After :meth:`add_lora` only layers with a projection
         are watched. The model is not changed, but no parameter gets a gradient in a logged batch.
+        What share of the trained parameters is watched is said once, if not all are; see
+        :meth:`coverage`.
+
+        Args:
+            model: whose layers to watch.
+            type_filter, name_filter: of the layers.
+            bias: whether biases count, as the last column of a layer's gradient (n, out, in + 1);
+                by default as configured. LogIX knows weights alone, kronfluence counts both.
 
         Raises:
             InputError: no layer passes the filters.
         """
-        self._filters.update(type_filter, name_filter)
-        self._watched = WatchedModel(model, self._filters.layers(model), self.projections)
+        self._filters.update(type_filter, name_filter, bias)
+        self._watched = WatchedModel(
+            model, self._filters.layers(model), self.projections, self._filters.bias
+        )
         self._influence = None
+        self._say_coverage()
+
+    def coverage(self) -> Coverage:
+        """Which of the model's trained parameters are watched, and why others are not.
+
+        Raises:
+            InputError: no model is watched.
+        """
+        found = self._model()
+        return coverage_of(found.model, found.layers, bias=found.bias)
+
+    def _say_coverage(self) -> None:
+        found = self.coverage()
+        text = str(found)
+        if (found.share < 1 or found.frozen) and text not in self._said and rank() == 0:
+            LOGGER.warning(text)
+        self._said.add(text)
+
+    def check(
+        self,
+        batch: Any,
+        loss: Callable[[Any], Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+        loss_scale: float | Callable[[Any], float] = 1.0,
+        samples: int = 4,
+        tolerance: float | None = None,
+    ) -> CheckReport:
+        """Compare a few samples' logged gradients with autograd's, one sample at a time.
+
+        ::
+
+            report = run.check((inputs, targets), lambda batch: loss(model(batch[0]), batch[1]))
+            print(report)
+
+        Nothing is logged, stored or added to statistics, and the model stays as it is.
+
+        Args:
+            batch: tensors with the samples first, in tuples, lists and mappings.
+            loss: of a batch of this form: what the program differentiates in a ``with`` block;
+                by default of a mapping ``model(**batch).loss``.
+            mask, loss_scale: as of the call; a scale that hangs on the batch, such as 1 / tokens,
+                as a function of it.
+            samples: how many to compare, the first ones.
+            tolerance: largest relative error of a layer's gradient; by default what rounding in the
+                model's type may do.
+
+        Returns:
+            Errors by layer, and the probable causes of those above the tolerance.
+
+        Raises:
+            InputError: no model is watched, a batch is open, or there is no loss.
+        """
+        if self._open is not None:
+            raise InputError("check within a batch; allowed: before or after it")
+        capture = self._model().capture(None, True, self.config.logging)
+        return check_gradients(
+            capture,
+            batch,
+            loss,
+            mask=mask,
+            loss_scale=loss_scale,
+            samples=samples,
+            tolerance=tolerance,
+        )
 
     def add_lora(
         self,
@@ -103,7 +188,9 @@ class LogIX(BatchLogging):
         else:
             self.sum_statistics()
             layers = self._filters.layers(model)
-            self.projections = new_projections(layers, self.config.lora, self.statistics)
+            self.projections = new_projections(
+                layers, self.config.lora, self.statistics, self._filters.bias
+            )
         if watch or clear:
             self.clear()
         if watch:
