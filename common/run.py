@@ -332,14 +332,31 @@ def locked(folder: Path) -> int:
     A Snakemake that was killed leaves its jobs running; started again, it makes the same runs.
     The kernel frees the lock however its holder ends. Returns the descriptor to close.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise  # else it was removed in between, as below
+        with contextlib.suppress(FileNotFoundError):  # whoever held it wrote nothing and removed it
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log = logging.getLogger("run")
+                log.warning("%s: another process makes this run; waiting", folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, folder):
+                return descriptor
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether an open folder is still the one at its path: a removed one can be locked, too."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logging.getLogger("run").warning("%s: another process makes this run; waiting", folder)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def read_record(path: Path) -> Record:
