@@ -118,8 +118,8 @@ class Experiment(Settings):
             seeds = self.seeds.get(scale)
             if not seeds:
                 raise ValueError(f"seeds.{scale}: at least one seed is needed")
-            if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-                raise ValueError(f"seeds.{scale}: {seeds} must be distinct and >= 0")
+            if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= MAX_SEED:
+                raise ValueError(f"seeds.{scale}: {seeds} must be distinct, >= 0 and < {MAX_SEED}")
         for scale, names in self.arms_at.items():
             unknown = sorted(set(names) - set(self.arms))
             if unknown or not names:

@@ -170,6 +170,7 @@ def test_resources_default_where_a_scale_names_none() -> None:
         ({"experiments__study__seeds__smoke": []}, ["seeds.smoke", "at least one seed"]),
         ({"experiments__study__seeds__smoke": [1, 1]}, ["seeds.smoke", "[1, 1]", "distinct"]),
         ({"experiments__study__seeds__smoke": [-1]}, ["seeds.smoke", "[-1]", ">= 0"]),
+        ({"experiments__study__seeds__smoke": [2**32]}, ["seeds.smoke", "< 4294967296"]),
         ({"experiments__study__arms_at": {"smoke": ["mine"]}}, ["mine", "['ours', 'theirs']"]),
         ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
         ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),

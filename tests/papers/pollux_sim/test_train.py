@@ -83,6 +83,10 @@ def test_auto_scaling_grows_the_cluster_up_to_its_limit(
         (HEADER + JOBS, ("--interference", "1"), ["--interference", "1"]),
         (HEADER + JOBS, ("--policy", "fifo"), ["--policy", "fifo", "tiresias"]),
         (HEADER + JOBS, ("--seed", "-1"), ["--seed", "-1"]),
+        (HEADER + JOBS, ("--seed", "9" * 30), ["--seed", "9" * 30]),
+        (HEADER + JOBS, ("--p", "nan"), ["--p", "finite", "nan"]),
+        (HEADER + JOBS, ("--p", "inf"), ["--p", "finite", "inf"]),
+        (HEADER + JOBS, ("--nodes", "9" * 30), ["--nodes", "9" * 30]),
         (HEADER + JOBS, ("--autoscale", "goodput"), ["max_nodes"]),
     ],
 )
