@@ -22,7 +22,7 @@ def _temporary_cache() -> TemporaryDirectory[str] | None:
         njit(cache=True)(_temporary_cache)  # looks for the folder; compiles nothing
     except RuntimeError:
         folder = TemporaryDirectory(prefix="numba-")
-        config.CACHE_DIR = folder.name
+        config.CACHE_DIR = folder.name  # type: ignore[attr-defined]
         return folder
     return None
 
