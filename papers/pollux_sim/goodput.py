@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from papers.pollux_sim import compiled as _  # noqa: F401  (where compiled code is kept)
+from papers.pollux_sim import compiled  # noqa: F401  (where compiled code is kept)
 
 #: Candidate total batch sizes tried per allocation, geometrically spaced (artifact).
 NUM_CANDIDATES = 50

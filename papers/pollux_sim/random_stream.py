@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from papers.pollux_sim import compiled as _  # noqa: F401  (where compiled code is kept)
+from papers.pollux_sim import compiled  # noqa: F401  (where compiled code is kept)
 
 State = NDArray[np.uint64]
 
