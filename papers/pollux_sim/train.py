@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.cli import guarded, paper_parser, run_experiment
+from common.cli import folder, guarded, paper_parser, run_experiment
 from common.config import RunKey, load_paper, validated
 from common.errors import InputError
 from common.run import Run
@@ -41,7 +41,13 @@ def add_simulate(command: argparse.ArgumentParser) -> None:
     add("--nodes", type=int, default=16, help="nodes of the cluster (default: 16)")
     add("--gpus-per-node", type=int, default=4, help="at most 4 with traces (default: 4)")
     add("--seed", type=int, default=0, help="of Pollux's search (default: 0)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of record.json and jobs.csv")
+    add(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="folder of record.json and jobs.csv",
+    )
     add(
         "--interval", type=int, default=60, metavar="S", help="scheduling interval, s (default: 60)"
     )
@@ -117,11 +123,9 @@ def run_file(options: argparse.Namespace) -> Path:
         "data_root": options.data_root,
     }
     settings = validated(SimulateSettings, raw, "simulate", OPTIONS)
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: must be >= 0")
     scale = "paper" if applications == "traces" else "laptop"
     key = RunKey("pollux_sim", "simulate", options.policy, options.seed, scale)
-    with Run(key, "simulate", settings, options.out, options.out / "work") as run:
+    with Run(key, "simulate", settings, options.out, options.out / key.name) as run:
         metrics = run_simulation(settings, run)
         record = run.finish(metrics)
     source = "the authors' traces" if applications == "traces" else "formulas fitted to the traces"

@@ -261,3 +261,12 @@ def test_snakefiles_are_formatted() -> None:
     command = (SNAKEMAKE[0], "-m", "snakefmt", "--check", *map(str, files))
     done = call(ROOT, *command)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_with_braces_in_its_path_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Snakemake takes them for wildcards: its own words were a traceback."""
+    (tmp_path / "a{b}c").mkdir()
+    done = Checkout(tmp_path / "a{b}c").snakemake("--dry-run", "--quiet")
+    assert done.returncode == 2
+    assert f"error: {tmp_path}/a{{b}}c: Snakemake needs a checkout without" in done.stderr
+    assert "Traceback" not in done.stderr

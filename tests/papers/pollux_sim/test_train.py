@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from common.errors import InputError
 from common.run import read_record
 from papers.pollux_sim import train
 from papers.pollux_sim.scenario import SimulateSettings
+from tests.common.without_privileges import without_privileges
 
 HEADER = "name,time,application,num_replicas,batch_size\n"
 JOBS = "cifar10-0,0,cifar10,4,512\nncf-1,100,ncf,1,32768\nbert-2,300,bert,6,384\n"
@@ -87,6 +90,10 @@ def test_auto_scaling_grows_the_cluster_up_to_its_limit(
         (HEADER + JOBS, ("--interference", "1"), ["--interference", "1"]),
         (HEADER + JOBS, ("--policy", "fifo"), ["--policy", "fifo", "tiresias"]),
         (HEADER + JOBS, ("--seed", "-1"), ["--seed", "-1"]),
+        (HEADER + JOBS, ("--seed", "9" * 30), ["--seed", "9" * 30]),
+        (HEADER + JOBS, ("--p", "nan"), ["--p", "finite", "nan"]),
+        (HEADER + JOBS, ("--p", "inf"), ["--p", "finite", "inf"]),
+        (HEADER + JOBS, ("--nodes", "9" * 30), ["--nodes", "9" * 30]),
         (HEADER + JOBS, ("--autoscale", "goodput"), ["max_nodes"]),
     ],
 )
@@ -168,3 +175,46 @@ def test_a_killed_simulation_started_again_ends_with_the_same_record(tmp_path: P
         record = json.loads((tmp_path / name / "out" / "record.json").read_text())
         records.append({key: record[key] for key in ("metrics", "artifacts")})
     assert records[0] == records[1]
+
+
+def test_a_folder_named_work_in_the_output_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    (tmp_path / "out" / "work" / "thesis.txt").write_text("mine")
+    run_main(monkeypatch, command(tmp_path, HEADER + JOBS, "--policy", "tiresias"))
+    assert (tmp_path / "out" / "work" / "thesis.txt").read_text() == "mine"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"work", "record.json", "jobs.csv", "allocations.csv", "timeline.csv"}
+
+
+def test_code_is_compiled_where_none_can_be_kept(tmp_path: Path) -> None:
+    """In a read-only checkout without a writable home; SplitMix64's known first value."""
+    for name in ("common", "papers/pollux_sim"):
+        kept = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=kept)
+    for folder in sorted((tmp_path / "checkout").rglob("*/")):
+        folder.chmod(0o555)
+    (tmp_path / "home").mkdir(mode=0o555)
+    (tmp_path / "temporary").mkdir()
+    code = (
+        "import numpy as np; from papers.pollux_sim import genetic_search, throughput_fit;"
+        "from papers.pollux_sim.random_stream import mix; print(mix(np.uint64(0)))"
+    )
+    done = subprocess.run(
+        (*without_privileges(), sys.executable, "-c", code),
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path / "home"),
+            "PYTHONPATH": str(tmp_path / "checkout"),
+            "TMPDIR": str(tmp_path / "temporary"),
+        },
+        cwd=tmp_path / "checkout",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for folder in (tmp_path / "checkout").rglob("*/"):
+        folder.chmod(0o755)
+    assert done.stdout == f"{0xE220A8397B1DCDAF}\n", done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
