@@ -12,7 +12,7 @@ Models on one device or under DistributedDataParallel; each process takes its sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from common.errors import InputError
 from papers.logra import trainer_passes
 from papers.logra.data_ids import DataIDGenerator
 from papers.logra.influence import Scores, SelfScores
-from papers.logra.trainer_passes import Example, TrainerPasses, rows_in
+from papers.logra.loss_reduction import Example, rows_in, samples_of
+from papers.logra.trainer_passes import TrainerPasses
 
 
 class LogIXArguments(trainer_passes.LogIXArguments):
@@ -51,7 +52,13 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
                     " 'hash' or 'index'"
                 )
             self.logix_args = logix_args
-            self.passes = TrainerPasses(self.model, logix_args)
+            self.passes = TrainerPasses(
+                self.model,
+                logix_args,
+                over=f"labels other than {logix_args.ignore_idx}",
+                allowed="a loss that is a sum or a mean over the batch, and label_key and"
+                " ignore_idx as it has them",
+            )
             self.logix = self.passes.run
 
         def extract_log(self, dataset: Any = None) -> None:
@@ -71,18 +78,32 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
             arguments, name = self.logix_args, _model_name(self)
             ids = _ids(arguments, self.processing_class)
             model = self.model.to(self.args.device)
-            for batch in self._in_order(self.train_dataset if dataset is None else dataset):
-                inputs = self._prepare_inputs(batch)
 
-                def backward(inputs: dict[str, Any] = inputs) -> None:
+            def example(inputs: dict[str, Any]) -> Example:
+                def backward() -> None:
                     with self.accelerator.autocast():
-                        loss = self.compute_loss(model, inputs)
+                        # A copy, for label smoothing takes labels out of it.
+                        loss = self.compute_loss(model, dict(inputs))
                     loss.backward()
+
+                def part(places: Sequence[int]) -> Example | None:
+                    found = samples_of(inputs, places, rows_in(inputs))
+                    return None if found is None else example(found)
 
                 labels = inputs.get(arguments.label_key)
                 mask = inputs.get(arguments.attention_key)
-                terms = _terms(labels, arguments.ignore_idx, name) or rows_in(inputs)
-                yield Example(ids(inputs), mask, terms, backward)
+                terms = _terms(labels, arguments.ignore_idx, name)
+                return Example(
+                    [""] * rows_in(inputs),
+                    mask,
+                    rows_in(inputs) if terms is None else terms,
+                    backward,
+                    part,
+                )
+
+            for batch in self._in_order(self.train_dataset if dataset is None else dataset):
+                inputs = self._prepare_inputs(batch)
+                yield example(inputs)._replace(ids=ids(inputs))
 
         def _in_order(self, dataset: Any) -> Any:
             """Batches of a process's samples, none of them twice."""
@@ -102,12 +123,12 @@ def _model_name(trainer: Any) -> str:
     return str(getattr(getattr(model, "base_model", None), "model", model)._get_name())
 
 
-def _terms(labels: Tensor | None, ignored: int, model_name: str) -> int:
+def _terms(labels: Tensor | None, ignored: int, model_name: str) -> int | None:
     """Labels that a mean loss is over; a causal language model predicts none from before."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if labels is None:
-        return 0
+        return None
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     counted = labels[:, 1:] if model_name in causal else labels
     return int((counted != ignored).sum())

@@ -19,6 +19,7 @@ from transformers import (
 
 from common.errors import InputError
 from papers.logra.huggingface import LogIXArguments, patch_trainer
+from papers.logra.loss_reduction import LossReduction
 
 IGNORED = -100
 torch.set_default_dtype(torch.float32)
@@ -190,6 +191,8 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
 
     loss_of = Trainer.compute_loss
     monkeypatch.setattr(Trainer, "compute_loss", stopping)
+    # Whose own losses are not to be counted.
+    monkeypatch.setattr(LossReduction, "check", lambda *_: None)
     for folder, stops in zip(folders, ([0], [7, 0]), strict=True):
         folder.mkdir()
         for stop in stops:  # batches of 3 samples, so 4 in each of three passes
@@ -207,6 +210,66 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
     )
     assert found == expected
     assert len(found) > 3
+
+
+def padded(count: int, seed: int) -> list[dict[str, Tensor]]:
+    """Sequences of which 1, 2, 3... labels are to be predicted."""
+    rows = sequences(count, seed)
+    for place, row in enumerate(rows):
+        row["labels"][: 7 - place % 6] = IGNORED
+    return rows
+
+
+def summed_over_labels(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    losses: Tensor = torch.nn.functional.cross_entropy(
+        outputs["logits"][:, :-1].flatten(0, 1),
+        labels[:, 1:].flatten(),
+        reduction="sum",
+        ignore_index=IGNORED,
+    )
+    return losses
+
+
+def mean_over_samples(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    return summed_over_labels(outputs, labels) / len(labels)
+
+
+@pytest.mark.parametrize("loss", [None, summed_over_labels])
+@pytest.mark.parametrize("declared", ["auto", "right"])
+def test_gradients_are_of_summed_losses_however_the_trainer_reduces_its_own(
+    tmp_path: Path, loss: Any, declared: str
+) -> None:
+    options = {"loss_reduction": "mean" if loss is None else "sum"} if declared == "right" else {}
+    model, data = language_model(), padded(7, seed=7)
+    trainer = trainer_of(model, tmp_path, data, name_filter=["mlp.c_fc"], **options)
+    trainer.compute_loss_func = loss
+    trainer.extract_log()
+    dataset = trainer.logix.build_log_dataset()
+    model.eval()
+    for place, row in enumerate(data):
+        for name, stored in dataset[place][1].items():
+            weight = model.get_submodule(name).weight
+            (grad,) = torch.autograd.grad(loss_of_one(model, row), [weight])
+            torch.testing.assert_close(stored["grad"], grad.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "declared", "message"),
+    [
+        (None, "sum", r"'sum': in a batch of 3 .*should be 1 for a sum; .*loss_reduction 'mean'"),
+        (summed_over_labels, "mean", r"has 1 of the gradient .*loss_reduction 'sum'"),
+        (mean_over_samples, "auto", r"'auto'.* 0.3333 .*labels other than -100 or 1 for a sum"),
+    ],
+)
+def test_another_reduction_than_was_said_is_refused(
+    tmp_path: Path, loss: Any, declared: str, message: str
+) -> None:
+    trainer = trainer_of(
+        language_model(), tmp_path, padded(7, seed=8), loss_reduction=declared, lora="random"
+    )
+    trainer.compute_loss_func = loss
+    with pytest.raises(InputError, match=message):
+        trainer.extract_log()
 
 
 def test_detokenising_needs_a_tokenizer(tmp_path: Path) -> None:
