@@ -40,7 +40,8 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
     """``trainer_class`` with ``extract_log``, ``influence`` and ``self_influence``.
 
     Its first argument is a :class:`LogIXArguments`; the model stays as it is, and ``train`` still
-    trains it. The three go through samples in their order, in evaluation mode.
+    trains it. The three go through all samples in their order, in evaluation mode, whatever
+    ``dataloader_drop_last`` says.
     """
 
     class LogIXTrainer(trainer_class):  # type: ignore[misc]
@@ -106,13 +107,13 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
                 yield example(inputs)._replace(ids=ids(inputs))
 
         def _in_order(self, dataset: Any) -> Any:
-            """Batches of a process's samples, none of them twice."""
-            before = self.accelerator.even_batches
-            self.accelerator.even_batches = False
+            """Batches of a process's samples, each of them and none twice."""
+            before = self.accelerator.even_batches, self.args.dataloader_drop_last
+            self.accelerator.even_batches = self.args.dataloader_drop_last = False
             try:
                 return self.get_test_dataloader(dataset)
             finally:
-                self.accelerator.even_batches = before
+                self.accelerator.even_batches, self.args.dataloader_drop_last = before
 
     LogIXTrainer.__name__ = f"LogIX{trainer_class.__name__}"
     return LogIXTrainer

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from common.errors import InputError
 from papers.logra import trainer_passes
@@ -72,6 +73,7 @@ def patch(
         def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
             if self.logging_with is None:
                 return super().training_step(batch, *args, **kwargs)
+            _require_all_samples(self.trainer)
             passes, ids = self.logging_with, ids_of(batch)
             if passes.run.has_logged(ids):
                 return None
@@ -115,7 +117,7 @@ def patch(
             return self._passes.run
 
         def extract_log(self, module: Any, train_dataloaders: Any) -> None:
-            """Log and store all samples."""
+            """Log and store all samples. Raises InputError where the loader leaves some out."""
             passes = self._passes_of(module)
             scheduler = LogIXScheduler(
                 passes.run, logix_args.lora, logix_args.hessian, logix_args.save
@@ -173,6 +175,34 @@ def patch(
     LogIXModule.__name__ = f"LogIX{module_class.__name__}"
     LogIXTrainer.__name__ = f"LogIX{trainer_class.__name__}"
     return LogIXModule, LogIXTrainer
+
+
+def _require_all_samples(trainer: Any) -> None:
+    """Raises InputError unless Lightning goes through each sample of its loader, once."""
+    loader, batches = trainer.train_dataloader, trainer.num_training_batches
+    if isinstance(loader, DataLoader):
+        if getattr(loader.batch_sampler, "drop_last", loader.drop_last):
+            raise InputError(
+                "drop_last=True of the loader, which leaves samples out; allowed: drop_last=False"
+            )
+        sampler = loader.sampler
+        if isinstance(sampler, DistributedSampler):
+            whole = len(sampler.dataset)  # type: ignore[arg-type]
+            if sampler.total_size != whole:
+                raise InputError(
+                    f"a DistributedSampler that gives {sampler.total_size} of {whole} samples to"
+                    f" {sampler.num_replicas} processes; allowed: as many as there are, so a number"
+                    " of samples that processes can share evenly"
+                )
+    try:
+        there = len(loader)
+    except TypeError:  # of unknown length
+        return
+    if batches < there:
+        raise InputError(
+            f"{batches} of the loader's {there} batches, by limit_train_batches, overfit_batches or"
+            " fast_dev_run of the Trainer; allowed: all, or a loader of fewer samples"
+        )
 
 
 def _loss_scale(trainer: Any) -> float:

@@ -212,6 +212,17 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert len(found) > 3
 
 
+def test_the_last_batch_is_stored_whatever_training_drops(tmp_path: Path) -> None:
+    data = sequences(10, seed=9)
+    trainer = trainer_of(language_model(), tmp_path, data, lora="random", data_id="index")
+    trainer.args.dataloader_drop_last = True
+    trainer.extract_log()
+    scores = trainer.influence(data[:4])
+    assert scores["tgt_ids"] == [str(place) for place in range(10)]
+    assert scores["influence"].shape == (4, 10)
+    assert trainer.args.dataloader_drop_last
+
+
 def padded(count: int, seed: int) -> list[dict[str, Tensor]]:
     """Sequences of which 1, 2, 3... labels are to be predicted."""
     rows = sequences(count, seed)

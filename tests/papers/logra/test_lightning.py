@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from common.errors import InputError
 from papers.logra.lightning import LogIXArguments, patch
@@ -57,7 +57,11 @@ class Tagger(Classifier):
 
 
 def patched(
-    folder: Path, module_class: type[Any] = Classifier, extractors: Any = None, **options: Any
+    folder: Path,
+    module_class: type[Any] = Classifier,
+    extractors: Any = None,
+    trains: Any = None,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """(module, trainer)."""
     (folder / "config.yaml").write_text(
@@ -68,6 +72,7 @@ def patched(
     )
     module_class, trainer_class = patch(module_class, Trainer, arguments, **(extractors or {}))
     trainer = trainer_class(
+        **(trains or {}),
         accelerator="cpu",
         max_epochs=1,
         enable_progress_bar=False,
@@ -156,6 +161,26 @@ def test_a_mean_over_labels_is_not_taken_for_one_over_samples(
         return
     with pytest.raises(InputError, match=r"mean over samples.*allowed: terms_extractor of patch"):
         trainer.extract_log(module, loader)
+
+
+@pytest.mark.parametrize(
+    ("loads", "trains", "message"),
+    [
+        ({"drop_last": True}, {}, "drop_last=True of the loader.*allowed: drop_last=False"),
+        ({}, {"limit_train_batches": 2}, "2 of the loader's 3 batches, by limit_train_batches"),
+        ({"sampler": 4}, {}, "DistributedSampler that gives 12 of 10 samples to 4 processes"),
+    ],
+)
+def test_a_loader_that_leaves_samples_out_or_repeats_some_is_refused(
+    tmp_path: Path, loads: dict[str, Any], trains: dict[str, Any], message: str
+) -> None:
+    module, trainer = patched(tmp_path, trains=trains)
+    data = samples()
+    if "sampler" in loads:
+        loads = {"sampler": DistributedSampler(data, loads["sampler"], 0, shuffle=False)}
+    with pytest.raises(InputError, match=message):
+        trainer.extract_log(module, DataLoader(data, batch_size=4, **loads))
+    assert not (tmp_path / "log").exists()
 
 
 def test_a_gradscalers_scale_is_divided_out(
