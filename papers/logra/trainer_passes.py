@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool, ValidationError
 from torch import Tensor, nn
 
 from common.config import Settings
+from common.errors import InputError
 from papers.logra.capture import Capture
+from papers.logra.hessians import Damping
 from papers.logra.influence import HessianKind, Log, Scores, SelfScores, merge_logs
 from papers.logra.loss_reduction import Declared, Example, LossReduction
 from papers.logra.scheduler import HessianName, LogIXScheduler, LoRA, Save
@@ -30,7 +33,7 @@ class LogIXArguments(Settings):
 
     project: str
     config: Path | str | None = None
-    lora: LoRA = "none"
+    lora: LoRA | StrictBool = Field("none", description="True: as the configuration says")
     hessian: HessianName = "raw"
     save: Save = "grad"
     initialize_from_log: bool = Field(
@@ -44,9 +47,23 @@ class LogIXArguments(Settings):
     loss_reduction: Declared = Field(
         "auto", description="of the trainer's loss over what is counted; auto: found out"
     )
-    influence_damping: float | None = None
+    influence_damping: float | None = Field(None, description="lambda itself, as of LogIX")
+    influence_relative_damping: float | None = Field(
+        None, description="lambda over the mean eigenvalue of each layer's H; 0.1 by default"
+    )
     influence_mode: Mode = "dot"
     influence_groups: list[str] | None = None
+    log_batch_size: int = Field(16, gt=0, description="LogIX's; the log is read by its chunks")
+    log_num_workers: int = Field(1, ge=0, description="LogIX's; one thread reads ahead")
+
+    def __init__(self, **settings: Any) -> None:
+        """Raises InputError: an unknown key, or a value that is not allowed."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            said = "; ".join(_said(detail, type(self)) for detail in error.errors())
+            raise InputError(f"LogIXArguments: {said}") from None
+        Damping.of(self.influence_damping, self.influence_relative_damping)
 
 
 Batches = Callable[[], Iterable[Example]]
@@ -103,6 +120,7 @@ class TrainerPasses:
             hessian=self._hessian,
             influence_groups=self.arguments.influence_groups,
             damping=self.arguments.influence_damping,
+            relative_damping=self.arguments.influence_relative_damping,
         )
 
     def self_scores(self, samples: Log) -> SelfScores:
@@ -112,6 +130,7 @@ class TrainerPasses:
             hessian=self._hessian,
             influence_groups=self.arguments.influence_groups,
             damping=self.arguments.influence_damping,
+            relative_damping=self.arguments.influence_relative_damping,
         )
 
     @property
@@ -152,6 +171,14 @@ class TrainerPasses:
         sizes = {name: sum(p.numel() for p in layer.parameters()) for name, layer in layers.items()}
         name = min(sizes, key=lambda layer: sizes[layer])
         return Capture(self.model, {name: layers[name]})
+
+
+def _said(detail: Any, arguments: type[LogIXArguments]) -> str:
+    """One of pydantic's complaints."""
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{name}'; allowed: {', '.join(arguments.model_fields)}"
+    return f"{name}: {detail['msg']}, got {detail['input']!r}"
 
 
 @contextmanager

@@ -283,6 +283,64 @@ def test_another_reduction_than_was_said_is_refused(
         trainer.extract_log()
 
 
+def test_arguments_of_logixs_example_are_understood(tmp_path: Path) -> None:
+    data = sequences(6, seed=10)
+    trainer = trainer_of(
+        language_model(),
+        tmp_path,
+        data,
+        lora=True,
+        hessian="raw",
+        save="grad",
+        log_batch_size=8,
+        log_num_workers=2,
+    )
+    trainer.extract_log()
+    assert trainer.logix.projections is not None
+    assert all(block.width == 16 for block in trainer.logix.layout.blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": "svd"}, r"LogIXArguments: .*'none', 'random' or 'pca', got 'svd'"),
+        ({"lora_rank": 3}, r"unknown key 'lora_rank'; allowed: project, .*, lora, .*ignore_idx"),
+        ({"hessian": "diagonal"}, r"hessian: .*got 'diagonal'"),
+        ({"influence_damping": 0.1, "influence_relative_damping": 0.1}, "allowed: one of them"),
+        ({"influence_relative_damping": -1}, "relative_damping=-1.0; allowed: a finite number"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_in_one_line(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as found:
+        LogIXArguments(project="log", **options)
+    assert "\n" not in str(found.value)
+
+
+def test_damping_is_relative_or_absolute_as_it_is_called(tmp_path: Path) -> None:
+    data = sequences(6, seed=11)
+    options = {"lora": "random", "name_filter": ["h.0.mlp.c_fc"]}
+    first = trainer_of(language_model(), tmp_path, data, **options)
+    first.extract_log()
+    mean = first.logix.influence.hessian().curvatures["transformer.h.0.mlp.c_fc"].mean_eigenvalue
+    default = first.influence(data[:2])["influence"]
+
+    def scores(**damping: float) -> Tensor:
+        again = trainer_of(
+            language_model(), tmp_path, data, initialize_from_log=True, **options, **damping
+        )
+        found: Tensor = again.influence(data[:2])["influence"]
+        own = again.self_influence(data[:2])["influence"]
+        torch.testing.assert_close(found[:, :2].diagonal(), own, rtol=1e-3, atol=1e-6)
+        return found
+
+    torch.testing.assert_close(scores(influence_relative_damping=0.1), default)
+    torch.testing.assert_close(scores(influence_damping=0.1 * mean), default, rtol=1e-3, atol=1e-5)
+    relative, absolute = scores(influence_relative_damping=0.5), scores(influence_damping=0.5)
+    assert not torch.allclose(relative, absolute, rtol=0.1)
+
+
 def test_detokenising_needs_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'detokenize' without a tokenizer"):
         trainer_of(language_model(), tmp_path, sequences(2, seed=0), data_id="detokenize")
