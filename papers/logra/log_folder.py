@@ -46,6 +46,8 @@ class LogFolder:
         self._store: LogStore | None = None
         #: Whether this run has written to the log.
         self.has_written = False
+        #: Ids of rows of this run's earlier passes, which would stand there twice.
+        self._earlier: frozenset[str] = frozenset()
 
     @property
     def is_writing(self) -> bool:
@@ -105,9 +107,11 @@ class LogFolder:
             position: of the first row, where the log may hold some of them from before.
 
         Raises:
-            InputError: what the writer raises, or the log holds other rows there.
+            InputError: what the writer raises, or the log holds other rows there, or rows of this
+                run's earlier passes have these ids.
         """
         assert self._writer is not None
+        self.refuse_repeated(ids)
         there = 0
         if position is not None:
             there = min(len(ids), max(0, self.rows - position))
@@ -118,6 +122,25 @@ class LogFolder:
                 )
         if there < len(ids):
             self._writer.append(ids[there:], gradients[there:])
+
+    def begin_pass(self, given: int | None = None) -> None:
+        """The log was opened again: its rows so far are of earlier passes.
+
+        Args:
+            given: how many rows were, where a run that resumes left more; by default all.
+        """
+        assert self._writer is not None
+        self._earlier = frozenset(self._writer.found_ids[:given])
+
+    def refuse_repeated(self, ids: Sequence[str]) -> None:
+        """Raises InputError where earlier passes of this run have stored some of these."""
+        if not self._earlier.isdisjoint(ids):
+            name = next(name for name in ids if name in self._earlier)
+            raise InputError(
+                f"{self._log}: holds {name!r} from an earlier pass of this run, and would hold it"
+                " twice; allowed: to log each sample once, other ids for other samples, or another"
+                " project"
+            )
 
     def close(self) -> None:
         """Write what waits. Raises InputError where that fails."""

@@ -5,19 +5,24 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 
+from common.errors import InputError
+from papers.logra.batch_checks import BatchChecks
 from papers.logra.batch_logging import BatchLogging
 from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
-from papers.logra.influence import Influence, Log, Scores, SelfScores
+from papers.logra.data_ids import ids_of
+from papers.logra.influence import Influence, Log, Scores, SelfScores, TopScores
 from papers.logra.layout import Layout
 from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
-from papers.logra.log_store import Rows
+from papers.logra.log_store import LogStore, Rows
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
 
@@ -51,6 +56,9 @@ class LogIX(BatchLogging):
         super().__init__(LogFolder(settings.root_dir / project), settings, resume)
         self._filters = Filters()
         self._influence: Influence | None = None
+        self._checks = BatchChecks()
+        #: Set while a block goes on whose batch :meth:`get_log` has ended.
+        self._ended_early: RemovableHandle | None = None
 
     # What is watched
 
@@ -108,6 +116,74 @@ class LogIX(BatchLogging):
             self.clear()
         if watch:
             self.watch(model)
+
+    # Batches
+
+    def setup(self, log_option_kwargs: Mapping[str, Sequence[str]]) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.setup`; a new pass begins."""
+        super().setup(log_option_kwargs)
+        self.folder.close()  # so that samples of the pass before are not stored again
+
+    def _begin(
+        self, data_id: Iterable[Any], mask: Tensor | None, loss_scale: float, save: bool = False
+    ) -> None:
+        """Begin a batch, unless it can be said before that it must fail."""
+        ids, saves = ids_of(data_id), save or self.saving
+        if self._open is None:
+            if saves and self.folder.has_written and not self.folder.is_writing:
+                self._begin_log()
+            if saves:
+                self.folder.refuse_repeated(ids)
+            keeps = self._gathering and self.statistics.wants("grad")
+            self._checks.of_batch(self._model(), len(ids), self.config.logging, keeps)
+        super()._begin(ids, mask, loss_scale, save)
+
+    def _begin_log(self) -> None:
+        again = self.folder.has_written
+        super()._begin_log()
+        if again:
+            self.folder.begin_pass(None if self._progress is None else self._progress.rows)
+
+    def get_log(self, copy: bool = False) -> Log:
+        """:meth:`papers.logra.batch_logging.BatchLogging.get_log`.
+
+        Within a batch, after its backward pass, it ends the batch: a layer that is watched may not
+        run again before the block, or :meth:`end`, is over.
+        """
+        if self._open is not None and self._open.has_gradients:
+            layer = next(iter(self._model().layers.values()))
+            super().end()
+            self._ended_early = layer.register_forward_pre_hook(_refuse_after_get_log)
+        return super().get_log(copy)
+
+    def end(self, save: bool = False) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.end`."""
+        if self._go_on():
+            if save and not self.saving:
+                raise InputError("end(save=True) after get_log; allowed: get_log after end")
+            return
+        super().end(save)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._go_on()
+        super().__exit__(kind, error, trace)
+
+    def clear(self) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.clear`."""
+        self._go_on()
+        super().clear()
+
+    def _go_on(self) -> bool:
+        """The block of a batch that :meth:`get_log` has ended is over; whether there was one."""
+        handle, self._ended_early = self._ended_early, None
+        if handle is not None:
+            handle.remove()
+        return handle is not None
 
     # What is kept
 
@@ -186,7 +262,8 @@ class LogIX(BatchLogging):
     def influence(self) -> Influence:
         """Scores logs with the statistics gathered so far."""
         if self._influence is None:
-            self._influence = Influence(self.layout, self.statistics)
+            identity = None if self._watched is None else self._watched.identity
+            self._influence = Influence(self.layout, self.statistics, identity=identity)
         return self._influence
 
     def compute_influence(self, src_log: Log, tgt_log: Log, *args: Any, **options: Any) -> Scores:
@@ -205,8 +282,24 @@ class LogIX(BatchLogging):
         By default of the last batch on all that is stored.
         """
         src_log = self.get_log() if src_log is None else src_log
-        loader = self.build_log_dataloader() if loader is None else loader
-        return self.influence.compute_influence_all(src_log, loader, *args, **options)
+        where = self.folder.open() if loader is None else loader
+        return self.influence.compute_influence_all(src_log, where, *args, **options)
+
+    def top_influences(
+        self,
+        src_log: Log | None = None,
+        loader: LogStore | Iterable[Any] | None = None,
+        k: int = 10,
+        *args: Any,
+        **options: Any,
+    ) -> TopScores:
+        """:meth:`papers.logra.influence.Influence.top_influences`.
+
+        By default the ten of all that is stored for each sample of the last batch.
+        """
+        src_log = self.get_log() if src_log is None else src_log
+        where = self.folder.open() if loader is None else loader
+        return self.influence.top_influences(src_log, where, k, *args, **options)
 
     def compute_self_influence(
         self, src_log: Log | None = None, *args: Any, **options: Any
@@ -238,3 +331,9 @@ class LogIX(BatchLogging):
     def get_lora_config(self) -> LoRAConfig:
         """Settings of projections."""
         return self.config.lora
+
+
+def _refuse_after_get_log(module: nn.Module, _inputs: Any) -> None:
+    raise InputError(
+        "the model runs in a batch that get_log() has ended; allowed: get_log() last in its block"
+    )
