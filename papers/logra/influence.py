@@ -45,6 +45,9 @@ from papers.logra.scores import (
 
 LOGGER = logging.getLogger("logra")
 
+#: Of an absolute damping over a layer's mean eigenvalue; one beyond is told of.
+USUAL_DAMPING = (1e-3, 1e2)
+
 HessianKind = Literal["auto", "none", "raw", "kfac", "ekfac"]
 Gradients = Mapping[str, Mapping[str, Tensor]] | Tensor
 Log = tuple[Sequence[str], Gradients]
@@ -187,6 +190,7 @@ class Influence:
     ) -> None:
         self.layout, self.statistics, self.device = layout, statistics, device
         self._identity = identity
+        self._damping_told = False
         self._saved: list[Scores] = []
         self._hessians: dict[str, Hessian] = {}
         self._revision = statistics.revision
@@ -208,8 +212,9 @@ class Influence:
     ) -> Log:
         """The log with (H + lambda I)^-1 g for each gradient g, layers side by side."""
         chosen = Damping.of(damping, relative_damping)
-        rows = rows_of(src_log, self.layout)
-        return src_log[0], self.hessian(hessian).precondition(rows, chosen)
+        rows, found = rows_of(src_log, self.layout), self.hessian(hessian)
+        self._tell_of_damping(chosen, found)
+        return src_log[0], found.precondition(rows, chosen)
 
     def compute_influence(
         self,
@@ -387,13 +392,9 @@ class Influence:
         rows = rows_of(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
-        own = self_influences(
-            blocks_of(rows),
-            len(rows),
-            self.hessian(hessian if precondition else "none"),
-            chosen,
-            groups,
-        )
+        found = self.hessian(hessian if precondition else "none")
+        self._tell_of_damping(chosen, found)
+        own = self_influences(blocks_of(rows), len(rows), found, chosen, groups)
         every = {name: values.to(_kind_of(rows)) for name, values in own.items()}
         return {"src_ids": list(src_log[0]), "influence": every[TOTAL] if groups is None else every}
 
@@ -410,8 +411,26 @@ class Influence:
         rows = rows_of(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         found = self.hessian(hessian if precondition else "none")
+        self._tell_of_damping(chosen, found)
         rows = rows.to(self.device or rows.device, _kind_of(rows))
         return _Query(list(src_log[0]), found.precondition(rows, chosen), found, chosen, mode)
+
+    def _tell_of_damping(self, chosen: Damping, hessian: Hessian) -> None:
+        """Say once that an absolute damping is far from the eigenvalues that it is added to."""
+        if chosen.relative or chosen.value == 0 or self._damping_told:
+            return
+        for name, curvature in hessian.curvatures.items():
+            mean = curvature.mean_eigenvalue
+            if mean and not USUAL_DAMPING[0] <= chosen.value / mean <= USUAL_DAMPING[1]:
+                self._damping_told = True
+                LOGGER.warning(
+                    "damping=%g is %.3g times the mean eigenvalue of layer %s's H;"
+                    " relative_damping=0.1, the default, is a tenth of each layer's",
+                    chosen.value,
+                    chosen.value / mean,
+                    name,
+                )
+                return
 
     def _score_rows(self, query: _Query, rows: Tensor, groups: Groups | None) -> dict[str, Tensor]:
         own = None
