@@ -3,6 +3,7 @@
 ====================================  ==========================================
 ``log/``                              a :mod:`papers.logra.log_store`
 ``state/statistics.safetensors``      :class:`papers.logra.moments.Statistics`
+``state/identity.json``               digests of the model that they are of
 ``lora/projections.safetensors``      :class:`papers.logra.projections.Projections`
 ``resume/``                           :mod:`papers.logra.progress` of a run with ``resume=True``
 ``config.yaml``                       what the run was set to
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,15 +161,27 @@ class LogFolder:
         return self._store
 
     def write(
-        self, statistics: Statistics, projections: Projections | None, config: Config
+        self,
+        statistics: Statistics,
+        projections: Projections | None,
+        config: Config,
+        identity: Identity | None = None,
     ) -> None:
         """Write all but the log, in one process; projections of an earlier run do not stay.
+
+        Args:
+            identity: of the model that statistics are of.
 
         Raises:
             InputError: the disk is full, or may not be written.
         """
         if rank() == 0:
             self._write(statistics, projections, config)
+            path = self._statistics.with_name("identity.json")
+            try:
+                write_atomically(path, json.dumps(identity) + "\n")
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error})") from error
         if distributed.is_initialized():
             distributed.barrier()
 
@@ -188,6 +202,17 @@ class LogFolder:
     def read_statistics(self, layout: Layout | None) -> Statistics:
         """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""
         return Statistics.load(self._statistics, layout)
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether statistics were gathered of this model, as far as the folder says."""
+        path = self._statistics.with_name("identity.json")
+        try:
+            found = json.loads(path.read_text(encoding="utf8"))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not a model's identity ({error})") from None
+        return found is None or found == identity
 
     def read_projections(self) -> Projections:
         """What :meth:`write` wrote. Raises InputError: missing or altered."""

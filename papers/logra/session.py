@@ -5,6 +5,7 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ from papers.logra.layout import Layout
 from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
 from papers.logra.log_store import LogStore, Rows
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
+
+LOGGER = logging.getLogger("logra")
 
 
 class LogIX(BatchLogging):
@@ -204,7 +207,8 @@ class LogIX(BatchLogging):
         self.folder.close()
         # Before the sums are finished below: what resumes shall not tell when it was last written.
         self.sum_statistics()
-        self.folder.write(self.statistics, self.projections, self.config)
+        identity = None if self._watched is None else self._watched.identity()
+        self.folder.write(self.statistics, self.projections, self.config, identity)
         self.eval()
 
     def initialize_from_log(
@@ -226,6 +230,11 @@ class LogIX(BatchLogging):
         state = LogFolder(Path(state_path)) if state_path is not None else self.folder
         layout = None if self._watched is None else self._watched.layout
         self.statistics = state.read_statistics(layout)
+        if self._watched is not None and not state.is_of(self._watched.identity()):
+            LOGGER.warning(
+                "%s: statistics were gathered with other weights or projections than the model has",
+                state.path,
+            )
         self._influence = None
         self.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +160,30 @@ def test_a_run_that_does_not_know_the_model_scores_what_is_stored(
     later = new_run()
     later.initialize_from_log()
     assert torch.equal(later.compute_influence_all(query)["influence"], expected)  # type: ignore[arg-type]
+
+
+def test_statistics_of_other_weights_are_told_of(
+    new_run: Callable[..., LogIX], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    run = new_run()
+    run.watch(model)
+    for _ in LogIXScheduler(run, lora="random", hessian="raw"):  # nothing is stored
+        log_all(run, model)
+    run.finalize()
+    told = "project: statistics were gathered with other weights"
+    for change, times in ((0.0, 0), (1.0, 1)):
+        model[0].weight.data.add_(change)
+        later = new_run()
+        later.watch(model)
+        with caplog.at_level(logging.WARNING):
+            later.initialize_from_log()
+        assert caplog.text.count(told) == times
+    (run.folder.path / "state" / "identity.json").write_text("{")
+    with pytest.raises(InputError, match=r"identity.json: not a model's identity"):
+        later.initialize_from_log()
+    (run.folder.path / "state" / "identity.json").unlink()
+    later.initialize_from_log()  # of a run from before
 
 
 def test_log_all_of_one_run_twice_without_saving_gathers_on(new_run: Callable[..., LogIX]) -> None:
