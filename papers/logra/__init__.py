@@ -36,8 +36,10 @@ run.has_logged(index): continue`` before each batch; started again it goes on wh
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
@@ -128,3 +130,19 @@ def __getattr__(name: str) -> Any:
     if _run is None:
         raise InputError(f"logra.{name} without a run; allowed: after logra.init(project)")
     return getattr(_run, name)
+
+
+#: What programs import from ``logix.utils``, and so from ``papers.logra.utils``.
+_OF_UTILS = frozenset({"DataIDGenerator", "get_logger", "get_rank", "get_world_size", "merge_logs"})
+
+
+class _Utils(ModuleType):
+    """No module of its own: each name is where it is here."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_UTILS:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(import_module("papers.logra.names_of_logix"), name)
+
+
+utils = sys.modules[f"{__name__}.utils"] = _Utils(f"{__name__}.utils")

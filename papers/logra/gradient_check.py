@@ -23,7 +23,7 @@ from papers.logra.capture import Capture
 from papers.logra.check_report import Cause, CheckReport
 from papers.logra.layers import is_transformers_conv1d
 from papers.logra.parameter_paths import SecondPathError, TiedWeightError, parameters_of
-from papers.logra.sample_batches import samples_of, take, without_padding
+from papers.logra.sample_batches import rows_in, samples_of, without_padding
 from papers.logra.token_masks import sides_of
 
 #: Largest relative error that rounding may make, by type of the weights.
@@ -89,7 +89,7 @@ class _Check:
     ) -> None:
         self.capture, self.batch, self.loss = capture, batch, loss
         self.model, self.scale, self.tolerance = capture.model, loss_scale, tolerance
-        self.size = samples_of(batch)
+        self.size = rows_in(batch)
         self.places = range(min(samples, self.size))
         if mask is None and isinstance(batch, Mapping):
             mask = batch.get("attention_mask")
@@ -136,7 +136,9 @@ class _Check:
             self.causes.append(Cause("padding", (), text))
         if not self._differ(rows, whole):
             return
-        by_hooks = [self._logged(take(self.batch, place, self.size), 1)[0] for place in self.places]
+        by_hooks = [
+            self._logged(samples_of(self.batch, [place], self.size), 1)[0] for place in self.places
+        ]
         if self._differ(by_hooks, whole):
             layers = tuple(self._wrong(by_hooks, whole))
             text = (
@@ -200,7 +202,7 @@ class _Check:
     def _alone(self, place: int, *, trimmed: bool) -> Tensor:
         """Autograd's gradient (width,) of one sample, in the capture's layout."""
         capture = self.capture
-        sample = take(self.batch, place, self.size)
+        sample = samples_of(self.batch, [place], self.size)
         if trimmed and self.mask is not None:
             sample = without_padding(sample, self.mask[place].bool())
         owned = {name: parameters_of(m, capture.bias) for name, m in capture.layers.items()}
@@ -248,7 +250,7 @@ class _Check:
     def _first_mixing(self) -> tuple[str, ...]:
         """The first module whose output of the first sample hangs on the other samples."""
         together = self._outputs(self.batch)
-        for name, alone in self._outputs(take(self.batch, 0, self.size)).items():
+        for name, alone in self._outputs(samples_of(self.batch, [0], self.size)).items():
             value = together.get(name)
             if value is None or value.shape[1:] != alone.shape[1:] or len(value) != self.size:
                 continue

@@ -66,6 +66,11 @@ class LoggedBatch:
         self._stack.__exit__(kind, error, trace)
 
     @property
+    def has_gradients(self) -> bool:
+        """Whether a backward pass has reached a layer."""
+        return bool(self._batch._begun)
+
+    @property
     def matrix(self) -> Tensor:
         """(n, width). Raises InputError before the end, or of a capture without gradients."""
         return self._batch.matrix

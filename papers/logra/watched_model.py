@@ -53,7 +53,6 @@ class WatchedModel:
         self.layout = Capture(
             model, self.layers, projections, shared=self._shared, bias=bias
         ).layout
-        self._digest: tuple[list[tuple[int, int]], str] | None = None
         self._captures: dict[tuple[Statistics | None, bool, LoggingConfig], Capture] = {}
 
     def capture(
@@ -79,14 +78,13 @@ class WatchedModel:
         return {} if self.projections is None else self.projections.shared
 
     def identity(self) -> Identity:
-        """What the rows of a log depend on: model and projections, by their digests."""
-        tensors = unwrapped(self.model).state_dict()
-        # Of a large model it takes seconds; a version rises with every change in place.
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]
-        if self._digest is None or self._digest[0] != versions:
-            self._digest = (versions, digest_of(tensors))
+        """What the rows of a log depend on: model and projections, by their digests.
+
+        By their content each time, about 0.4 s for 100 million parameters in float32: a tensor's
+        version does not rise with every change, as of ``parameter.data``.
+        """
         projections = None if self.projections is None else self.projections.digest
-        return {"model": self._digest[1], "projections": projections}
+        return {"model": digest_of(unwrapped(self.model).state_dict()), "projections": projections}
 
 
 class Filters:
