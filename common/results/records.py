@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from common import ROOT
 from common.config import Paper, RunKey, Scale, Settings, load_paper, validated
 from common.errors import InputError
 from common.fingerprint import Sources, Tree
-from common.results.repeats import TOLERANCE, Repeat, Repeats, pooled, read_repeats
+from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
 from common.run import DataIdentity, Record, file_sha256, read_record, write_atomically
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
@@ -44,6 +45,14 @@ FRAME_COLUMNS: Final = (
     "device",
     "real",
 )
+
+
+#: How the repeats of a recertified experiment came out, in the words of tables and report.
+SAID: Final[dict[Outcome, str]] = {
+    "equal": "equal",
+    "equal here": "equal to the old code on another machine",
+    "within tolerance": f"within {TOLERANCE:g} on another machine",
+}
 
 
 class Published(Settings):
@@ -334,11 +343,10 @@ def recertified(stored: Sequence[StoredRecord]) -> list[str]:
         covered = [item for item in stored if item.record.experiment == name and item.recertified]
         repeats = {(one.arm, one.seed): one for item in covered for one in item.repeats}
         if covered:
-            equal = sum(one.outcome == "equal" for one in repeats.values())
-            near = len(repeats) - equal
-            how = "equal" if not near else f"{equal} equal, {near} within {TOLERANCE:g}"
+            outcomes = Counter(one.outcome for one in repeats.values())
+            how = ", ".join(f"{count} {SAID[outcome]}" for outcome, count in outcomes.items())
             runs = "record" if len(covered) == 1 else "records"
-            found.append(f"{name}: {len(covered)} {runs} ({len(repeats)} repeated, {how})")
+            found.append(f"{name}: {len(covered)} {runs} ({len(repeats)} repeated: {how})")
     return found
 
 

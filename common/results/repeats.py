@@ -24,7 +24,9 @@ from common.run import Record, write_atomically
 #: choose other kernels, which add up in another order.
 TOLERANCE: Final = 1e-3
 
-Outcome = Literal["equal", "within tolerance", "different"]
+#: "equal": to the record's last bit. "equal here": to what the record's own commit gives when it is
+#: run beside today's code, on a machine that is not the record's.
+Outcome = Literal["equal", "equal here", "within tolerance", "different"]
 
 
 class Repeat(Settings):
@@ -75,8 +77,7 @@ def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcom
 
     On the same kind of machine (processor and its instructions) all must be equal to the last bit.
     On another one, or one whose instructions the record does not tell, metrics may differ by
-    :data:`TOLERANCE`, and artifacts, whose bytes cannot be compared within a tolerance, are left
-    out where the metrics differ.
+    :data:`TOLERANCE`; bytes of artifacts can then not be compared.
 
     Args:
         timed: patterns of metrics and artifacts that measure the machine; they are not compared.

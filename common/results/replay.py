@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Final
 
 from common import ROOT
 from common.config import Paper, RunKey, Scale, load_paper
 from common.errors import InputError
+from common.fingerprint import PACKAGES
 from common.results.records import Results, StoredRecord, archive_path, key_of, tree_of
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.run import Record, read_record
+from common.run import Artifact, Record, read_record
 
 log = logging.getLogger("replay")
 
@@ -32,6 +37,10 @@ THREAD_VARIABLES: Final = tuple(
 
 #: Held while a run that several others need is made.
 _making: defaultdict[RunKey, Lock] = defaultdict(Lock)
+
+
+#: Options of a recorded command that say where it wrote; a repeat writes elsewhere.
+FOLDERS: Final = ("--out", "--work")
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,10 @@ def replay(
         InputError: the run fails.
     """
     paper, scratch = load_paper(root / "papers" / record.paper), scratch.resolve()
-    for keys in paper.needed(key_of(record)).values() if _known(paper, record) else ():
-        for key in keys:
-            _provide(key, paper, scratch, results, root)
     key = key_of(record)
-    words = _without(record.provenance.command[1:], "--out", "--work")
+    for other in _all_needed(key, paper):
+        _provide(other, paper, scratch, results, root)
+    words = _without(record.provenance.command[1:], *FOLDERS)
     threads = record.provenance.threads or _threads(paper, key)
     path = key.record(scratch / "results")
     with _making[key]:
@@ -99,6 +107,57 @@ def replay(
             _run(record.paper, [*words, "--out", str(path.parent)], threads, scratch, root)
     again = read_record(path)
     return Replayed(again, *compare(record, again, _timed(paper, key)))
+
+
+def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Path) -> Replayed:
+    """The replay, compared with the record's own commit run on this machine.
+
+    Where a machine rounds otherwise, a search or a training may end elsewhere, and the record alone
+    cannot tell whether code or machine is the cause. Where git does not have the commit, or the
+    record is of this machine, the replay stands as it is.
+    """
+    made, here = record.provenance, replayed.record.provenance
+    alike = (made.cpu, made.instructions) == (here.cpu, here.instructions)
+    if replayed.outcome == "equal" or alike:
+        return replayed
+    old = scratch / "commits" / made.git_commit
+    if not _check_out(made.git_commit, old, root):
+        return replayed
+    key, paper = key_of(record), load_paper(root / "papers" / record.paper)
+    path = key.record(old / "results")
+    for other in (*_all_needed(key, paper), key):
+        if not other.record(old / "results").is_file():
+            words = _words(other) if other != key else _without(made.command[1:], *FOLDERS)
+            out = str(other.record(old / "results").parent)
+            _run(other.paper, [*words, "--out", out], _threads(paper, other), old, old)
+    found = json.loads(path.read_text(encoding="utf8"))  # its layout may be an older one
+    fields = {
+        "metrics": found["metrics"],
+        "artifacts": {name: Artifact(**item) for name, item in found["artifacts"].items()},
+        "needed": replayed.record.needed,
+        "provenance": here,
+    }
+    reference = record.model_copy(update=fields)
+    outcome, differences = compare(reference, replayed.record, _timed(paper, key))
+    if outcome == "equal":
+        return Replayed(replayed.record, "equal here", replayed.differences)
+    return Replayed(replayed.record, outcome, differences)
+
+
+def _check_out(commit: str, folder: Path, root: Path) -> bool:
+    """Put the project's packages as of a commit into a folder; whether git has it."""
+    if (folder / "papers").is_dir():
+        return True
+    command = ("git", "archive", "--format=tar", commit, *PACKAGES)
+    done = subprocess.run(command, cwd=root, capture_output=True)
+    if done.returncode:
+        return False
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.{get_ident()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        tar.extractall(partial, filter="data")
+    with contextlib.suppress(OSError):  # another run was first
+        partial.rename(folder)
+    return True
 
 
 def recertify(
@@ -131,13 +190,18 @@ def recertify(
         todo = _cheapest(source.stored, runs)
         log.info("%s: %d of %d records to repeat", path, len(todo), len(source.stored))
         with ThreadPoolExecutor(jobs) as pool:
-            futures = {pool.submit(replay, item.record, scratch, kept, root): item for item in todo}
+            futures = {pool.submit(_twice, item.record, scratch, kept, root): item for item in todo}
             for future, item in futures.items():
                 repeat = _repeat(item, future.result())
                 add_repeat(path, repeat, tree_of(root))
                 log.info("%s: %s", item.name, repeat.outcome)
                 made.append(repeat)
     return made
+
+
+def _twice(record: Record, scratch: Path, results: Path | None, root: Path) -> Replayed:
+    scratch = scratch.resolve()
+    return beside_old_code(record, replay(record, scratch, results, root), scratch, root)
 
 
 def _repeat(item: StoredRecord, replayed: Replayed) -> Repeat:
@@ -191,18 +255,28 @@ def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, ro
     if results is not None and key.record(results).is_file():
         shutil.copytree(key.record(results).parent, path.parent, dirs_exist_ok=True)
         return
-    for keys in paper.needed(key).values():
-        for other in keys:
-            _provide(other, paper, scratch, results, root)
-    words = [key.experiment, "--arm", key.arm, "--seed", str(key.seed), "--scale", key.scale]
-    _run(key.paper, words, _threads(paper, key), scratch, root)
+    _run(key.paper, _words(key), _threads(paper, key), scratch, root)
+
+
+def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
+    """Runs that a run needs, each after those that it needs itself."""
+    found: dict[RunKey, None] = {}
+    if key.experiment in paper.experiments:
+        for keys in paper.needed(key).values():
+            for other in keys:
+                found |= dict.fromkeys([*_all_needed(other, paper), other])
+    return list(found)
+
+
+def _words(key: RunKey) -> list[str]:
+    return [key.experiment, "--arm", key.arm, "--seed", str(key.seed), "--scale", key.scale]
 
 
 def _run(paper: str, words: Sequence[str], threads: int, scratch: Path, root: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     program = str((root / "papers" / paper / "train.py").resolve())
     command = [sys.executable, program, *(_absolute(word) for word in words)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(root), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
     done = subprocess.run(
         command,
@@ -239,11 +313,6 @@ def _is_today_s(path: Path, root: Path) -> bool:
         return not tree_of(root).changed(read_record(path).provenance.code)
     except InputError:
         return False
-
-
-def _known(paper: Paper, record: Record) -> bool:
-    study = paper.experiments.get(record.experiment)
-    return study is not None and record.arm in study.arms
 
 
 def _threads(paper: Paper, key: RunKey) -> int:

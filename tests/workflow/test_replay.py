@@ -70,7 +70,7 @@ def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout)
     assert done.stdout.count("equal") == 2  # one of the archive, one of the results
     context = stale(checkout)
     assert context["stale"] == []
-    assert context["recertified"] == ["digits: 6 records (1 repeated, equal)"]
+    assert context["recertified"] == ["digits: 6 records (1 repeated: 1 equal)"]
     # What was seen holds for that code alone.
     checkout.edit("classification.py", SAME[1], "(pixels[train] * 0.0625)[:200]")
     assert len(stale(checkout)["stale"]) == 6
@@ -86,6 +86,34 @@ def test_a_change_that_changes_a_number_stays_stale(copy_of_built: Checkout) -> 
     assert "2 of 2 repeated runs are different" in done.stderr
     assert stale(checkout)["recertified"] == []
     assert all("(code, and a repeated run differs)" in item for item in stale(checkout)["stale"])
+
+
+def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built: Checkout) -> None:
+    """A record whose number this machine does not give, neither with its code nor with today's."""
+    checkout = copy_of_built
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (
+        ("init", "-q"),
+        ("add", "papers", "common"),
+        (*who, "commit", "-qm", "as it was"),
+    ):
+        assert call(checkout.folder, "git", *words).returncode == 0
+    commit = call(checkout.folder, "git", "rev-parse", "HEAD").stdout.strip()
+    for path in checkout.results.rglob("record.json"):
+        record = json.loads(path.read_text(encoding="utf8"))
+        record["provenance"] |= {"git_commit": commit, "instructions": "avx9"}
+        record["metrics"]["accuracy"] /= 2
+        path.write_text(json.dumps(record), encoding="utf8")
+    checkout.edit("classification.py", *SAME)
+    done = results(checkout, "recertify", "example_paper")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("equal here ")
+    said = "digits: 6 records (1 repeated: 1 equal to the old code on another machine)"
+    assert stale(checkout)["recertified"] == [said]
+    checkout.edit("classification.py", SAME[1], OTHER[1])
+    done = results(checkout, "recertify", "example_paper")
+    assert done.returncode == 2
+    assert done.stdout.startswith("different ")
 
 
 def test_nothing_to_repeat_is_said(copy_of_built: Checkout) -> None:

@@ -264,7 +264,7 @@ def test_what_cannot_be_checked_is_refused(new_run: Run) -> None:
         run.check(rows())
     with pytest.raises(InputError, match="samples 0; allowed: at least 1"):
         run.check(rows(), summed(model), samples=0)
-    with pytest.raises(InputError, match="a dict without tensors"):
+    with pytest.raises(InputError, match="a batch of type dict; allowed: a tensor"):
         run.check({"text": "a"}, summed(model))
     run.start(["a"])
     with pytest.raises(InputError, match="check within a batch"):
