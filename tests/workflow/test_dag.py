@@ -39,7 +39,7 @@ def records(checkout: Checkout) -> dict[str, Any]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Poll ``condition`` until it is true."""
     end = time.monotonic() + seconds
     while not condition():
