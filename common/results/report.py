@@ -18,7 +18,7 @@ from markupsafe import Markup
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged, judge_all, read_claims
+from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
@@ -268,6 +268,7 @@ def _totals(papers: list[PaperView]) -> dict[str, Any]:
         "rebuilt": sum(view.coverage["rebuilt"] for view in papers),
         "verdicts": verdicts,
         "claims": sum(len(view.claims) for view in papers),
+        "chance": chance([item for view in papers for item in view.claims]),
         "runs": sum(view.runs for view in papers),
         "wall_s": sum(view.wall_s for view in papers),
         "stale": sum(view.stale for view in papers),
