@@ -30,6 +30,7 @@ from scipy.special import stdtrit
 
 from common.config import NAME, SCALES, Scale, Settings, load_paper, read_yaml, validated
 from common.errors import InputError
+from common.results.lineage import Runs
 from common.results.records import Results
 
 Statistic = Literal["mean", "difference", "ratio", "reduction"]
@@ -156,6 +157,13 @@ class Judged(Settings):
             return False
         low, high = self.interval
         return low < high
+
+    @property
+    def runs(self) -> list[Runs]:
+        """The records that it was judged by."""
+        places = dict.fromkeys((side.experiment, side.arm) for side in (self.a, self.b or self.a))
+        seeds = list(self.by_seed)
+        return [Runs(experiment=place, arm=arm, seeds=seeds) for place, arm in places if seeds]
 
 
 def read_claims(folder: Path) -> list[Claim]:

@@ -20,6 +20,7 @@ from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
+from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, archive_path, origin
@@ -164,8 +165,10 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         "duration": duration,
         "memory": memory,
         "quantity": quantity,
+        "each_seed": each_seed,
     }
-    templates.globals |= {"strip": interval_strip, "totals": _totals}
+    index = RunIndex()
+    templates.globals |= {"strip": interval_strip, "totals": _totals, "index": index}
     text = templates.get_template("report.html").render(
         papers=papers,
         scale=scale,
@@ -173,6 +176,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         dirty=dirty,
         newest=newest,
         devices=sorted(devices),
+        commands=commands(results),
         style=inlined("report.css"),
         script=inlined("report.js"),
     )
@@ -312,6 +316,17 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         at=x(threshold),
         value=x(claim.value),
     )
+
+
+def each_seed(claim: Judged) -> str:
+    """What each seed gives alone, in words; nothing of one seed."""
+    if claim.n < 2:
+        return ""
+    values = (
+        f"{'undefined' if value is None else number(value)} (seed {seed})"
+        for seed, value in claim.by_seed.items()
+    )
+    return f"Each seed alone: {', '.join(values)}."
 
 
 def quantity(value: float, unit: str) -> str:
