@@ -272,7 +272,7 @@ def estimate(statistic: Statistic, a: ArrayLike, b: ArrayLike) -> Estimate:
         return Estimate(None, None, [])
     function = _STATISTICS[statistic]
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = _finite(function(a.mean(), b.mean()))
+        value = _finite(function(a.mean(), b.mean()).item())
         own = function(a, b)
     by_seed = [_finite(each) for each in own]
     divides = statistic in ("ratio", "reduction")
