@@ -3,8 +3,8 @@
 The interval (95 %) is Student's, of the mean over seeds of what each seed gives alone: its value,
 its own difference or the logarithm of its own ratio, so that what a seed does to both operands
 cancels out. A ratio is therefore the geometric mean of the seeds' own. Fieller's interval, of the
-ratio of means, has no bounds where operands differ much between seeds though their ratios do not:
-it would decide nothing on workloads of 5,066, 2,761 and 2,887 s that are all a third shorter.
+ratio of means, has no bounds where Student's of the denominator holds zero: it would decide nothing
+on workloads of 4,870, 2,026 and 2,992 s that all get about a third shorter.
 
 Assumed is that seeds are independent and that what is averaged is normal over them. Then the
 coverage is exact for any number of seeds: a claim whose true value is its threshold is found to
