@@ -273,6 +273,15 @@ def test_the_button_switches_the_colours(browser: sync_api.Browser, report: Path
 
 
 @in_browser
+def test_in_print_the_results_take_the_whole_width(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    page.emulate_media(media="print")
+    assert page.evaluate("document.getElementById('main').offsetWidth") > 1200
+    assert page.locator("td.ours button.behind").first.is_visible()
+    assert not page.locator("nav").is_visible()
+
+
+@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_never_wider_than_a_phone(
     browser: sync_api.Browser, report: Path, scheme: str
