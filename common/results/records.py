@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,6 +169,7 @@ class Results:
             (item for item in stored if item.record.experiment in self.experiments),
             key=lambda item: (item.record.experiment, item.record.arm, item.record.seed),
         )
+        self._readers: list[list[StoredRecord]] = []
 
     @classmethod
     def load(
@@ -235,11 +237,27 @@ class Results:
             raise InputError(
                 f"{self.paper.paper}.{experiment}: no arm {arm!r}; it has {', '.join(arms)}"
             )
-        return [
+        found = [
             item
             for item in self._stored
             if item.record.experiment == experiment and arm in (None, item.record.arm)
         ]
+        self._note(found)
+        return found
+
+    @contextmanager
+    def reading(self) -> Iterator[list[StoredRecord]]:
+        """The records that are read meanwhile: what a table or figure is made of."""
+        read: list[StoredRecord] = []
+        self._readers.append(read)
+        try:
+            yield read
+        finally:
+            self._readers.pop()
+
+    def _note(self, found: Iterable[StoredRecord]) -> None:
+        for read in self._readers:
+            read.extend(found)
 
     def metric(self, experiment: str, arm: str, metric: str) -> dict[int, float]:
         """Value of ``metric`` by seed. Raises InputError if a record lacks it."""
@@ -266,9 +284,14 @@ class Results:
         """Metrics of an arm's first record. Raises InputError if it has none."""
         return dict(self.first(experiment, arm).record.metrics)
 
-    @cached_property
+    @property
     def frame(self) -> pd.DataFrame:
         """Every metric of every record, one a row."""
+        self._note(self._stored)
+        return self._frame
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         rows = [
             {
                 "paper": item.record.paper,
@@ -318,6 +341,7 @@ class Results:
     @property
     def stored(self) -> list[StoredRecord]:
         """All records, by experiment, arm and seed."""
+        self._note(self._stored)
         return list(self._stored)
 
     def context(self) -> Context:

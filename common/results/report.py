@@ -18,8 +18,9 @@ from markupsafe import Markup
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged, judge_all, read_claims
+from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
+from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, archive_path, origin
@@ -164,8 +165,10 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         "duration": duration,
         "memory": memory,
         "quantity": quantity,
+        "each_seed": each_seed,
     }
-    templates.globals |= {"strip": interval_strip, "totals": _totals}
+    index = RunIndex()
+    templates.globals |= {"strip": interval_strip, "totals": _totals, "index": index}
     text = templates.get_template("report.html").render(
         papers=papers,
         scale=scale,
@@ -173,6 +176,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         dirty=dirty,
         newest=newest,
         devices=sorted(devices),
+        commands=commands(results),
         style=inlined("report.css"),
         script=inlined("report.js"),
     )
@@ -268,6 +272,7 @@ def _totals(papers: list[PaperView]) -> dict[str, Any]:
         "rebuilt": sum(view.coverage["rebuilt"] for view in papers),
         "verdicts": verdicts,
         "claims": sum(len(view.claims) for view in papers),
+        "chance": chance([item for view in papers for item in view.claims]),
         "runs": sum(view.runs for view in papers),
         "wall_s": sum(view.wall_s for view in papers),
         "stale": sum(view.stale for view in papers),
@@ -311,6 +316,17 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         at=x(threshold),
         value=x(claim.value),
     )
+
+
+def each_seed(claim: Judged) -> str:
+    """What each seed gives alone, in words; nothing of one seed."""
+    if claim.n < 2:
+        return ""
+    values = (
+        f"{'undefined' if value is None else number(value)} (seed {seed})"
+        for seed, value in claim.by_seed.items()
+    )
+    return f"Each seed alone: {', '.join(values)}."
 
 
 def quantity(value: float, unit: str) -> str:

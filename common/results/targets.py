@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from common.config import Settings, validated
 from common.errors import InputError
+from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
 from common.run import write_atomically
 
@@ -20,6 +21,7 @@ NOT_COMPARABLE: Final = (
 )
 
 Read = TypeVar("Read", bound=Settings)
+Built = TypeVar("Built", bound="Target")
 
 
 class Target(Settings):
@@ -31,6 +33,7 @@ class Target(Settings):
     title: str = ""
     source: str = ""
     context: Context | None = None
+    runs: list[Runs] = Field([], description="records that were read to make it")
 
     def placed(self, results: Results, target: str) -> Self:
         """It with its place in the paper and what it was made from."""
@@ -54,6 +57,13 @@ class Target(Settings):
             written.append(folder / f"{self.target}.{suffix}")
             write_atomically(written[-1], text)
         return written
+
+
+def built(function: Callable[[Results], Built], results: Results, target: str) -> Built:
+    """What a paper's function makes of ``results``: its place in the paper, the records it read."""
+    with results.reading() as read:
+        made = function(results)
+    return made.placed(results, target).model_copy(update={"runs": runs_of(read)})
 
 
 def read_as(kind: type[Read], path: Path, name: str) -> Read:

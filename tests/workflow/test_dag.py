@@ -25,7 +25,8 @@ RUNS = {
 TABLE = {f"example_paper/tables/table1.{suffix}" for suffix in ("json", "csv", "md", "tex")}
 FIGURE = {f"example_paper/figures/figure1.{suffix}" for suffix in ("json", "png", "svg")}
 CLAIMS = {"example_paper/claims.json"}
-PAGES = {"coverage.json", "claims.json", "benchmarks.json", "report/index.html"}
+PAGES = {f"{name}.json" for name in ("coverage", "claims", "verdicts", "benchmarks")}
+PAGES |= {"report/index.html"}
 BENCHMARK = {"example_paper/benchmarks/speed.json"}
 
 
