@@ -91,11 +91,11 @@ class IterativeProblem(Problem):
         self.cur_batch = self.get_batch() if batch is None else batch
         self._replay.record(self)
         with ExitStack() as stack:
-            stack.enter_context(standing_in(self.module, self._stepped(), self._weights))
+            stack.enter_context(standing_in(self, self._stepped(), self._weights))
             for prev in self._read:
                 tensors = prev.trainable_parameters()
                 snapshot = self._snapshot(prev, tensors)
-                stack.enter_context(standing_in(prev.module, tensors, snapshot))
+                stack.enter_context(standing_in(prev, tensors, snapshot))
             loss, stats = self.get_loss(self.cur_batch)
             gradient = torch.autograd.grad(
                 loss, self._weights, create_graph=True, allow_unused=True
@@ -171,9 +171,13 @@ class IterativeProblem(Problem):
 
 @contextmanager
 def standing_in(
-    module: nn.Module, originals: Sequence[Tensor], replacements: Sequence[Tensor]
+    problem: Problem, originals: Sequence[Tensor], replacements: Sequence[Tensor]
 ) -> Iterator[None]:
-    """Let ``module`` compute with ``replacements`` in the place of some of its parameters."""
+    """Let ``problem`` compute with ``replacements`` in the place of some of its parameters.
+
+    Its module holds them, and :meth:`Problem.parameters` lists them.
+    """
+    module = problem.module
     by_id = {id(old): new for old, new in zip(originals, replacements, strict=True)}
     places = [
         (part._parameters, name, old)
@@ -181,6 +185,7 @@ def standing_in(
         for name, old in part._parameters.items()
         if id(old) in by_id
     ]
+    listed, problem._listed = problem._listed, None
     try:
         for slots, name, old in places:
             slots[name] = by_id[id(old)]  # type: ignore[assignment]
@@ -189,6 +194,7 @@ def standing_in(
     finally:
         for slots, name, old in places:
             slots[name] = old
+        problem._listed = listed
         _refresh(module)
 
 
