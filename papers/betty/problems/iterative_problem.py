@@ -29,14 +29,9 @@ class IterativeProblem(Problem):
     def initialize(self, engine: Engine) -> None:
         super().initialize(engine)
         uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
-        self.unrolls, self._shared = bool(uppers), len(uppers) > 1
-        self._read = {
-            engine.problem(name)
-            for upper in uppers
-            for factor in engine.graph.factors(upper.name)
-            if factor.problem == self.name
-            for name in factor.by
-        }
+        self.unrolls, self._uppers = bool(uppers), uppers
+        readers = [name for name, lowers in engine.graph.u2l.items() if self.name in lowers]
+        self._read = [*self.children, *engine.named(readers)]
         if self.unrolls:
             if self.scaler is not None:
                 raise InputError(f"problem {self.name!r}: unrolled steps need fp32 or bf16")
@@ -76,7 +71,10 @@ class IterativeProblem(Problem):
 
     def _end_loop(self) -> None:
         super()._end_loop()
-        if self.unrolls:
+        # An upper that waits for other problems too has yet to read the record.
+        if self.unrolls and all(
+            up.count > seen for up, seen in zip(self._uppers, self._counts, strict=True)
+        ):
             self._weights, self._start, self._seen = [], [], {}
             self._gradient = None
             self._unrolled.end()
@@ -86,9 +84,10 @@ class IterativeProblem(Problem):
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """One step, recorded: the weights become a function of what the cost read."""
-        if not self.unrolls or not self._weights:  # a roll-back repeats a step after the loop
+        if not self.unrolls or self._loop_starts:  # a roll-back repeats a step after the loop
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch
+        self._counts = [upper.count for upper in self._uppers]
         self._replay.record(self)
         with ExitStack() as stack:
             stack.enter_context(standing_in(self, self._stepped(), self._weights))
@@ -110,12 +109,14 @@ class IterativeProblem(Problem):
     def _snapshot(self, prev: Problem, tensors: Sequence[Tensor]) -> Vector:
         """What a step reads of ``prev``, as leaves of the recorded graph.
 
-        One that is stepped after this loop alone cannot move in it: no copy, and one for all steps.
+        One that is stepped after this loop alone cannot move in it: one snapshot for all steps, and
+        no copy if no other problem looks at the record after it has moved.
         """
         seen = self._seen[prev.name]
         still = prev.children == [self]
         if not (seen and still):
-            values = [t.detach() if still else t.detach().clone() for t in tensors]
+            last = still and self._uppers == [prev]
+            values = [t.detach() if last else t.detach().clone() for t in tensors]
             seen.append([value.requires_grad_() for value in values])
         return seen[-1]
 
@@ -156,7 +157,7 @@ class IterativeProblem(Problem):
             self._weights,
             [tensor for snapshot in snapshots for tensor in snapshot],
             grad_outputs=vector,
-            retain_graph=self._shared,  # else it is freed on the way back
+            retain_graph=len(self._uppers) > 1,  # else it is freed on the way back
             allow_unused=True,
         )
         pieces = iter(split(flat, snapshots))
