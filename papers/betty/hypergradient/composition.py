@@ -10,6 +10,7 @@ from torch import Tensor
 from papers.betty.hypergradient.conjugate_gradient import cg
 from papers.betty.hypergradient.finite_difference import darts
 from papers.betty.hypergradient.neumann import neumann
+from papers.betty.hypergradient.reach import warn_of_nothing
 from papers.betty.hypergradient.reinforce import reinforce
 from papers.betty.hypergradient.sama import sama
 from papers.betty.hypergradient.unrolled import itd
@@ -45,6 +46,8 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
         seed.name: piece for seed, piece in zip(upper.seeds, pieces, strict=True)
     }
     total: Partial = direct
+    look = bool(upper.factors) and upper.first_time("hypergradient")
+    given, products = dict(vectors), []
     for curr, prevs in upper.factors:
         vector = vectors.get(curr.name)
         if vector is None or all(part is None for part in vector):
@@ -52,8 +55,12 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
         method = METHODS[curr.jacobian_type(upper)]
         full = zeros_for_none(vector, curr.meta_trainable_parameters())
         for prev, partial in zip(prevs, method(full, curr, prevs, upper), strict=True):
+            if look:
+                products.append((curr, prev, partial))
             if prev is upper:
                 total = added(total, partial)
             else:
                 vectors[prev.name] = added(vectors.get(prev.name), partial)
+    if look:
+        warn_of_nothing(upper, given, products)
     return total

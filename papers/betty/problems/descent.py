@@ -6,6 +6,7 @@ Source: Choe et al. 2023, Sec. 3.2 and 3.3.
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from papers.betty.engine import Engine
     from papers.betty.problems.problem import Problem
 
+log = logging.getLogger("betty")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 #: On a GPU the loss is looked at this seldom, because looking waits for the device.
 STEPS_BETWEEN_LOOKS = 50
@@ -45,6 +47,7 @@ class Descent(abc.ABC):
         self._count = 0
         self._replay = Replay()
         self._last_grads: dict[int, Tensor] = {}
+        self._asked: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -72,6 +75,10 @@ class Descent(abc.ABC):
     def trainable_parameters(self) -> list[Tensor]:
         """Parameters that require a gradient."""
 
+    @abc.abstractmethod
+    def look_at_reads(self, loss: Tensor) -> None:
+        """Once: compare what the cost reads with the program's edges."""
+
     def grad_callback(self) -> None:  # noqa: B027  (optional)
         """Called when gradients have been accumulated, before the optimiser's step."""
 
@@ -87,6 +94,7 @@ class Descent(abc.ABC):
         if self.parents:
             self._replay.record(self)  # type: ignore[arg-type]
         loss, stats = self.get_loss(self.cur_batch)
+        self.look_at_reads(loss)
         self.backward(loss)
         self.grad_callback()
         if self._count % self.config.gradient_accumulation == 0:
@@ -133,6 +141,7 @@ class Descent(abc.ABC):
         """Add direct gradient and hypergradients of ``loss`` to ``.grad``. Eq. 1 and 2."""
         params = self.trainable_parameters()
         grads = hypergradient(self, loss, params)  # type: ignore[arg-type]
+        self.warn_of_no_gradient(grads)
         for param, grad in zip(params, grads, strict=True):
             if grad is not None:
                 param.grad = grad if param.grad is None else param.grad + grad
@@ -194,6 +203,27 @@ class Descent(abc.ABC):
     def last_grad(self, weight: Tensor) -> Tensor | None:
         """Gradient of ``weight`` in the last optimiser step, for ``sama``."""
         return self._last_grads.get(id(weight))
+
+    def first_time(self, what: str) -> bool:
+        """Whether ``what`` is asked for the first time since the program was put together."""
+        if what in self._asked:
+            return False
+        self._asked.add(what)
+        return True
+
+    def warn_once(self, message: str, about: str = "") -> None:
+        """Log a warning that names this problem, once for each ``about`` (or message)."""
+        first = self.engine is None or self.engine.is_rank_zero()
+        if self.first_time(about or message) and first:
+            log.warning("problem %r: %s", self.name, message)
+
+    def warn_of_no_gradient(self, grads: Sequence[Tensor | None]) -> None:
+        """Warn of a step that cannot move any parameter."""
+        if all(grad is None for grad in grads):
+            self.warn_once(
+                "its step has no gradient: its cost does not depend on its own parameters, and no"
+                " hypergradient reaches it (are u2l and l2u swapped?)"
+            )
 
     def check_unused(self, grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> None:
         """Refuse parameters that the cost does not touch, unless ``allow_unused``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers.betty.hypergradient.vectors import Partial, Vector, added, split
 from papers.betty.problems.problem import Problem
+from papers.betty.problems.reads import leaves
 from papers.betty.unrolled_optimizer import UnrolledOptimizer
 
 if TYPE_CHECKING:
@@ -99,12 +100,31 @@ class IterativeProblem(Problem):
             gradient = torch.autograd.grad(
                 loss, self._weights, create_graph=True, allow_unused=True
             )
+        self.look_at_reads(loss)
         self.check_unused(gradient, self._stepped())
+        self.warn_of_no_gradient(gradient)
         self._gradient = added(self._gradient, gradient)
         if self._count % self.config.gradient_accumulation == 0:
             self._update(self._gradient)
             self._gradient = None
         return stats
+
+    def look_at_reads(self, loss: Tensor) -> None:
+        """Also whether it reads a parameter itself in the place of what stands in for it.
+
+        Raises:
+            InputError: it does, e.g. from a list made earlier: no derivative would go through it.
+        """
+        if self.unrolls and not self._loop_starts and self.first_time("stand-ins"):
+            read = leaves(loss)
+            for problem in (self, *self._read):
+                if any(id(param) in read for param in problem.trainable_parameters()):
+                    raise InputError(
+                        f"problem {self.name!r}: its cost reads parameters of {problem.name!r} from"
+                        " a list or an optimizer, past the recorded steps; allowed: a problem's"
+                        " parameters(), its module, or a call"
+                    )
+        super().look_at_reads(loss)
 
     def _snapshot(self, prev: Problem, tensors: Sequence[Tensor]) -> Vector:
         """What a step reads of ``prev``, as leaves of the recorded graph.

@@ -20,6 +20,7 @@ from papers.betty.configs import Config
 from papers.betty.hypergradient.vectors import local
 from papers.betty.problems.descent import Descent
 from papers.betty.problems.loader_stream import LoaderStream
+from papers.betty.problems.reads import leaves, warn_of_missing_edges
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
@@ -154,6 +155,10 @@ class Problem(Descent):
         """Parameters by which upper problems see this one's optimum; override to take fewer."""
         return self.trainable_parameters()
 
+    def look_at_reads(self, loss: Tensor) -> None:
+        if self.first_time("reads"):
+            warn_of_missing_edges(self, leaves(loss))
+
     # What the engine calls.
 
     def initialize(self, engine: Engine) -> None:
@@ -164,6 +169,7 @@ class Problem(Descent):
                 there is no data loader and ``get_batch`` is not overridden.
         """
         self.engine, self.device = engine, engine.device
+        self._asked = set()
         graph = engine.graph
         self.children = engine.named(graph.below(self.name))
         self.parents = engine.named(graph.l2u[self.name])
