@@ -14,6 +14,7 @@ from torch import Tensor
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
+    added,
     local,
     norm,
     split,
@@ -66,7 +67,10 @@ def central_difference(
     try:
         for times in (1, -2):
             _move(weights, vector, eps, times)
-            grads.append(distribution.gradients(curr.replayed_loss(), flat))
+            total: Partial | None = None
+            for loss in curr.replayed_losses():
+                total = added(total, distribution.gradients(loss, flat))
+            grads.append(total or [])
     finally:
         if not nudge or len(grads) < 2:
             with torch.no_grad():

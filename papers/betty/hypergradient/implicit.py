@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
+    added,
     split,
     tensors_of,
     zeros_for_none,
@@ -30,31 +32,38 @@ def implicit_product(
     """``-d2C/(dprev dw) s`` with ``s = solve(H, v)``: the implicit function theorem. Eq. 4.
 
     One pass over the last batch of ``curr`` with a graph of its gradient; a Hessian product is a
-    backward pass through it.
+    backward pass through it. Of several micro-batches, which are there to save memory, only one
+    graph is kept at a time: each product makes them anew.
     """
     weights = curr.meta_trainable_parameters()
     parts = tensors_of(prevs, upper)
-    loss = curr.replayed_loss()
-    grad = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-    gradient = [g for g in grad if g is not None]
+    once = curr.micro_batches == 1
 
-    def where_used(direction: Vector) -> Vector:
-        return [d for d, g in zip(direction, grad, strict=True) if g is not None]
+    def gradients() -> Iterator[Sequence[Tensor | None]]:
+        for loss in curr.replayed_losses():
+            yield torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+
+    kept = list(gradients()) if once else []
+
+    def product(direction: Vector, by: Vector, last: bool = False) -> Partial:
+        total: Partial = [None] * len(by)
+        for gradient in kept if once else gradients():
+            pairs = zip(gradient, direction, strict=True)
+            # None: not read; without a graph: constant, as where the cost is linear in a weight.
+            used = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
+            part = torch.autograd.grad(
+                [g for g, _ in used],
+                by,
+                grad_outputs=[d for _, d in used],
+                retain_graph=once and not last,
+                allow_unused=True,
+            )
+            total = added(total, part)
+        return total
 
     def hessian(direction: Vector) -> Vector:
-        product = torch.autograd.grad(
-            gradient,
-            weights,
-            grad_outputs=where_used(direction),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return zeros_for_none(product, weights)
+        return zeros_for_none(product(direction, weights), weights)
 
-    flat = torch.autograd.grad(
-        gradient,
-        [tensor for part in parts for tensor in part],
-        grad_outputs=where_used(solve(hessian, vector)),
-        allow_unused=True,
-    )
+    by = [tensor for part in parts for tensor in part]
+    flat = product(solve(hessian, vector), by, last=True)
     return split([None if part is None else -part for part in flat], parts)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,9 +92,8 @@ class Descent(abc.ABC):
         Returns what :meth:`training_step` gave, with the loss as a number.
         """
         self.cur_batch = self.get_batch() if batch is None else batch
-        if self.parents:
-            self._replay.record(self)  # type: ignore[arg-type]
-        loss, stats = self.get_loss(self.cur_batch)
+        with self._recorded() if self.parents else nullcontext():
+            loss, stats = self.get_loss(self.cur_batch)
         self.look_at_reads(loss)
         self.backward(loss)
         self.grad_callback()
@@ -102,6 +102,11 @@ class Descent(abc.ABC):
             self.param_callback()
             self.zero_grad()
         return stats
+
+    def _recorded(self) -> AbstractContextManager[None]:
+        """Context in which what the cost on this batch is computed from is kept for replays."""
+        first = (self._count - 1) % self.config.gradient_accumulation == 0
+        return self._replay.recorded(self, self.cur_batch, first)  # type: ignore[arg-type]
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """(loss over accumulation steps, scaled for fp16; everything to be logged).
@@ -176,16 +181,23 @@ class Descent(abc.ABC):
         for param in self.parameters():
             param.grad = None
 
-    def replayed_loss(self) -> Tensor:
-        """The cost on the last batch again: same random numbers, buffers left as they were.
+    def replayed_losses(self) -> Iterator[Tensor]:
+        """The cost of the last optimiser step again, in parts that sum to it: its micro-batches.
 
-        Two passes of a finite difference would otherwise differ by their dropout masks, and batch
-        normalisation would count the batch again.
+        With the same random numbers, and buffers left as they were: two passes of a finite
+        difference would otherwise differ by their dropout masks, and batch normalisation would
+        count the batch again.
         """
-        with self._replay.again(self):  # type: ignore[arg-type]
-            given = self.training_step_exec(self.cur_batch)
-        loss = given["loss"] if isinstance(given, Mapping) else given
-        return _scalar(loss)
+        for recorded in self._replay.micro_batches:
+            with self._replay.again(self, recorded):  # type: ignore[arg-type]
+                given = self.training_step_exec(recorded.batch)
+            loss = _scalar(given["loss"] if isinstance(given, Mapping) else given)
+            yield loss if self.micro_batches == 1 else loss / self.micro_batches
+
+    @property
+    def micro_batches(self) -> int:
+        """How many there are of the last optimiser step."""
+        return len(self._replay.micro_batches)
 
     def held(self, name: str, value: Tensor) -> Tensor:
         """``value`` as it was in the step itself, also in replays at perturbed parameters.

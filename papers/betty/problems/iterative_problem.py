@@ -89,14 +89,14 @@ class IterativeProblem(Problem):
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch
         self._counts = [upper.count for upper in self._uppers]
-        self._replay.record(self)
         with ExitStack() as stack:
             stack.enter_context(standing_in(self, self._stepped(), self._weights))
             for prev in self._read:
                 tensors = prev.trainable_parameters()
                 snapshot = self._snapshot(prev, tensors)
                 stack.enter_context(standing_in(prev, tensors, snapshot))
-            loss, stats = self.get_loss(self.cur_batch)
+            with self._recorded():
+                loss, stats = self.get_loss(self.cur_batch)
             gradient = torch.autograd.grad(
                 loss, self._weights, create_graph=True, allow_unused=True
             )

@@ -288,7 +288,11 @@ class Problem(Descent):
         if not self.parents or not self._cached:
             return
         self.recover_states()
-        self.one_step_descent(self.cur_batch)
+        batches = [recorded.batch for recorded in self._replay.micro_batches]
+        self._count -= len(batches)
+        for batch in batches:
+            self._count += 1
+            self.one_step_descent(batch)
         for parent in self.parents:
             parent._step_again()
 
