@@ -54,7 +54,9 @@ def central_difference(
 ) -> list[Partial]:
     """Difference of the gradients by ``prevs`` at ``w - eps v`` and ``w + eps v`` over ``2 eps``.
 
-    ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``.
+    ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``. The first gradient is
+    that of minus the cost, so that what hooks on the parameters see sums to ``2 eps`` times the
+    result.
     """
     assert upper.engine is not None
     distribution = upper.engine.distribution
@@ -69,7 +71,8 @@ def central_difference(
             _move(weights, vector, eps, times)
             total: Partial | None = None
             for loss in curr.replayed_losses():
-                total = added(total, distribution.gradients(loss, flat))
+                signed = -loss if times == 1 else loss
+                total = added(total, distribution.gradients(signed, flat))
             grads.append(total or [])
     finally:
         if not nudge or len(grads) < 2:
@@ -77,9 +80,9 @@ def central_difference(
                 torch._foreach_copy_(local(weights), local(kept))
     if nudge:
         distribution.average_values(weights)
-    apart, (above, below) = 2 * eps, grads
+    apart, (above, below) = 2 * eps, grads  # minus the gradient at w + eps v, that at w - eps v
     flat_result = [
-        None if plus is None or minus is None else (minus - plus).div_(apart)
+        None if plus is None or minus is None else (minus + plus).div_(apart)
         for plus, minus in zip(above, below, strict=True)
     ]
     return split(flat_result, parts)

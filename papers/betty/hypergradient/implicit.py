@@ -34,6 +34,8 @@ def implicit_product(
     One pass over the last batch of ``curr`` with a graph of its gradient; a Hessian product is a
     backward pass through it. Of several micro-batches, which are there to save memory, only one
     graph is kept at a time: each product makes them anew.
+
+    The sign is in what goes back, so that hooks on the parameters see the hypergradient's own.
     """
     weights = curr.meta_trainable_parameters()
     parts = tensors_of(prevs, upper)
@@ -64,6 +66,6 @@ def implicit_product(
     def hessian(direction: Vector) -> Vector:
         return zeros_for_none(product(direction, weights), weights)
 
-    by = [tensor for part in parts for tensor in part]
-    flat = product(solve(hessian, vector), by, last=True)
-    return split([None if part is None else -part for part in flat], parts)
+    against = [-part for part in solve(hessian, vector)]
+    flat = product(against, [tensor for part in parts for tensor in part], last=True)
+    return split(flat, parts)

@@ -182,11 +182,11 @@ class IterativeProblem(Problem):
         )
         pieces = iter(split(flat, snapshots))
         results = []
-        for each in read:
+        for prev, each in zip(prevs, read, strict=True):
             total: Partial | None = None
             for _ in each:
                 total = added(total, next(pieces))
-            results.append(total or [])
+            results.append(seen_by_hooks(prev.trainable_parameters(), total or []))
         return results
 
 
@@ -217,6 +217,16 @@ def standing_in(
             slots[name] = old
         problem._listed = listed
         _refresh(module)
+
+
+def seen_by_hooks(params: Sequence[Tensor], partial: Partial) -> Partial:
+    """``partial`` after hooks on ``params``, which autograd calls only on the way to them."""
+    given = [(p, g) for p, g in zip(params, partial, strict=True) if g is not None]
+    seen = torch.autograd.grad(
+        [p.view_as(p) for p, _ in given], [p for p, _ in given], [g for _, g in given]
+    )
+    remaining = iter(seen)
+    return [None if g is None else next(remaining) for g in partial]
 
 
 def _refresh(module: nn.Module) -> None:
