@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 STEPS_BETWEEN_LOOKS = 50
 
 
-class _MicroBatch:
-    """What the cost on a batch was computed from, beside parameters."""
+class MicroBatch:
+    """What the cost on a batch was computed from, beside parameters.
+
+    Attributes:
+        batch: as ``training_step`` got it.
+        random: states of torch's generators before it.
+        others: of Python's and NumPy's; None where the cost does not draw from them.
+        held: values that are constants in replays, by name.
+    """
 
     def __init__(self, batch: Any, device: torch.device) -> None:
         self.batch = batch
@@ -38,8 +45,8 @@ class Replay:
     """
 
     def __init__(self) -> None:
-        self.micro_batches: list[_MicroBatch] = []
-        self._present: _MicroBatch | None = None
+        self.micro_batches: list[MicroBatch] = []
+        self._present: MicroBatch | None = None
         self._again = False
         self._steps, self._draws = 0, False
 
@@ -52,7 +59,7 @@ class Replay:
         """
         if first:
             self.micro_batches = []
-        self._present = _MicroBatch(batch, problem.device)
+        self._present = MicroBatch(batch, problem.device)
         self.micro_batches.append(self._present)
         look = self._draws or self._steps % STEPS_BETWEEN_LOOKS == 0
         self._steps += 1
@@ -66,7 +73,7 @@ class Replay:
             self._present = None
 
     @contextmanager
-    def again(self, problem: Problem, recorded: _MicroBatch) -> Iterator[None]:
+    def again(self, problem: Problem, recorded: MicroBatch) -> Iterator[None]:
         """Random numbers of a recorded batch; afterwards generators and buffers are put back."""
         present = _random_state(problem.device)
         others = None if recorded.others is None else _other_states()

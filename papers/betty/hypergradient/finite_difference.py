@@ -70,9 +70,9 @@ def central_difference(
         for times in (1, -2):
             _move(weights, vector, eps, times)
             total: Partial | None = None
-            for loss in curr.replayed_losses():
-                signed = -loss if times == 1 else loss
-                total = added(total, distribution.gradients(signed, flat))
+            for batch in curr.micro_batches:
+                sign = -1 if times == 1 else 1
+                total = added(total, distribution.gradients(curr.replayed_loss(batch, sign), flat))
             grads.append(total or [])
     finally:
         if not nudge or len(grads) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from papers.betty.hypergradient.vectors import (
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
+    from papers.betty.replay import MicroBatch
 
 #: Multiplies a vector by the Hessian of the cost at the present weights.
 HessianProduct = Callable[[Vector], Vector]
@@ -39,28 +40,32 @@ def implicit_product(
     """
     weights = curr.meta_trainable_parameters()
     parts = tensors_of(prevs, upper)
-    once = curr.micro_batches == 1
+    batches = curr.micro_batches
 
-    def gradients() -> Iterator[Sequence[Tensor | None]]:
-        for loss in curr.replayed_losses():
-            yield torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+    def gradient_on(batch: MicroBatch) -> Sequence[Tensor | None]:
+        loss = curr.replayed_loss(batch)
+        return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
 
-    kept = list(gradients()) if once else []
+    kept = gradient_on(batches[0]) if len(batches) == 1 else None
+
+    def product_on(
+        batch: MicroBatch, direction: Vector, by: Vector, last: bool
+    ) -> Sequence[Tensor | None]:
+        pairs = zip(gradient_on(batch) if kept is None else kept, direction, strict=True)
+        # None: not read; without a graph: constant, as where the cost is linear in a weight.
+        used = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
+        return torch.autograd.grad(
+            [g for g, _ in used],
+            by,
+            grad_outputs=[d for _, d in used],
+            retain_graph=kept is not None and not last,
+            allow_unused=True,
+        )
 
     def product(direction: Vector, by: Vector, last: bool = False) -> Partial:
         total: Partial = [None] * len(by)
-        for gradient in kept if once else gradients():
-            pairs = zip(gradient, direction, strict=True)
-            # None: not read; without a graph: constant, as where the cost is linear in a weight.
-            used = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
-            part = torch.autograd.grad(
-                [g for g, _ in used],
-                by,
-                grad_outputs=[d for _, d in used],
-                retain_graph=once and not last,
-                allow_unused=True,
-            )
-            total = added(total, part)
+        for batch in batches:
+            total = added(total, product_on(batch, direction, by, last))
         return total
 
     def hessian(direction: Vector) -> Vector:

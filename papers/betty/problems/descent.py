@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from common.errors import InputError
 from papers.betty.configs import Config
 from papers.betty.hypergradient import hypergradient
-from papers.betty.replay import Replay
+from papers.betty.replay import MicroBatch, Replay
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
@@ -181,23 +181,23 @@ class Descent(abc.ABC):
         for param in self.parameters():
             param.grad = None
 
-    def replayed_losses(self) -> Iterator[Tensor]:
-        """The cost of the last optimiser step again, in parts that sum to it: its micro-batches.
+    @property
+    def micro_batches(self) -> list[MicroBatch]:
+        """Those of the last optimiser step, whose cost is the sum of their replayed losses."""
+        return self._replay.micro_batches
+
+    def replayed_loss(self, batch: MicroBatch, sign: int = 1) -> Tensor:
+        """The share of a micro-batch in the last step's cost again, or minus that.
 
         With the same random numbers, and buffers left as they were: two passes of a finite
         difference would otherwise differ by their dropout masks, and batch normalisation would
         count the batch again.
         """
-        for recorded in self._replay.micro_batches:
-            with self._replay.again(self, recorded):  # type: ignore[arg-type]
-                given = self.training_step_exec(recorded.batch)
-            loss = _scalar(given["loss"] if isinstance(given, Mapping) else given)
-            yield loss if self.micro_batches == 1 else loss / self.micro_batches
-
-    @property
-    def micro_batches(self) -> int:
-        """How many there are of the last optimiser step."""
-        return len(self._replay.micro_batches)
+        with self._replay.again(self, batch):  # type: ignore[arg-type]
+            given = self.training_step_exec(batch.batch)
+        loss = _scalar(given["loss"] if isinstance(given, Mapping) else given)
+        parts = sign * len(self.micro_batches)
+        return loss if parts == 1 else loss / parts
 
     def held(self, name: str, value: Tensor) -> Tensor:
         """``value`` as it was in the step itself, also in replays at perturbed parameters.

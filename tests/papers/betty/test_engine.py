@@ -79,7 +79,7 @@ def test_a_replay_has_the_same_noise_and_leaves_buffers_and_generators_alone() -
     lower.one_step_descent()
     buffers = [buffer.clone() for buffer in module.buffers()]
     random = torch.get_rng_state()
-    again = [float(next(lower.replayed_losses()).detach()) for _ in range(2)]
+    again = [float(lower.replayed_loss(*lower.micro_batches).detach()) for _ in range(2)]
     assert again[0] == again[1] == pytest.approx(lower.last_loss)
     assert float(first.detach()) != again[0]
     assert all(torch.equal(a, b) for a, b in zip(module.buffers(), buffers, strict=True))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from papers.betty import Config, Engine, ImplicitProblem, IterativeProblem
+from papers.betty.training import SavedTensors
 from tests.papers.betty.programs import engine, hypergradient_of, normal, problem, spd
 
 BILEVEL: dict[str, Any] = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}
@@ -50,12 +51,13 @@ def regression(parts: int, config: dict[str, Any], **settings: Any) -> Engine:
     network = nn.Sequential(nn.Linear(4, 5, **DOUBLE), nn.Tanh(), nn.Linear(5, 1, **DOUBLE))
     weigh = nn.Linear(4, 1, **DOUBLE)
     size = PARTS * ROWS // parts
+    batches = [[rows.clone() for rows in torch.split(part, size)] for part in sets[0]]
     lower = (RecordedNetwork if config["type"] == "itd" else Network)(
         "lower",
         Config(gradient_accumulation=parts, unroll_steps=2, **config),
         network,
         torch.optim.Adam(network.parameters(), lr=0.03),
-        train_data_loader=list(zip(*(torch.split(part, size) for part in sets[0]), strict=True)),
+        train_data_loader=list(zip(*batches, strict=True)),
     )
     adam = torch.optim.Adam(weigh.parameters(), lr=0.03)
     upper = Weights("upper", None, weigh, adam, train_data_loader=[sets[1]])
@@ -83,6 +85,20 @@ def test_micro_batches_give_what_their_whole_batch_gives(method: str, roll_back:
     assert_close(ended[0], ended[1], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["darts", "cg"])
+def test_micro_batches_are_looked_at_one_at_a_time(method: str) -> None:
+    """What is kept for backward passes is the less, the smaller they are."""
+    peaks = []
+    for parts in (1, PARTS):
+        program = regression(parts, METHODS[method])
+        few = [part[:1].clone() for part in program.upper.get_batch()]  # type: ignore[attr-defined]
+        program.upper.get_batch = lambda few=few: few  # type: ignore[attr-defined]
+        with SavedTensors().watched() as saved:
+            program.run()
+        peaks.append(saved.peak_bytes)
+    assert peaks[1] < peaks[0] / 2
+
+
 def test_each_micro_batch_is_replayed_with_its_own_noise_and_held_values() -> None:
     """The mean of the parts is the cost that the step itself had."""
     costs = []
@@ -103,7 +119,10 @@ def test_each_micro_batch_is_replayed_with_its_own_noise_and_held_values() -> No
     program = engine([lower, upper], **BILEVEL)
     for _ in range(PARTS):
         program.train_step()
-    taken, again = costs[:PARTS], [float(cost.detach()) for cost in lower.replayed_losses()]
+    taken, again = (
+        costs[:PARTS],
+        [float(lower.replayed_loss(part).detach()) for part in lower.micro_batches],
+    )
     assert len(set(taken)) == PARTS
     assert again == [cost / PARTS for cost in taken]
 
