@@ -24,6 +24,9 @@ from papers.betty.hypergradient.vectors import (
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
 
+#: A shift must be so many times the resolution of the weights: rounding then makes up some percent.
+RESOLVED = 16
+
 
 def darts(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
     """``-d2C/(dprev dw) v`` by a central difference, with ``H^-1 = I``.
@@ -61,6 +64,8 @@ def central_difference(
     assert upper.engine is not None
     distribution = upper.engine.distribution
     weights = curr.meta_trainable_parameters()
+    if curr.first_time("shift"):
+        _warn_of_rounding(curr, weights, alpha)
     eps = alpha / (norm(vector) + 1e-15)
     kept = [weight.detach().clone() for weight in weights]
     parts = tensors_of(prevs, upper)
@@ -86,6 +91,18 @@ def central_difference(
         for plus, minus in zip(above, below, strict=True)
     ]
     return split(flat_result, parts)
+
+
+def _warn_of_rounding(curr: Problem, weights: Vector, alpha: float) -> None:
+    """Warn of a shift that the forward pass rounds away: the difference would be noise, or 0."""
+    length = float(norm([weight.detach() for weight in weights]))
+    if alpha < RESOLVED * curr.resolution * length:
+        curr.warn_once(
+            f"a finite difference shifts its weights, of norm {length:.3g}, by {alpha:g}; precision"
+            f" {curr.config.precision} resolves {curr.resolution * length:.2g} of them, so that the"
+            " hypergradient is largely rounding; allowed: precision fp32 for this problem, or type"
+            " neumann, cg or itd, which need no difference"
+        )
 
 
 @torch.no_grad()

@@ -142,6 +142,12 @@ class Descent(abc.ABC):
         with torch.autocast(self.device.type, dtype=dtype):
             return self.training_step(batch)
 
+    @property
+    def resolution(self) -> float:
+        """Relative distance of neighbouring numbers in the forward pass."""
+        own = self.trainable_parameters()[0].dtype
+        return torch.finfo(DTYPES.get(self.config.precision, own)).eps
+
     def backward(self, loss: Tensor) -> None:
         """Add direct gradient and hypergradients of ``loss`` to ``.grad``. Eq. 1 and 2."""
         params = self.trainable_parameters()
