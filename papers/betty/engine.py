@@ -69,6 +69,7 @@ class Engine:
                 env.train_data_loader = self.distribution.share(env.train_data_loader, "env")
         for problem in self.problems:
             problem.initialize(self)
+        self.refuse_shared_parameters()
         for problem in self.problems:
             self.distribution.take(problem)
 
@@ -101,6 +102,27 @@ class Engine:
                     )
                 setattr(other, problem.name, problem)
             problem.env = self.env
+
+    def refuse_shared_parameters(self) -> None:
+        """Each trainable parameter is stepped by one problem.
+
+        Raises:
+            InputError: two have it in their optimizers, or one that has would accumulate its
+                gradient with that of another whose module has it too.
+        """
+        for number, one in enumerate(self.problems):
+            for other in self.problems[:number]:
+                theirs = {id(param) for param in other.trainable_parameters()}
+                shared = [param for param in one.trainable_parameters() if id(param) in theirs]
+                steppers = [each for each in (other, one) if each.steps_any(shared)]
+                collect = any(each.config.gradient_accumulation > 1 for each in (other, one))
+                if shared and (len(steppers) > 1 or collect):
+                    raise InputError(
+                        f"problems {other.name!r} and {one.name!r} share {len(shared)} trainable"
+                        f" parameters, the first of shape {tuple(shared[0].shape)}: both would"
+                        " change them or their gradients; allowed: a copy (copy.deepcopy), a call"
+                        " of the other problem, or requires_grad_(False)"
+                    )
 
     def problem(self, name: str) -> Problem:
         """The problem of a name."""

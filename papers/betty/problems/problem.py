@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -348,6 +348,13 @@ class Problem(Descent):
         }
         return {name: part for name, part in parts.items() if part is not None}
 
+    def steps_any(self, params: Sequence[Tensor]) -> bool:
+        """Whether its optimiser, or its own ``custom_optimizer_step``, may change one of these."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            return bool(params)
+        own = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return any(id(p) in own for p in params)
+
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
         self.module = module.to(self.device)
@@ -358,6 +365,8 @@ class Problem(Descent):
         """Take another optimiser."""
         self.optimizer = optimizer
         self._check_optimizer()
+        if self.engine is not None:
+            self.engine.refuse_shared_parameters()
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Take another schedule."""
