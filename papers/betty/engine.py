@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -15,11 +15,13 @@ from tqdm import tqdm
 from common.errors import InputError
 from papers.betty.configs import EngineConfig
 from papers.betty.distribution import distribution_of
-from papers.betty.early_stopping import EarlyStopping
-from papers.betty.envs import Env
 from papers.betty.graph import DataflowGraph
 from papers.betty.loggers import logger_of
 from papers.betty.problems.problem import Problem
+
+if TYPE_CHECKING:
+    from papers.betty.early_stopping import EarlyStopping
+    from papers.betty.envs import Env
 
 log = logging.getLogger("betty")
 Dependencies = Mapping[str, Mapping[Any, Iterable[Any]]]
@@ -60,7 +62,11 @@ class Engine:
         self.graph = self._graph(dependencies or {})
         self.distribution = distribution_of(self.config)
         self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
-        self.early_stopping = EarlyStopping.of(self.config)
+        self.early_stopping: EarlyStopping | None = None
+        if self.config.early_stopping:
+            from papers.betty.early_stopping import EarlyStopping  # seldom used
+
+            self.early_stopping = EarlyStopping.of(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device
@@ -69,6 +75,7 @@ class Engine:
                 env.train_data_loader = self.distribution.share(env.train_data_loader, "env")
         for problem in self.problems:
             problem.initialize(self)
+        self.refuse_shared_parameters()
         for problem in self.problems:
             self.distribution.take(problem)
 
@@ -101,6 +108,27 @@ class Engine:
                     )
                 setattr(other, problem.name, problem)
             problem.env = self.env
+
+    def refuse_shared_parameters(self) -> None:
+        """Each trainable parameter is stepped by one problem.
+
+        Raises:
+            InputError: two have it in their optimizers, or one that has would accumulate its
+                gradient with that of another whose module has it too.
+        """
+        for number, one in enumerate(self.problems):
+            for other in self.problems[:number]:
+                theirs = {id(param) for param in other.trainable_parameters()}
+                shared = [param for param in one.trainable_parameters() if id(param) in theirs]
+                steppers = [each for each in (other, one) if each.steps_any(shared)]
+                collect = any(each.config.gradient_accumulation > 1 for each in (other, one))
+                if shared and (len(steppers) > 1 or collect):
+                    raise InputError(
+                        f"problems {other.name!r} and {one.name!r} share {len(shared)} trainable"
+                        f" parameters, the first of shape {tuple(shared[0].shape)}: both would"
+                        " change them or their gradients; allowed: a copy (copy.deepcopy), a call"
+                        " of the other problem, or requires_grad_(False)"
+                    )
 
     def problem(self, name: str) -> Problem:
         """The problem of a name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from papers.betty.configs import Config
 from papers.betty.hypergradient.vectors import local
 from papers.betty.problems.descent import Descent
 from papers.betty.problems.loader_stream import LoaderStream
+from papers.betty.problems.reads import leaves, warn_of_missing_edges
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
@@ -154,6 +155,10 @@ class Problem(Descent):
         """Parameters by which upper problems see this one's optimum; override to take fewer."""
         return self.trainable_parameters()
 
+    def look_at_reads(self, loss: Tensor) -> None:
+        if self.first_time("reads"):
+            warn_of_missing_edges(self, leaves(loss))
+
     # What the engine calls.
 
     def initialize(self, engine: Engine) -> None:
@@ -164,6 +169,7 @@ class Problem(Descent):
                 there is no data loader and ``get_batch`` is not overridden.
         """
         self.engine, self.device = engine, engine.device
+        self._asked = set()
         graph = engine.graph
         self.children = engine.named(graph.below(self.name))
         self.parents = engine.named(graph.l2u[self.name])
@@ -282,7 +288,11 @@ class Problem(Descent):
         if not self.parents or not self._cached:
             return
         self.recover_states()
-        self.one_step_descent(self.cur_batch)
+        batches = [recorded.batch for recorded in self._replay.micro_batches]
+        self._count -= len(batches)
+        for batch in batches:
+            self._count += 1
+            self.one_step_descent(batch)
         for parent in self.parents:
             parent._step_again()
 
@@ -338,6 +348,13 @@ class Problem(Descent):
         }
         return {name: part for name, part in parts.items() if part is not None}
 
+    def steps_any(self, params: Sequence[Tensor]) -> bool:
+        """Whether its optimiser, or its own ``custom_optimizer_step``, may change one of these."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            return bool(params)
+        own = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return any(id(p) in own for p in params)
+
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
         self.module = module.to(self.device)
@@ -348,6 +365,8 @@ class Problem(Descent):
         """Take another optimiser."""
         self.optimizer = optimizer
         self._check_optimizer()
+        if self.engine is not None:
+            self.engine.refuse_shared_parameters()
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Take another schedule."""
