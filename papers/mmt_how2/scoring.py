@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from common.errors import InputError
+
+#: What sacrebleu draws with where it is given no seed.
+SACREBLEU_SEED: Final = 12345
 
 
 class CorpusScore(NamedTuple):
@@ -96,9 +99,13 @@ def paired_bootstrap(
     references: Sequence[str],
     tokenize: Literal["none", "13a"] = "none",
     resamples: int = 1000,
-    seed: int = 0,
+    seed: int = SACREBLEU_SEED,
 ) -> PairedBootstrap:
     """sacrebleu's paired bootstrap of BLEU (Koehn 2004).
+
+    Args:
+        seed: as sacrebleu's, whose command draws the same; 0, which its test takes for none and
+            draws from the system, stands for the default.
 
     Raises:
         InputError: not one hypothesis of each system for each reference.
@@ -111,7 +118,7 @@ def paired_bootstrap(
     check_counts(baseline, references)
     check_counts(system, references)
     before = os.environ.get("SACREBLEU_SEED")
-    os.environ["SACREBLEU_SEED"] = str(seed)  # the only way in
+    os.environ["SACREBLEU_SEED"] = str(seed or SACREBLEU_SEED)  # the only way in
     try:
         test = PairedTest(
             [("baseline", list(baseline)), ("system", list(system))],

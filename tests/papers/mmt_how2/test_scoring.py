@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import sacrebleu
+from sacrebleu.significance import PairedTest
 
 from common.errors import InputError
 from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
@@ -44,6 +46,28 @@ def test_paired_bootstrap() -> None:
     assert found == paired_bootstrap(worse, references, references, resamples=200, seed=3)
     assert "bs:200" in found.signature
     assert "seed:3" in found.signature
+
+
+def test_paired_bootstrap_of_any_seed_gives_one_p_value() -> None:
+    rng = np.random.default_rng(0)
+    words = [[f"w{word}" for word in rng.integers(30, size=8)] for _ in range(60)]
+    references = [" ".join(line) for line in words]
+    one, other = (
+        [" ".join("x" if rng.random() < share else word for word in line) for line in words]
+        for share in (0.2, 0.25)
+    )
+    for seed in (0, 1):
+        found = [paired_bootstrap(one, other, references, seed=seed) for _ in range(3)]
+        assert 0.01 < found[0].p_value < 0.99
+        assert found[0] == found[1] == found[2]
+    # As `sacrebleu references -i one other --paired-bs` has it, whatever the surroundings say.
+    metrics = {"BLEU": sacrebleu.BLEU(tokenize="none", force=True, references=[references])}
+    test = PairedTest([("a", one), ("b", other)], metrics, None, test_type="bs")
+    _, scores = test()
+    found = paired_bootstrap(one, other, references)
+    assert found.p_value == scores["BLEU"][1].p_value  # type: ignore[union-attr]
+    assert "seed:12345" in found.signature
+    assert found == paired_bootstrap(one, other, references, seed=0)
 
 
 def test_word_errors() -> None:
