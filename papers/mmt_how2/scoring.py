@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from common.errors import InputError
+from papers.mmt_how2.plain_text import single_blanks
 
 #: What sacrebleu draws with where it is given no seed.
 SACREBLEU_SEED: Final = 12345
@@ -146,6 +147,8 @@ def paired_bootstrap(
 def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErrors:
     """Word errors of recognised or corrected sentences; an empty hypothesis deletes all words.
 
+    Words stand between blanks of any kind, tabs and no-break spaces among them.
+
     Raises:
         InputError: not one hypothesis for each reference, or a reference without words.
     """
@@ -155,7 +158,10 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
         raise InputError(f"references: line {empty[0]} is empty")
     import jiwer
 
-    found = jiwer.process_words(list(references), list(hypotheses))
+    # The only blank that jiwer cuts at is U+0020.
+    found = jiwer.process_words(
+        [single_blanks(line) for line in references], [single_blanks(line) for line in hypotheses]
+    )
     pairs: Counter[tuple[str, str]] = Counter()
     for chunks, reference, hypothesis in zip(
         found.alignments, found.references, found.hypotheses, strict=True
@@ -182,7 +188,9 @@ def word_errors_each(hypotheses: Sequence[str], references: Sequence[str]) -> li
     """S + D + I of each hypothesis."""
     import jiwer
 
-    found = jiwer.process_words(list(references), list(hypotheses))
+    found = jiwer.process_words(
+        [single_blanks(line) for line in references], [single_blanks(line) for line in hypotheses]
+    )
     return [
         sum(
             max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)

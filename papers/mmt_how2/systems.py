@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.run import Progress, Run
 from papers.mmt_how2.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.generation import Search, Translations, Translator
-from papers.mmt_how2.subwords import Subwords, Units
+from papers.mmt_how2.subwords import Subwords, Units, cut_lines
 from papers.mmt_how2.training import Schedule, TranslationModel, train
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class CorpusText:
             target = system.target.learned(self.splits["train"].target)
             units = {
                 name: SentencePairs(
-                    [source.cut(line) for line in pairs.source],
-                    [target.cut(line) for line in pairs.target],
+                    cut_lines(source, pairs.source, f"{name}.src"),
+                    cut_lines(target, pairs.target, f"{name}.tgt"),
                 )
                 for name, pairs in self.splits.items()
             }
