@@ -54,6 +54,17 @@ def incongruent_order(rows: int, seed: int) -> NDArray[np.int64]:
     return order
 
 
+def check_finite(path: Path, array: NDArray[Any], rows: int = 4096) -> None:
+    """Raise InputError, naming the row, unless all numbers are finite in float32; in blocks."""
+    for first in range(0, len(array), rows):
+        with np.errstate(over="ignore"):
+            block = np.asarray(array[first : first + rows], dtype=np.float32)
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        if not finite.all():
+            row = first + int(np.argmin(finite)) + 1
+            raise InputError(f"{path}: row {row} holds NaN or infinity")
+
+
 class VisualFeatures:
     """Rows of one feature file, by sentence number.
 
@@ -64,7 +75,8 @@ class VisualFeatures:
         shuffle: seed of a permutation that gives every sentence another one's picture.
 
     Raises:
-        InputError: the file is absent or unusable, or its rows or width are not these.
+        InputError: the file is absent or unusable, its rows or width are not these, or a number is
+            NaN or infinite.
     """
 
     def __init__(self, path: Path, sentences: int, width: int, shuffle: int | None = None) -> None:
@@ -80,17 +92,10 @@ class VisualFeatures:
             raise InputError(
                 f"{path}: rows of {self.array.shape[-1]} numbers; the model reads {width}"
             )
+        check_finite(path, self.array)
         self.order = None if shuffle is None else incongruent_order(rows, shuffle)
 
     def rows(self, sentences: NDArray[np.int64]) -> Tensor:
-        """Float32 features of these sentences, (B, D) or (B, t, D).
-
-        Raises:
-            InputError: a number is NaN or infinite.
-        """
+        """Float32 features of these sentences, (B, D) or (B, t, D)."""
         which = sentences if self.order is None else self.order[sentences]
-        found = np.asarray(self.array[which], dtype=np.float32)
-        finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
-        if not finite.all():
-            raise InputError(f"{self.path}: row {which[~finite][0] + 1} holds NaN or infinity")
-        return torch.from_numpy(found)
+        return torch.from_numpy(np.asarray(self.array[which], dtype=np.float32))
