@@ -114,8 +114,8 @@ def train(
 ) -> Training:
     """Train on ``train``, choose by ``valid``, and keep fairseq's checkpoints in ``work``.
 
-    A training that was killed goes on after its last whole epoch; one of other settings, data or
-    seed in ``work`` is thrown away.
+    A training that was killed goes on after its last whole epoch; one of other settings, data,
+    pictures or seed in ``work`` is thrown away.
 
     Args:
         data: folder of fairseq-preprocess, or of :func:`~.binarised_text.binarise`.
@@ -128,9 +128,11 @@ def train(
     from fairseq import checkpoint_utils
 
     config = configuration(data, work, model, schedule, seed, visual)
-    prepare_folder(work, training_fingerprint(data, model, schedule, seed))
     trainer = make_trainer(config)
-    trainer.task.load_dataset("valid")
+    for split in ("train", "valid"):
+        trainer.task.load_dataset(split)
+    # Only now, as an earlier training must not be thrown away for a file that is not usable.
+    prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
     extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
     history = [Epoch(*values) for values in (extra or {}).get("history", ())]
     resumed = len(history)
@@ -268,15 +270,38 @@ def prepare_folder(work: Path, fingerprint: str) -> None:
     note.write_text(json.dumps(fingerprint), encoding="utf8")
 
 
-def training_fingerprint(data: Path, model: TranslationModel, schedule: Schedule, seed: int) -> str:
-    """SHA-256 of what a training is a function of, but for the picture features."""
+def training_fingerprint(
+    data: Path,
+    model: TranslationModel,
+    schedule: Schedule,
+    seed: int,
+    visual: Path | None = None,
+) -> str:
+    """SHA-256 of what a training is a function of: settings, seed, and contents of files.
+
+    Files are those of the text, of the pictures where the model reads some, and those that options
+    name, such as word vectors.
+
+    Raises:
+        InputError: a file of pictures is absent.
+    """
     lengthening = {"epochs", "patience"}  # a longer training may go on from a shorter one
     digest = hashlib.sha256(
         json.dumps(
             [model.model_dump(), schedule.model_dump(exclude=lengthening), seed], sort_keys=True
         ).encode()
     )
-    for path in sorted([*data.glob("dict.*.txt"), *data.glob("train.*"), *data.glob("valid.*")]):
+    files = sorted([*data.glob("dict.*.txt"), *data.glob("train.*"), *data.glob("valid.*")])
+    if visual is not None and model.reads_pictures:
+        files += [visual / "train.npy", visual / "valid.npy"]
+    files += [
+        Path(value)
+        for _, value in sorted(model.options.items())
+        if isinstance(value, str) and Path(value).is_file()
+    ]
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; one row of numbers for each sentence")
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -135,6 +135,8 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 self.cfg.visual_shuffle,
             )
             self.datasets[split] = PicturedPairs(self.datasets[split], features)
+            if split == self.cfg.train_subset:
+                self.state.merge_state_dict({"pictures": features.fingerprint()})
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
         """Lines typed in, which have no pictures.
@@ -270,5 +272,16 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         return {type(self).__name__: self.state_dict()}
 
     def set_checkpoint_dict(self, state_dict: dict[str, Any]) -> None:
-        """As :meth:`load_state_dict`; fairseq calls this one when training goes on."""
+        """As :meth:`load_state_dict`; fairseq calls this one when training goes on.
+
+        Raises:
+            InputError: that, or it would go on with other pictures.
+        """
         self.load_state_dict(state_dict)
+        trained = state_dict.get("pictures")
+        if trained is not None and trained != getattr(self.state, "pictures", None):
+            raise InputError(
+                f"--visual-dir {self.cfg.visual_dir}: {self.cfg.train_subset}.npy (or"
+                " --visual-shuffle) is not what this training began with; allowed: the same,"
+                " another --save-dir, or --finetune-from-model"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,13 @@ class VisualFeatures:
                 f"{path}: rows of {self.array.shape[-1]} numbers; the model reads {width}"
             )
         check_finite(path, self.array)
+        self.shuffle = shuffle
         self.order = None if shuffle is None else incongruent_order(rows, shuffle)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the file, and the seed of the permutation."""
+        with self.path.open("rb") as stream:
+            return f"{hashlib.file_digest(stream, 'sha256').hexdigest()}, shuffle {self.shuffle}"
 
     def rows(self, sentences: NDArray[np.int64]) -> Tensor:
         """Float32 features of these sentences, (B, D) or (B, t, D)."""

@@ -17,11 +17,12 @@ import torch
 from common.errors import InputError
 from papers import mmt_how2
 from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
-from papers.mmt_how2.fairseq_start import start_fairseq
+from papers.mmt_how2.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.generation import Search, Translator
 from papers.mmt_how2.training import (
     Schedule,
     TranslationModel,
+    configuration,
     last_path,
     train,
     training_fingerprint,
@@ -162,6 +163,80 @@ def test_a_training_of_other_settings_does_not_go_on(
         other = train(data, tmp_path, MODEL, one, seed=4, visual=visual)
     assert other.resumed == 0
     assert "of another training; removed" in caplog.text
+
+
+def test_a_training_on_other_pictures_does_not_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, visual = scenes.write(tmp_path, train=20, valid=5)
+    one = BRIEF.model_copy(update={"epochs": 1})
+    train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+    for split in ("valid", "train"):
+        path = visual / f"{split}.npy"
+        before = np.load(path)
+        np.save(path, before[:-1])  # unusable, so nothing is thrown away
+        with pytest.raises(InputError, match=rf"{path}: \d+ rows for"):
+            train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+        path.unlink()
+        with pytest.raises(InputError, match=f"{path}: no such file"):
+            train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+        np.save(path, before)
+        assert train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual).resumed == 1
+        assert not caplog.records
+        np.save(path, -before)
+        other = train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+        assert other.resumed == 0
+        assert "checkpoint_last.pt: of another training; removed" in caplog.text
+        caplog.clear()
+        fresh = train(data, tmp_path / "fresh" / split, MODEL, one, seed=3, visual=visual)
+        assert other.history[0].valid_loss == fresh.history[0].valid_loss
+        np.save(path, before)
+        train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+        caplog.clear()
+    plain = MODEL.model_copy(update={"fusion": "none"})
+    with_pictures, without = (
+        training_fingerprint(data, plain, one, 3, folder) for folder in (visual, None)
+    )
+    assert with_pictures == without  # of a model that reads none
+
+
+def test_a_training_with_other_contents_of_a_named_file_does_not_go_on(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    vectors = tmp_path / "vectors"
+    model = MODEL.model_copy(update={"options": {**SMALL, "encoder_embed_path": str(vectors)}})
+    found = []
+    for number in (1, 2, 1):
+        vectors.write_text(f"1 16\nthe {' '.join([str(number)] * 16)}\n")
+        found.append(training_fingerprint(corpus[0], model, BRIEF, 3))
+    assert found[0] == found[2] != found[1]
+
+
+@old_calls()
+def test_fairseq_train_does_not_go_on_with_other_pictures(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What its trainer asks the task for; its folders have no ``training.json``."""
+    start_fairseq()
+    from fairseq import tasks
+
+    data, visual = copied(corpus, tmp_path)
+
+    def task(shuffle: int | None = None) -> Any:
+        config = configuration(data, tmp_path, MODEL, BRIEF, 1, visual).task
+        config.visual_shuffle = shuffle
+        made = tasks.setup_task(config)
+        made.load_dataset("train")
+        return made
+
+    saved = task().get_checkpoint_dict()["MultimodalTranslationTask"]
+    task().set_checkpoint_dict(saved)
+    task(2).load_state_dict(saved)  # to translate is another matter
+    with pytest.raises(InputError, match=re.escape("train.npy (or --visual-shuffle) is not what")):
+        task(2).set_checkpoint_dict(saved)
+    np.save(visual / "train.npy", -np.load(visual / "train.npy"))
+    with pytest.raises(InputError, match="is not what this training began with; allowed: the same"):
+        task().set_checkpoint_dict(saved)
 
 
 def test_the_regulariser_alone_translates_alike_with_any_pictures(
@@ -380,7 +455,7 @@ def test_a_dictionary_of_another_corpus(trained: Trained, tmp_path: Path) -> Non
     work.mkdir()
     shutil.copy(trained.training.last, last_path(work))
     longer = SCHEDULE.model_copy(update={"epochs": 21})
-    (work / "training.json").write_text(f'"{training_fingerprint(data, MODEL, longer, 1)}"')
+    (work / "training.json").write_text(f'"{training_fingerprint(data, MODEL, longer, 1, visual)}"')
     with pytest.raises(InputError, match="not those of the checkpoint"):
         train(data, work, MODEL, longer, seed=1, visual=visual)
 
