@@ -170,29 +170,30 @@ def test_a_training_on_other_pictures_does_not_go_on(
 ) -> None:
     data, visual = scenes.write(tmp_path, train=20, valid=5)
     one = BRIEF.model_copy(update={"epochs": 1})
-    train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
-    for split in ("valid", "train"):
+
+    def trained_in(folder: str) -> mmt_how2.Training:
+        return train(data, tmp_path / folder, MODEL, one, seed=3, visual=visual)
+
+    trained_in("work")
+    path = visual / "train.npy"
+    good = np.load(path)
+    np.save(path, good[:-1])  # unusable, so nothing is thrown away
+    with pytest.raises(InputError, match=f"{path}: 19 rows for 20 sentences"):
+        trained_in("work")
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path}: no such file"):
+        trained_in("work")
+    np.save(path, good)
+    assert trained_in("work").resumed == 1
+    assert not caplog.records
+    for split in ("train", "valid"):
         path = visual / f"{split}.npy"
-        before = np.load(path)
-        np.save(path, before[:-1])  # unusable, so nothing is thrown away
-        with pytest.raises(InputError, match=rf"{path}: \d+ rows for"):
-            train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
-        path.unlink()
-        with pytest.raises(InputError, match=f"{path}: no such file"):
-            train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
-        np.save(path, before)
-        assert train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual).resumed == 1
-        assert not caplog.records
-        np.save(path, -before)
-        other = train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
+        np.save(path, -np.load(path))
+        other = trained_in("work")
         assert other.resumed == 0
         assert "checkpoint_last.pt: of another training; removed" in caplog.text
         caplog.clear()
-        fresh = train(data, tmp_path / "fresh" / split, MODEL, one, seed=3, visual=visual)
-        assert other.history[0].valid_loss == fresh.history[0].valid_loss
-        np.save(path, before)
-        train(data, tmp_path / "work", MODEL, one, seed=3, visual=visual)
-        caplog.clear()
+    assert other.history[0].valid_loss == trained_in("fresh").history[0].valid_loss
     plain = MODEL.model_copy(update={"fusion": "none"})
     with_pictures, without = (
         training_fingerprint(data, plain, one, 3, folder) for folder in (visual, None)
