@@ -26,11 +26,16 @@ def open_features(path: Path) -> NDArray[Any]:
         raise InputError(f"{path}: no such file; one row of numbers for each sentence") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a .npy array of numbers ({error})") from None
+    check_form(path, array)
+    return array  # type: ignore[no-any-return]
+
+
+def check_form(path: Path, array: Any) -> None:
+    """Raise InputError unless this is an array of floating-point numbers, (n, D) or (n, t, D)."""
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{path}: holds {getattr(array, 'dtype', 'archives')}; allowed: floats")
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
         raise InputError(f"{path}: shape {array.shape}; allowed: (n, D) or (n, t, D)")
-    return array
 
 
 def folder_width(folder: Path, train_subset: str = "train") -> int:
@@ -74,15 +79,26 @@ class VisualFeatures:
         sentences: how many lines the text has; the file needs as many rows.
         width: D that the model reads.
         shuffle: seed of a permutation that gives every sentence another one's picture.
+        array: the rows, where they are in no file and ``path`` is but their name.
 
     Raises:
         InputError: the file is absent or unusable, its rows or width are not these, or a number is
             NaN or infinite.
     """
 
-    def __init__(self, path: Path, sentences: int, width: int, shuffle: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sentences: int,
+        width: int,
+        shuffle: int | None = None,
+        array: NDArray[Any] | None = None,
+    ) -> None:
         self.path = path
-        self.array = open_features(path)
+        if array is None:
+            array = open_features(path)
+        check_form(path, array)
+        self.array = array
         rows = len(self.array)
         if rows != sentences:
             line = f"line {min(rows, sentences) + 1} of the " + (

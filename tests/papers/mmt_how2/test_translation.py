@@ -23,10 +23,9 @@ from papers.mmt_how2.training import (
     Schedule,
     TranslationModel,
     configuration,
-    last_path,
     train,
-    training_fingerprint,
 )
+from papers.mmt_how2.training_folder import last_path, training_fingerprint
 from tests.papers.mmt_how2 import scenes
 from tests.papers.mmt_how2.conftest import MODEL, SCHEDULE, SMALL, Trained
 
@@ -478,7 +477,7 @@ def test_unusable_checkpoints(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of task language_modeling; allowed: multimodal"):
         Translator(tmp_path / "task.pt", trained.data, trained.visual)
     with pytest.raises(InputError, match="--visual-dir is needed"):
-        Translator(best, trained.data)
+        Translator(best, trained.data).translate("test", Search())
     narrow = tmp_path / "narrow"
     narrow.mkdir()
     np.save(narrow / "test.npy", np.zeros((37, 3), dtype=np.float32))
