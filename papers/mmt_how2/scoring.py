@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from common.errors import InputError
 from papers.mmt_how2.plain_text import single_blanks
+from papers.mmt_how2.word_alignment import sclite_edits
 
 #: What sacrebleu draws with where it is given no seed.
 SACREBLEU_SEED: Final = 12345
@@ -144,10 +145,20 @@ def paired_bootstrap(
     )
 
 
-def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErrors:
+def word_errors(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    weights: Literal["unit", "sclite"] = "unit",
+) -> WordErrors:
     """Word errors of recognised or corrected sentences; an empty hypothesis deletes all words.
 
-    Words stand between blanks of any kind, tabs and no-break spaces among them.
+    Words stand between blanks of any kind, tabs and no-break spaces among them. Of alignments with
+    as few edits, of which there are often several, jiwer's is taken: kinds of errors and pairs of
+    words depend on that, the error rate does not.
+
+    Args:
+        weights: of edits when words are aligned; ``sclite`` for those of NIST's program, by
+            :func:`~.word_alignment.sclite_edits`, with which there may be more edits.
 
     Raises:
         InputError: not one hypothesis for each reference, or a reference without words.
@@ -156,6 +167,8 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
     empty = [line for line, words in enumerate(references, start=1) if not words.split()]
     if empty:
         raise InputError(f"references: line {empty[0]} is empty")
+    if weights == "sclite":
+        return sclite_word_errors(hypotheses, references)
     import jiwer
 
     # The only blank that jiwer cuts at is U+0020.
@@ -180,6 +193,25 @@ def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErr
         deletions=found.deletions,
         insertions=found.insertions,
         words=sum(len(reference) for reference in found.references),
+        pairs=pairs,
+    )
+
+
+def sclite_word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErrors:
+    """Word errors of aligned lines, with the weights of NIST's sclite."""
+    edits = [
+        edit
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+        for edit in sclite_edits(reference.split(), hypothesis.split())
+    ]
+    pairs = Counter(
+        (said, heard) for said, heard in edits if said is not None and heard is not None
+    )
+    return WordErrors(
+        substitutions=pairs.total(),
+        deletions=sum(heard is None for _, heard in edits),
+        insertions=sum(said is None for said, _ in edits),
+        words=sum(len(reference.split()) for reference in references),
         pairs=pairs,
     )
 
