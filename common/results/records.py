@@ -406,7 +406,7 @@ def _stored(
     record: Record, folder: Path | None, paper: Paper, tree: Tree, repeats: Repeats
 ) -> StoredRecord:
     changed = changes(record, paper, tree)
-    return StoredRecord(record, folder, changed, repeats.of(record.experiment, changed.code))
+    return StoredRecord(record, folder, changed, repeats.of(record, changed.code))
 
 
 def tree_of(root: Path) -> Tree:

@@ -2,8 +2,9 @@
 
 A record whose code has changed since is stale, unless runs of its experiment were repeated with
 today's code and gave the same numbers (``python -m common.results recertify``). A repeat vouches
-for every record of its experiment for which no definition has changed but those that had changed
-for the repeated one too, and only as long as the code that it ran is that of the checkout.
+for a record for which no definition has changed but those that had changed for the repeated one
+too, if it is of the same arm or ran all modules that have changed; and only as long as the code
+that it ran is that of the checkout.
 """
 
 from __future__ import annotations
@@ -56,6 +57,16 @@ class Repeat(Settings):
         """Whether the numbers are the record's."""
         return self.outcome != "different"
 
+    def speaks_of(self, record: Record, changed: Sequence[str]) -> bool:
+        """Whether it tried all that has changed for ``record``, in a run of that experiment."""
+        modules = {item.partition(": ")[0] for item in changed}
+        return (
+            bool(changed)
+            and self.experiment == record.experiment
+            and set(changed) <= set(self.changed)
+            and (self.arm == record.arm or modules <= self.code.keys())
+        )
+
 
 class Repeats:
     """Repeats whose code is that of a checkout."""
@@ -63,13 +74,9 @@ class Repeats:
     def __init__(self, repeats: Iterable[Repeat], tree: Tree) -> None:
         self.present = [item for item in repeats if not tree.changed(item.code)]
 
-    def of(self, experiment: str, changed: Sequence[str]) -> tuple[Repeat, ...]:
-        """Repeats that speak of a record of ``experiment`` for which ``changed`` has changed."""
-        return tuple(
-            item
-            for item in self.present
-            if changed and item.experiment == experiment and set(changed) <= set(item.changed)
-        )
+    def of(self, record: Record, changed: Sequence[str]) -> tuple[Repeat, ...]:
+        """Repeats that speak of a record for which ``changed`` has changed."""
+        return tuple(item for item in self.present if item.speaks_of(record, changed))
 
 
 def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcome, list[str]]:
@@ -138,8 +145,11 @@ def add_repeat(path: Path, repeat: Repeat, tree: Tree) -> None:
     items = [item.model_dump(mode="json") for item in [*kept, repeat]]
     items.sort(key=lambda item: (item["experiment"], item["arm"], item["seed"]))
     codes = pooled(items, "code")
-    text = json.dumps({"code": codes, "repeats": items}, indent=1, ensure_ascii=False)
-    write_atomically(path, text + "\n")
+    lines = []
+    for name, values in (("code", codes), ("repeats", items)):
+        texts = ",\n".join(json.dumps(value, ensure_ascii=False) for value in values)
+        lines.append(f'"{name}": [\n{texts}\n]')
+    write_atomically(path, "{" + ",\n".join(lines) + "}\n")
 
 
 def pooled(items: Sequence[dict[str, Any]], key: str) -> list[Any]:

@@ -169,11 +169,10 @@ def recertify(
     root: Path = ROOT,
     jobs: int = 1,
 ) -> list[Repeat]:
-    """Repeat the cheapest runs that vouch for each record whose code has changed.
+    """Repeat the cheapest runs until each record whose code has changed has ``runs`` repeats.
 
-    Records of an experiment are taken together where the same definitions have changed; of each
-    such group the ``runs`` cheapest are made again. What came out is written beside the records:
-    ``archive/<scale>.repeats.json`` of the paper, ``repeats.json`` in its folder of results.
+    What came out is written beside the records: ``archive/<scale>.repeats.json`` of the paper,
+    ``repeats.json`` in its folder of results.
 
     Returns:
         The repeats made.
@@ -186,17 +185,38 @@ def recertify(
         sources.append((archive.with_suffix(".repeats.json"), archived, None))
     here = Results.load(folder, scale, results, root=root, complete=False)
     sources.append((results / scale / folder.name / "repeats.json", here, results))
-    for path, source, kept in sources:
-        todo = _cheapest(source.stored, runs)
-        log.info("%s: %d of %d records to repeat", path, len(todo), len(source.stored))
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = {pool.submit(_twice, item.record, scratch, kept, root): item for item in todo}
-            for future, item in futures.items():
-                repeat = _repeat(item, future.result())
-                add_repeat(path, repeat, tree_of(root))
-                log.info("%s: %s", item.name, repeat.outcome)
-                made.append(repeat)
+    written = Lock()
+
+    def repeat(path: Path, stored: Sequence[StoredRecord], kept: Path | None) -> None:
+        """Repeat runs of one experiment, the cheapest of those that wait at a time."""
+        own: list[Repeat] = []
+        while waiting := [item for item in stored if _wants(item, own, runs)]:
+            item = min(waiting, key=lambda item: item.record.provenance.cpu_s)
+            own.append(_repeat(item, _twice(item.record, scratch, kept, root)))
+            with written:
+                add_repeat(path, own[-1], tree_of(root))
+            log.info("%s: %s", item.name, own[-1].outcome)
+        made.extend(own)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [
+            pool.submit(repeat, path, source.records(name), kept)
+            for path, source, kept in sources
+            for name in source.experiments
+        ]
+        for future in futures:
+            future.result()
     return made
+
+
+def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int) -> bool:
+    """Whether a stale record has too few repeats that speak of it, and is not among them."""
+    record, changed = item.record, item.changes.code
+    if not changed or item.changes.settings:
+        return False
+    speak = [*item.repeats, *(one for one in made if one.speaks_of(record, changed))]
+    itself = any((one.arm, one.seed) == (record.arm, record.seed) for one in speak)
+    return len(speak) < runs and not itself
 
 
 def _twice(record: Record, scratch: Path, results: Path | None, root: Path) -> Replayed:
@@ -222,24 +242,6 @@ def _repeat(item: StoredRecord, replayed: Replayed) -> Repeat:
         started_at=again.started_at,
         cpu_s=again.cpu_s,
     )
-
-
-def _cheapest(stored: Sequence[StoredRecord], runs: int) -> list[StoredRecord]:
-    """Which records to repeat, so that each stale one has ``runs`` repeats that speak of it."""
-    chosen: list[StoredRecord] = []
-    waiting = [item for item in stored if item.changes.code and not item.changes.settings]
-    # Those with most changes first: a repeat speaks of all with fewer.
-    waiting.sort(key=lambda item: (-len(item.changes.code), item.record.provenance.cpu_s))
-    for item in waiting:
-        alike = [
-            other
-            for other in chosen
-            if other.record.experiment == item.record.experiment
-            and set(item.changes.code) <= set(other.changes.code)
-        ]
-        if len(alike) + len(item.repeats) < runs:
-            chosen.append(item)
-    return sorted(chosen, key=lambda item: item.record.provenance.cpu_s)
 
 
 def _provide(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
