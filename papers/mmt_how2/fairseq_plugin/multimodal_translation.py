@@ -143,7 +143,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 )
             check_pair(more, languages, (self.src_dict, self.tgt_dict), impl)
         super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
-        if self.cfg.visual_dir:
+        if self.cfg.visual_dir and self.visual_width is not None:
             features = VisualFeatures(
                 Path(self.cfg.visual_dir) / f"{split}.npy",
                 pairs,
