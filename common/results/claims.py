@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from common.config import NAME, SCALES, Scale, Settings, load_paper, read_yaml, validated
 from common.errors import InputError
@@ -50,8 +50,8 @@ class Claim(Settings):
     statistic: Statistic
     a: Operand
     b: Operand | None = None
-    above: float | None = None
-    below: float | None = None
+    above: FiniteFloat | None = None
+    below: FiniteFloat | None = None
     published: str = ""
     explanation: str | dict[Scale, str] = Field(
         "", description="why it fails or stays undecided; by scale where the reasons differ"
