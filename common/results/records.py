@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common import ROOT
-from common.config import Paper, RunKey, Scale, Settings, load_paper, validated
+from common.config import Paper, RunKey, Scale, Settings, load_paper, parse_json, validated
 from common.errors import InputError
-from common.run import DataIdentity, Record, code_sha256, file_sha256, read_record, write_atomically
+from common.run import DataIdentity, Record, code_sha256, file_sha256, record_of, write_atomically
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -91,6 +91,11 @@ class StoredRecord:
         """A JSON artifact. Raises InputError if it is absent, altered or was not archived."""
         return json.loads(self._artifact(name).read_text(encoding="utf8"))
 
+    def check_artifacts(self) -> None:
+        """Raise InputError if a file of the run is absent or altered."""
+        for name in self.record.artifacts:
+            self._artifact(name)
+
     def _artifact(self, name: str) -> Path:
         known = self.record.artifacts
         if name not in known:
@@ -155,13 +160,11 @@ class Results:
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
-            if not path.is_file():
+            if not path.exists():
                 if complete:
                     raise InputError(f"{path}: no such record; make it with: {command(key)}")
                 continue
-            record = read_record(path)
-            if _key(record) != key:
-                raise InputError(f"{path}: is the record of another run, {_key(record).folder}")
+            record = record_of(key, results)
             stored.append(StoredRecord(record, path.parent, staleness(record, paper, root)))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
@@ -175,7 +178,14 @@ class Results:
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
         paper = load_paper(folder)
-        records = read_archive(archive_path(folder, scale))
+        path = archive_path(folder, scale)
+        records = read_archive(path)
+        for number, item in enumerate(records, start=2):
+            if (item.paper, item.scale) != (paper.paper, scale):
+                raise InputError(
+                    f"{path}: line {number}: is of {item.paper} at scale {item.scale};"
+                    f" allowed: {paper.paper} at {scale}"
+                )
         known = [item for item in records if item.experiment in paper.experiments]
         stored = [StoredRecord(item, None, staleness(item, paper, root)) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
@@ -309,10 +319,6 @@ def command(key: RunKey) -> str:
     )
 
 
-def _key(record: Record) -> RunKey:
-    return RunKey(record.paper, record.experiment, record.arm, record.seed, record.scale)
-
-
 def staleness(record: Record, paper: Paper, root: Path) -> str:
     """What has changed since ``record`` was made: "", "code", "settings" or "code, settings"."""
     made = record.provenance
@@ -366,7 +372,8 @@ def read_published(folder: Path) -> pd.DataFrame:
             raise InputError(f"{path}: row {line}: confidence {value!r} must be one of {allowed}")
     frame["text"] = frame["value"]
     for name in ("value", "std"):
-        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        frame[name] = numbers.where(np.isfinite(numbers))  # "inf" stays text
     return frame
 
 
@@ -395,20 +402,38 @@ def write_archive(results: Results, folder: Path) -> Path:
 
 
 def read_archive(path: Path) -> list[Record]:
-    """The records in an archive. Raises InputError if a line is not a record."""
+    """The records in an archive.
+
+    Raises:
+        InputError: a line is not a record, or is of the same run as one before.
+    """
     try:
-        first, *lines = path.read_text(encoding="utf8").splitlines()
-        known = json.loads(first)["data"]
+        # At line feeds alone: str.splitlines takes other characters, which JSON leaves in text.
+        first, *lines = path.read_text(encoding="utf8").removesuffix("\n").split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except ValueError as error:
+        raise InputError(f"{path}: not an archive ({error})") from None
+    try:
+        header = parse_json(first)
+        if set(header) != {"data"}:
+            raise ValueError(f"keys {list(header)}")
+        known = list(header["data"])
+    except (ValueError, TypeError):
         raise InputError(f"{path}: line 1: not the list of data of an archive") from None
-    records = []
+    records: dict[RunKey, Record] = {}
     for number, line in enumerate(lines, start=2):
+        where = f"{path}: line {number}"
         try:
-            content = json.loads(line)
-            content["data"] = [known[place] for place in content["data"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: line {number}: not a record ({error})") from None
-        records.append(validated(Record, content, f"{path}: line {number}"))
-    return records
+            content = parse_json(line)
+            places = content["data"]
+            if not all(type(place) is int and 0 <= place < len(known) for place in places):
+                raise ValueError(f"data {places}: must be places in line 1, below {len(known)}")
+            content["data"] = [known[place] for place in places]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where}: not a record ({error})") from None
+        record = validated(Record, content, where)
+        if record.key in records:
+            raise InputError(f"{where}: a second record of {record.key.folder}")
+        records[record.key] = record
+    return list(records.values())
