@@ -48,7 +48,7 @@ for target, body in jobs.paper.targets.items():
         input:
             records=jobs.records(*body.experiments),
             published=f"{jobs.folder}/published.csv",
-            drawing=f"{jobs.folder}/{body.kind}s.py",
+            drawing=jobs.drawn_by(body.kind),
         output:
             **{
                 suffix: (
@@ -94,6 +94,7 @@ if jobs.has_claims:
         input:
             records=jobs.claim_records(),
             claims=jobs.claims_file,
+            judging=dag.loaded_files("common.results.claims"),
         output:
             f"{jobs.results}/claims.json",
         log:

@@ -77,20 +77,37 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
 @pytest.mark.parametrize(
     ("name", "remade"),
     [
-        ("tables.py", TABLE | PAGES),
-        ("figures.py", FIGURE | PAGES),
-        ("claims.yaml", CLAIMS | PAGES),
-        ("published.csv", TABLE | FIGURE | PAGES),
-        ("train.py", set()),
-        ("programs.py", set()),
+        ("papers/example_paper/tables.py", TABLE | PAGES),
+        ("papers/example_paper/accuracy_tables.py", TABLE | PAGES),
+        ("papers/example_paper/figures.py", FIGURE | PAGES),
+        ("papers/example_paper/drawing.py", FIGURE | PAGES),
+        ("papers/example_paper/claims.yaml", CLAIMS | PAGES),
+        ("papers/example_paper/published.csv", TABLE | FIGURE | PAGES),
+        ("papers/example_paper/train.py", set()),
+        ("papers/example_paper/programs.py", set()),
+        ("common/results/tables.py", TABLE | PAGES),
+        ("common/results/figures.py", FIGURE | PAGES),
+        ("common/results/style.mplstyle", FIGURE | PAGES),
+        ("common/results/claims.py", CLAIMS | PAGES),
+        ("common/results/records.py", TABLE | FIGURE | CLAIMS | PAGES),
+        ("common/results/summary.py", PAGES),
+        ("common/results/report.py", {"report/index.html"}),
+        ("common/results/page/report.css", {"report/index.html"}),
+        ("common/run.py", set()),
     ],
 )
-def test_editing_a_file_remakes_what_shows_it_and_trains_nothing(
+def test_editing_a_file_remakes_what_it_makes_and_trains_nothing(
     copy_of_built: Checkout, name: str, remade: set[str]
 ) -> None:
-    path = copy_of_built.paper / name
+    path = copy_of_built.folder / name
     path.write_text(path.read_text(encoding="utf8") + "\n", encoding="utf8")
     assert copy_of_built.planned() == remade
+
+
+def test_an_archive_of_another_scale_is_shown_by_the_report_alone(copy_of_built: Checkout) -> None:
+    (copy_of_built.paper / "archive").mkdir()
+    (copy_of_built.paper / "archive" / "paper.jsonl").touch()
+    assert copy_of_built.planned() == {"report/index.html"}
 
 
 def test_retitling_an_arm_draws_again_and_trains_nothing(copy_of_built: Checkout) -> None:
