@@ -126,8 +126,9 @@ for benchmark, title in jobs.paper.benchmarks.items():
             f"logs/{SCALE}/{PAPER}/benchmark_{benchmark}.log",
         conda:
             "envs/reproductions.yaml"
-        # All cores: a timing beside other jobs would measure those.
-        threads: workflow.cores or 1
+        # All cores: a timing beside other jobs would measure those. A cluster has no number of them,
+        # and workflow.cores then raises.
+        threads: workflow.global_resources["_cores"].value or 1
         resources:
             gpu=0,
             mem_mb=4000,

@@ -244,6 +244,14 @@ def test_a_malformed_experiment_file_is_one_line(checkout: Checkout) -> None:
         assert word in line
 
 
+def test_a_cluster_which_has_no_number_of_cores_parses(checkout: Checkout) -> None:
+    """As ``--workflow-profile slurm`` does; a dry run would count as one core."""
+    alone = ("benchmarks", "--workflow-profile", "none", "--rulegraph", "--config", "scale=smoke")
+    done = call(checkout.folder, *SNAKEMAKE, *alone)
+    assert done.returncode == 0, done.stderr
+    assert "example_paper_benchmark_speed" in done.stdout
+
+
 def test_an_arm_that_is_not_in_the_file_is_no_target(checkout: Checkout) -> None:
     done = checkout.snakemake(
         "--dry-run", "results/smoke/example_paper/digits/odd/seed0/record.json"
