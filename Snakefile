@@ -16,7 +16,7 @@ report: "workflow/report/workflow.rst"
 
 
 with dag.plain_errors():
-    papers = [dag.PaperJobs(name, SCALE) for name in dag.paper_names()]
+    papers = [dag.jobs_of(name, SCALE) for name in dag.paper_names()]
 summaries = [
     f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "benchmarks")
 ]

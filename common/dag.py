@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,6 +176,12 @@ class PaperJobs:
         """The JSON of every target, and the verdicts on the claims."""
         verdicts = [f"{self.results}/claims.json"] if self.has_claims else []
         return [self.rendered(target)["json"] for target in self.paper.targets] + verdicts
+
+
+@cache
+def jobs_of(name: str, scale: Scale) -> PaperJobs:
+    """One paper of this checkout: the top Snakefile asks for it, and so does the paper's own."""
+    return PaperJobs(name, scale)
 
 
 def paper_names(root: Path = ROOT) -> list[str]:

@@ -14,7 +14,8 @@ from common import ROOT
 DRAWN_BY: Final = ("papers", "common.results")
 
 
-def loaded_files(*modules: str, root: Path = ROOT) -> list[str]:
+@cache
+def loaded_files(*modules: str, root: Path = ROOT) -> tuple[str, ...]:
     """Files of ``modules`` and of all that they import, and so on, as paths below ``root``.
 
     Followed within :data:`DRAWN_BY`: imports in functions as well, those for type checkers not; of
@@ -28,7 +29,7 @@ def loaded_files(*modules: str, root: Path = ROOT) -> list[str]:
             if path not in found:
                 found.add(path)
                 pending += _imports_of(root / path, Path(path).parent.parts)
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def _files_of(name: str, root: Path) -> Iterator[str]:

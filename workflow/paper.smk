@@ -6,7 +6,7 @@ include: "setup.smk"
 
 
 with dag.plain_errors():
-    jobs = dag.PaperJobs(PAPER, SCALE)
+    jobs = dag.jobs_of(PAPER, SCALE)
 
 
 rule:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,6 @@ def test_the_page_s_example_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "core.md").read_text(encoding="utf8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "digits.py").write_text(block, encoding="utf8")
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "digits.py"],
         cwd=tmp_path,
@@ -215,7 +213,6 @@ def test_the_page_s_example_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 20  # 5 s on a free machine
     record = read_record(tmp_path / "results" / "digits" / "record.json")
     assert record.metrics["accuracy"] > 0.9
     assert set(record.artifacts) == {"history.csv", "weights.safetensors"}

@@ -83,7 +83,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_imports_are_followed_wherever_they_stand(tree: Path) -> None:
     names = ("__init__", "engine", "lazy", "names", "parts/__init__", "tables", "untyped")
-    assert loaded_files("papers.a.tables", root=tree) == [
+    assert list(loaded_files("papers.a.tables", root=tree)) == [
         "common/__init__.py",
         "common/results/__init__.py",
         "common/results/b.py",
@@ -93,7 +93,7 @@ def test_imports_are_followed_wherever_they_stand(tree: Path) -> None:
 
 
 def test_what_is_not_there_or_not_python_yet_loads_nothing(tree: Path) -> None:
-    assert loaded_files("papers.b.tables", "papers.a.figures", "numpy", root=tree) == [
+    assert list(loaded_files("papers.b.tables", "papers.a.figures", "numpy", root=tree)) == [
         "papers/__init__.py",
         "papers/a/__init__.py",
         "papers/a/engine.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from common import ROOT
 from common.config import SCALES
 from common.run import read_record
-from tests.workflow.conftest import SNAKEMAKE, Checkout, call
+from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
 RUNS = {
     arm: {f"example_paper/digits/{arm}/seed{s}/record.json" for s in range(3)}
@@ -39,7 +40,7 @@ def records(checkout: Checkout) -> dict[str, Any]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Poll ``condition`` until it is true."""
     end = time.monotonic() + seconds
     while not condition():
@@ -147,7 +148,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: 
 
 
 def test_a_papers_snakefile_works_alone(checkout: Checkout) -> None:
-    alone = ("--snakefile", "papers/example_paper/Snakefile")
+    alone = ("benchmarks", "--workflow-profile", "none", "--rulegraph", "--config", "scale=smoke")
     runs = RUNS["weak"] | RUNS["usual"]
     assert checkout.planned(*alone, "example_paper_figure1") == runs | FIGURE
     assert checkout.planned(*alone) == runs | TABLE | FIGURE | CLAIMS
@@ -162,7 +163,7 @@ def test_after_kill_9_of_a_job_and_of_snakemake_the_same_command_ends_in_the_sam
     first = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
     os.kill(jobs()[0], signal.SIGKILL)
-    assert first.wait(60) != 0
+    assert first.wait(300) != 0
     done_before = len(records(checkout))
     second = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
@@ -202,7 +203,36 @@ def test_a_second_snakemake_in_the_folder_is_told_so(checkout: Checkout) -> None
         assert "another snakemake is at work in this folder" in second.stderr
     finally:
         first.terminate()
-        first.wait(30)
+        first.wait(300)
+
+
+#: Snakemake, which prints how often it looked at its queue.
+COUNTING = """
+import atexit, sys
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+select, looks = JobScheduler.job_selector, []
+JobScheduler.job_selector = lambda self, jobs: [looks.append(1), select(self, jobs)][1]
+atexit.register(lambda: print("looks:", len(looks)))
+main(sys.argv[1:])
+"""
+
+
+def test_snakemake_looks_at_its_queue_when_a_job_ends_and_not_every_second(
+    checkout: Checkout,
+) -> None:
+    _, _, _, *words = checkout.command("example_paper_table1")
+    done = subprocess.run(
+        (sys.executable, "-c", COUNTING, *words),
+        cwd=checkout.folder,
+        env=environment({"EXAMPLE_PAUSE_S": "2"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (looks,) = re.findall(r"^looks: (\d+)$", done.stdout, re.MULTILINE)
+    assert int(looks) <= len(RUNS["weak"] | RUNS["usual"]) + 1  # and the table
 
 
 def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Path) -> None:
