@@ -16,7 +16,7 @@ report: "workflow/report/workflow.rst"
 
 
 with dag.plain_errors():
-    papers = [dag.PaperJobs(name, SCALE) for name in dag.paper_names()]
+    papers = [dag.jobs_of(name, SCALE) for name in dag.paper_names()]
 summaries = [
     f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "verdicts", "benchmarks")
 ]
@@ -56,6 +56,7 @@ rule benchmarks:
 rule summary:
     input:
         [product for paper in papers for product in paper.products()],
+        modules=dag.loaded_files("common.results.summary"),
     output:
         summaries,
     log:
@@ -77,6 +78,7 @@ rule report:
     input:
         summaries,
         [product for paper in papers for product in paper.products()],
+        made_by=dag.report_made_by(paper.name for paper in papers),
     output:
         page,
     log:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -117,6 +119,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
+        _check_names("arms", self.arms, ARM_NAME)
         for scale in SCALES:
             seeds = self.seeds.get(scale)
             if not seeds:
@@ -132,6 +135,13 @@ class Experiment(Settings):
     def arms_of(self, scale: Scale) -> list[str]:
         """Names of the arms that run at ``scale``."""
         return self.arms_at.get(scale, list(self.arms))
+
+
+def _check_names(kind: str, names: Iterable[str], pattern: str) -> None:
+    """Raise ValueError for one that is not to become the name of a file or folder."""
+    for name in names:
+        if not re.fullmatch(pattern, name):
+            raise ValueError(f"{kind}: name {name!r} must match {pattern}")
 
 
 class Target(Settings):
@@ -167,6 +177,9 @@ class Paper(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Paper:
+        _check_names("experiments", self.experiments, NAME)
+        _check_names("targets", self.targets, NAME)
+        _check_names("benchmarks", self.benchmarks, NAME)
         for name, target in self.targets.items():
             unknown = sorted(set(target.experiments) - set(self.experiments))
             if unknown:
@@ -426,6 +439,47 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: " + " ".join(str(error).split())) from None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Contents of a JSON file. Raises InputError if it is absent, or not ``what`` it should be."""
+    try:
+        return parse_json(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not {what} ({error})") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: it is malformed or nested too deeply, repeats a key (the last would win), or has
+            a number that is none: NaN and infinities, which Python writes and reads, and 1e999.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unrepeated
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return value
 
 
 @lru_cache

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,14 @@ from common.config import (
     validated,
 )
 from common.errors import InputError
+from common.imports import loaded_files
 
+#: What shapes a target besides modules, by its kind.
+STYLES: Final = {
+    "table": (),
+    "figure": ("common/results/style.mplstyle",),
+    "listing": ("common/results/page/*",),
+}
 #: Files that one target consists of, by its kind; the first is the one others depend on.
 SUFFIXES: Final = {
     "table": ("json", "csv", "md", "tex"),
@@ -108,7 +116,7 @@ class PaperJobs:
 
     def __init__(self, name: str, scale: Scale, root: Path = ROOT) -> None:
         self.paper: Paper = load_paper(root / "papers" / name)
-        self.name, self.scale = name, scale
+        self.name, self.scale, self._root = name, scale, root
         self.folder = f"papers/{name}"
         self.results = f"results/{scale}/{name}"
         self.claims_file = f"{self.folder}/claims.yaml"
@@ -139,6 +147,11 @@ class PaperJobs:
         kind = self.paper.targets[target].kind
         stem = f"{self.results}/{kind}s/{target}"
         return {suffix: f"{stem}.{suffix}" for suffix in SUFFIXES[kind]}
+
+    def drawn_by(self, kind: str) -> list[str]:
+        """Files that make targets of this kind out of records."""
+        modules = (f"papers.{self.name}.{kind}s", f"common.results.{kind}s")
+        return [*loaded_files(*modules, root=self._root), *_matching(STYLES[kind], self._root)]
 
     def layout(self, target: str) -> str:
         """All that a target shows from ``experiments.yaml`` besides the records: titles, order."""
@@ -171,9 +184,22 @@ class PaperJobs:
         return [self.rendered(target)["json"] for target in self.paper.targets] + verdicts
 
 
+@cache
+def jobs_of(name: str, scale: Scale) -> PaperJobs:
+    """One paper of this checkout: the top Snakefile asks for it, and so does the paper's own."""
+    return PaperJobs(name, scale)
+
+
 def paper_names(root: Path = ROOT) -> list[str]:
     """Papers that have a Snakefile, sorted."""
     return sorted(path.parent.name for path in (root / "papers").glob("*/Snakefile"))
+
+
+def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
+    """Files that make the report: it also holds tables of archived records."""
+    tables = (f"papers.{name}.tables" for name in papers)
+    others = (*STYLES["listing"], "papers/*/archive/*.jsonl", "papers/*/claims.yaml")
+    return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
 
 
 def present_benchmarks(scale: Scale) -> str:
@@ -185,6 +211,12 @@ def present_benchmarks(scale: Scale) -> str:
 def canonical(value: Any) -> str:
     """``value`` as JSON with sorted keys: equal text for equal content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _matching(patterns: Iterable[str], root: Path) -> list[str]:
+    """Files below ``root``, as paths there."""
+    found = (path for pattern in patterns for path in root.glob(pattern))
+    return sorted(path.relative_to(root).as_posix() for path in found)
 
 
 def _values_of(key: str, node: Any) -> Iterator[str]:

@@ -27,16 +27,25 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field, FiniteFloat
 from tqdm import tqdm
 
 from common import ROOT
-from common.config import MAX_SEED, NAME, RunKey, Scale, Settings, validated
+from common.config import (
+    ARM_NAME,
+    MAX_SEED,
+    NAME,
+    RunKey,
+    Scale,
+    Settings,
+    read_json,
+    validated,
+)
 from common.errors import InputError
 from common.fingerprint import Code, loaded_code
 from common.seeds import private_generator, seed_python
@@ -119,13 +128,24 @@ class Artifact(Settings):
     bytes: int = Field(ge=0)
 
 
+def _below_the_record(name: str) -> str:
+    path = PurePosixPath(name)
+    plain = path.as_posix() == name and name not in (".", "record.json")
+    if path.is_absolute() or ".." in path.parts or not plain:
+        raise ValueError("the name of an artifact must be a path below the folder of its record")
+    return name
+
+
+ArtifactName = Annotated[str, AfterValidator(_below_the_record)]
+
+
 class Record(Settings):
     """What a run leaves: identity, settings, data, metrics, artifacts, provenance."""
 
     version: Literal[2] = RECORD_VERSION
     paper: str = Field(pattern=NAME)
-    experiment: str
-    arm: str
+    experiment: str = Field(pattern=NAME)
+    arm: str = Field(pattern=ARM_NAME)
     seed: int = Field(ge=0)
     scale: Scale
     program: str
@@ -134,9 +154,14 @@ class Record(Settings):
     needed: dict[str, str] = Field(
         {}, description="runs whose artifacts were read: sha256 over those"
     )
-    metrics: dict[str, float] = Field(description="names end in their unit: avg_jct_s")
-    artifacts: dict[str, Artifact]
+    metrics: dict[str, FiniteFloat] = Field(description="names end in their unit: avg_jct_s")
+    artifacts: dict[ArtifactName, Artifact]
     provenance: Provenance
+
+    @property
+    def key(self) -> RunKey:
+        """The run that left it."""
+        return RunKey(self.paper, self.experiment, self.arm, self.seed, self.scale)
 
 
 class Run:
@@ -277,12 +302,13 @@ class Run:
                     f"{path}: is needed first; python papers/{key.paper}/train.py {key.experiment}"
                     f" --arm {key.arm} --seed {key.seed} --scale {key.scale} makes it"
                 )
-            record = read_record(path)
+            record = record_of(key, results)
             for identity in record.data:
                 self.uses(identity)
             digest = hashlib.sha256()
             for file, artifact in sorted(record.artifacts.items()):
-                if file_sha256(path.parent / file) != artifact.sha256:
+                there = (path.parent / file).is_file()
+                if not there or file_sha256(path.parent / file) != artifact.sha256:
                     raise InputError(f"{path.parent / file}: is not the file that its run wrote")
                 digest.update(f"{file} {artifact.sha256}\n".encode())
             self._needed[key.folder.as_posix()] = digest.hexdigest()
@@ -440,13 +466,18 @@ def disk_failure(error: BaseException | None) -> str:
 
 def read_record(path: Path) -> Record:
     """The checked record in ``path``. Raises InputError if it is absent or does not conform."""
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such record") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a record ({error})") from None
-    return validated(Record, data, str(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such record")
+    return validated(Record, read_json(path, "a record"), str(path))
+
+
+def record_of(key: RunKey, results: Path = Path("results")) -> Record:
+    """The checked record of a run. Raises InputError as above, or if another run lies there."""
+    path = key.record(results)
+    record = read_record(path)
+    if record.key != key:
+        raise InputError(f"{path}: is the record of another run, {record.key.folder}")
+    return record
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ include: "setup.smk"
 
 
 with dag.plain_errors():
-    jobs = dag.PaperJobs(PAPER, SCALE)
+    jobs = dag.jobs_of(PAPER, SCALE)
 
 
 rule:
@@ -48,7 +48,7 @@ for target, body in jobs.paper.targets.items():
         input:
             records=jobs.records(*body.experiments),
             published=f"{jobs.folder}/published.csv",
-            drawing=f"{jobs.folder}/{body.kind}s.py",
+            drawing=jobs.drawn_by(body.kind),
         output:
             **{
                 suffix: (
@@ -94,6 +94,7 @@ if jobs.has_claims:
         input:
             records=jobs.claim_records(),
             claims=jobs.claims_file,
+            judging=dag.loaded_files("common.results.claims"),
         output:
             f"{jobs.results}/claims.json",
         log:
@@ -125,8 +126,9 @@ for benchmark, title in jobs.paper.benchmarks.items():
             f"logs/{SCALE}/{PAPER}/benchmark_{benchmark}.log",
         conda:
             "envs/reproductions.yaml"
-        # All cores: a timing beside other jobs would measure those.
-        threads: workflow.cores or 1
+        # All cores: a timing beside other jobs would measure those. A cluster has no number of them,
+        # and workflow.cores then raises.
+        threads: workflow.global_resources["_cores"].value or 1
         resources:
             gpu=0,
             mem_mb=4000,

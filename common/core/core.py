@@ -54,20 +54,25 @@ class Core:
 
     def __init__(self, settings: CoreSettings, run: Run) -> None:
         self.settings, self.run = settings, run
-        cuda = _wants_cuda(settings)
-        self.precision = _precision(settings, cuda)
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets it
         if self.world_size > 1 and settings.strategy == "single":
             raise InputError(
                 f"strategy single: torchrun started {self.world_size} processes; allowed: ddp, fsdp"
             )
         self.device_batch_size = settings.device_batch_size(self.world_size)
+        self._claim = ExitStack()
+        with ExitStack() as claim:
+            # First of all: whoever asks for a GPU or its precisions initialises CUDA, which keeps
+            # to the GPUs that were visible then.
+            if settings.device != "cpu" and self.world_size == 1 and visible_gpus() > 1:
+                claim.enter_context(claimed_gpu(visible_gpus()))
+            cuda = _wants_cuda(settings)
+            self.precision = _precision(settings, cuda)
+            if cuda:
+                self._claim = claim.pop_all()
         self._sharding = (
             _sharding() if settings.strategy == "fsdp" and self.world_size > 1 else None
         )
-        self._claim = ExitStack()
-        if cuda and self.world_size == 1 and visible_gpus() > 1:
-            self._claim.enter_context(claimed_gpu(visible_gpus()))
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # The call loads the compiler, a second of every run, so it is made for a change alone.
@@ -336,15 +341,19 @@ def _sharding() -> ModuleType:
 
 
 def _wants_cuda(settings: CoreSettings) -> bool:
+    if settings.device == "cpu":
+        return False
     there = torch.cuda.is_available()
     if settings.device == "cuda" and not there:
         raise InputError("device cuda: no GPU is visible; allowed here: auto, cpu")
-    return there and settings.device != "cpu"
+    return there
 
 
 def _precision(settings: CoreSettings, cuda: bool) -> str:
     if settings.precision == "auto":
-        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+        # Older GPUs (a T4) emulate bf16 on fp32, which is slower and less exact than fp32 itself.
+        bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if bf16 else "fp32"
     if settings.precision == "fp16" and not cuda:
         raise InputError("precision fp16: needs a GPU; allowed on a CPU: auto, fp32, bf16")
     if settings.precision == "fp16" and settings.strategy == "fsdp":

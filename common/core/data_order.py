@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.batches import to_device
 from common.core.settings import CoreSettings
 from common.errors import InputError
 
@@ -151,15 +152,3 @@ def loaded(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     finally:
         end()
         atexit.unregister(end)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch on ``device``, copied asynchronously from pinned memory."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch

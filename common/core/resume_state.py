@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from common import ROOT
+from common.config import read_json
 from common.errors import InputError
 from common.fingerprint import Sources, Tree, loaded_code
 from common.run import file_sha256
@@ -69,18 +70,19 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """
     for path in states(folder):
         try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf8"))
+            manifest = read_json(path / "manifest.json", "a manifest")
+            owner, code = manifest["fingerprint"], dict(manifest["code"])
             if manifest["sha256"] != file_sha256(path / "state.pt"):
                 raise ValueError("its checksum does not match")
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s: passed over, it is damaged (%s)", path, error)
             continue
-        if manifest["fingerprint"] != fingerprint:
+        if owner != fingerprint:
             raise InputError(
                 f"{path}: belongs to a run with other settings, another seed or another number of "
                 f"processes; allowed: the same, another --work folder, or none (remove {folder})"
             )
-        changed = Tree(Sources(ROOT)).changed(manifest["code"])
+        changed = Tree(Sources(ROOT)).changed(code)
         if changed:
             log.warning("%s: was saved by other code (%s)", path, ", ".join(changed))
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)

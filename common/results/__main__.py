@@ -15,12 +15,13 @@ from typing import Any
 
 from common import ROOT
 from common.cli import Parser, guarded
-from common.config import SCALES, load_paper, validated
+from common.config import SCALES, find_papers, load_paper, read_json, validated
 from common.errors import InputError
 from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
-from common.results.records import Results, write_archive
+from common.results.records import Changes, Results, StoredRecord, write_archive
 from common.results.summary import write_json, write_summary
+from common.run import Record
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -199,7 +200,7 @@ def report_command(options: argparse.Namespace) -> None:
 
 
 def check_command(options: argparse.Namespace) -> None:
-    """Check every record of a scale against the published schema of records."""
+    """Check every record of a scale: its form by the published schema, its place, its files."""
     import jsonschema
 
     schema = json.loads((ROOT / "workflow/schema/record.schema.json").read_text(encoding="utf8"))
@@ -210,12 +211,13 @@ def check_command(options: argparse.Namespace) -> None:
     broken = []
     for path in paths:
         try:
-            data = json.loads(path.read_text(encoding="utf8"))
-        except ValueError as error:
-            broken.append(f"{path}: not JSON ({error})")
-            continue
-        for fault in validator.iter_errors(data):
-            broken.append(f"{path}: {fault.json_path}: {fault.message}")
+            data = read_json(path, "a record")
+            faults = [f"{path}: {at.json_path}: {at.message}" for at in validator.iter_errors(data)]
+            if not faults:
+                _check_place(path, validated(Record, data, str(path)), options.results)
+            broken += faults
+        except InputError as error:
+            broken.append(str(error))
     if broken:
         raise InputError("; ".join(broken))
     print(f"{len(paths)} records conform")
@@ -229,12 +231,20 @@ def positive(text: str) -> int:
     return number
 
 
+def _check_place(path: Path, record: Record, results: Path) -> None:
+    """Raise InputError if ``path`` is not this record's, or if its artifacts are not beside it."""
+    if record.key.record(results) != path:
+        raise InputError(f"{path}: is the record of another run, {record.key.folder}")
+    StoredRecord(record, path.parent, Changes((), False)).check_artifacts()
+
+
 def _folder(options: argparse.Namespace) -> Path:
-    folder: Path = options.root / "papers" / options.paper
-    if not (folder / "experiments.yaml").is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob("*/experiments.yaml"))
-        raise InputError(f"paper {options.paper!r}: must be one of {', '.join(known) or 'none'}")
-    return folder
+    """Folder of the paper. It is named, not pointed at: its name is part of paths to write to."""
+    known = {folder.name: folder for folder in find_papers(options.root)}
+    if options.paper not in known:
+        names = ", ".join(known) or "none"
+        raise InputError(f"paper {options.paper!r}: must be one of {names}")
+    return known[options.paper]
 
 
 def _target_results(options: argparse.Namespace, kind: str) -> Results:

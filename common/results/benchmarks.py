@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from common.config import Settings
 
@@ -23,12 +24,12 @@ class BenchmarkRow(Settings):
     paper: str
     what: str
     peer: str
-    ratio: float = Field(gt=0)
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    ratio: FiniteFloat = Field(gt=0)
+    low: FiniteFloat = Field(gt=0)
+    high: FiniteFloat = Field(gt=0)
     n: int = Field(ge=1)
-    ours: float | None = None
-    theirs: float | None = None
+    ours: FiniteFloat | None = None
+    theirs: FiniteFloat | None = None
     unit: str = ""
     note: str = ""
     higher_is_better: bool = False
@@ -37,7 +38,13 @@ class BenchmarkRow(Settings):
 def memory_row(
     paper: str, what: str, peer: str, ours: int, theirs: int, note: str = ""
 ) -> BenchmarkRow:
-    """Bytes of both, measured once, as a row of the report."""
+    """Bytes of both, measured once, as a row of the report.
+
+    Raises:
+        ValueError: one of them took none: they have no ratio.
+    """
+    if min(ours, theirs) <= 0:
+        raise ValueError(f"{what}: {ours} and {theirs} bytes; both must be positive")
     ratio = ours / theirs
     return BenchmarkRow(
         paper=paper,
@@ -65,9 +72,11 @@ def score_row(
     """Scores of both, higher for better, in pairs: their means as a row of the report.
 
     Raises:
-        ValueError: not as many of both, none, or one that is not positive: it has no ratio.
+        ValueError: not as many of both, none, or one that is not positive and finite: it has no
+            ratio.
     """
-    if len(ours) != len(theirs) or not ours or min(*ours, *theirs) <= 0:
+    usable = all(0 < score < math.inf for score in (*ours, *theirs))
+    if len(ours) != len(theirs) or not ours or not usable:
         raise ValueError(f"scores {list(ours)} and {list(theirs)}: must be pairs of positive ones")
     pairs = np.array([ours, theirs], dtype=float)
     mine, other = pairs.mean(1)
@@ -125,6 +134,9 @@ def compare(ours: Callable[[], object], peer: Callable[[], object], repeats: int
 
     Returns:
         Median, minimum and maximum of the pairs' ratios, and both median times.
+
+    Raises:
+        ValueError: no repeats, or a callable that is done before the clock moves.
     """
     if repeats < 1:
         raise ValueError(f"repeats {repeats}: must be >= 1")
@@ -137,6 +149,8 @@ def compare(ours: Callable[[], object], peer: Callable[[], object], repeats: int
             start = time.perf_counter()
             sides[j]()
             times[i, j] = time.perf_counter() - start
+    if times.min() <= 0:
+        raise ValueError("a callable took no time that the clock can tell; give both more work")
     ratios = times[:, 0] / times[:, 1]
     return Comparison(
         ratio=float(np.median(ratios)),

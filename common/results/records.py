@@ -16,11 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common import ROOT
-from common.config import Paper, RunKey, Scale, Settings, load_paper, validated
+from common.config import Paper, RunKey, Scale, Settings, load_paper, parse_json, validated
 from common.errors import InputError
 from common.fingerprint import Sources, Tree
 from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
-from common.run import DataIdentity, Record, file_sha256, read_record, write_atomically
+from common.run import DataIdentity, Record, file_sha256, record_of, write_atomically
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -129,6 +129,11 @@ class StoredRecord:
         """A JSON artifact. Raises InputError if it is absent, altered or was not archived."""
         return json.loads(self._artifact(name).read_text(encoding="utf8"))
 
+    def check_artifacts(self) -> None:
+        """Raise InputError if a file of the run is absent or altered."""
+        for name in self.record.artifacts:
+            self._artifact(name)
+
     def _artifact(self, name: str) -> Path:
         known = self.record.artifacts
         if name not in known:
@@ -195,13 +200,11 @@ class Results:
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
-            if not path.is_file():
+            if not path.exists():
                 if complete:
                     raise InputError(f"{path}: no such record; make it with: {command(key)}")
                 continue
-            record = read_record(path)
-            if key_of(record) != key:
-                raise InputError(f"{path}: is the record of another run, {key_of(record).folder}")
+            record = record_of(key, results)
             stored.append(_stored(record, path.parent, paper, tree, repeats))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
@@ -215,8 +218,15 @@ class Results:
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
         paper, tree = load_paper(folder), tree_of(root)
-        records = read_archive(archive_path(folder, scale))
-        repeats = read_repeats(archive_path(folder, scale).with_suffix(".repeats.json"), tree)
+        path = archive_path(folder, scale)
+        records = read_archive(path)
+        repeats = read_repeats(path.with_suffix(".repeats.json"), tree)
+        for number, item in enumerate(records, start=2):
+            if (item.paper, item.scale) != (paper.paper, scale):
+                raise InputError(
+                    f"{path}: line {number}: is of {item.paper} at scale {item.scale};"
+                    f" allowed: {paper.paper} at {scale}"
+                )
         known = [item for item in records if item.experiment in paper.experiments]
         stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
@@ -387,11 +397,6 @@ def command(key: RunKey) -> str:
     )
 
 
-def key_of(record: Record) -> RunKey:
-    """The run that made a record."""
-    return RunKey(record.paper, record.experiment, record.arm, record.seed, record.scale)
-
-
 def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
     """What has changed since ``record`` was made."""
     study = paper.experiments.get(record.experiment)
@@ -452,7 +457,8 @@ def read_published(folder: Path) -> pd.DataFrame:
             raise InputError(f"{path}: row {line}: confidence {value!r} must be one of {allowed}")
     frame["text"] = frame["value"]
     for name in ("value", "std"):
-        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        frame[name] = numbers.where(np.isfinite(numbers))  # "inf" stays text
     return frame
 
 
@@ -483,22 +489,42 @@ def write_archive(results: Results, folder: Path) -> Path:
 
 
 def read_archive(path: Path) -> list[Record]:
-    """The records in an archive. Raises InputError if a line is not a record."""
+    """The records in an archive.
+
+    Raises:
+        InputError: a line is not a record, or is of the same run as one before.
+    """
     try:
-        first, *lines = path.read_text(encoding="utf8").splitlines()
-        head = json.loads(first)
-        known, codes = head["data"], head["code"]
+        # At line feeds alone: str.splitlines takes other characters, which JSON leaves in text.
+        first, *lines = path.read_text(encoding="utf8").removesuffix("\n").split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except ValueError as error:
+        raise InputError(f"{path}: not an archive ({error})") from None
+    try:
+        header = parse_json(first)
+        if set(header) != {"data", "code"}:
+            raise ValueError(f"keys {list(header)}")
+        known, codes = list(header["data"]), list(header["code"])
+    except (ValueError, TypeError):
         raise InputError(f"{path}: line 1: not the lists of data and code of an archive") from None
-    records = []
+    records: dict[RunKey, Record] = {}
     for number, line in enumerate(lines, start=2):
+        where = f"{path}: line {number}"
         try:
-            content = json.loads(line)
-            content["data"] = [known[place] for place in content["data"]]
-            content["provenance"]["code"] = codes[content["provenance"]["code"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: line {number}: not a record ({error})") from None
-        records.append(validated(Record, content, f"{path}: line {number}"))
-    return records
+            content = parse_json(line)
+            places = content["data"]
+            if not all(type(place) is int and 0 <= place < len(known) for place in places):
+                raise ValueError(f"data {places}: must be places in line 1, below {len(known)}")
+            content["data"] = [known[place] for place in places]
+            place = content["provenance"]["code"]
+            if type(place) is not int or not 0 <= place < len(codes):
+                raise ValueError(f"code {place}: must be a place in line 1, below {len(codes)}")
+            content["provenance"]["code"] = codes[place]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where}: not a record ({error})") from None
+        record = validated(Record, content, where)
+        if record.key in records:
+            raise InputError(f"{where}: a second record of {record.key.folder}")
+        records[record.key] = record
+    return list(records.values())

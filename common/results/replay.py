@@ -23,7 +23,7 @@ from common import ROOT
 from common.config import Paper, RunKey, Scale, load_paper
 from common.errors import InputError
 from common.fingerprint import PACKAGES
-from common.results.records import Results, StoredRecord, archive_path, key_of, tree_of
+from common.results.records import Results, StoredRecord, archive_path, tree_of
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
 from common.run import Artifact, Record, read_record
 
@@ -65,7 +65,7 @@ def find_record(name: str, scale: Scale, root: Path = ROOT) -> tuple[Record, Pat
     path = path / "record.json" if path.is_dir() else path
     if path.is_file():
         record = read_record(path)
-        below = key_of(record).record(Path())
+        below = record.key.record(Path())
         inside = path.parts[-len(below.parts) :] == below.parts
         return record, path.resolve().parents[len(below.parts) - 1] if inside else None
     paper, _, rest = name.partition("/")
@@ -96,7 +96,7 @@ def replay(
         InputError: the run fails.
     """
     paper, scratch = load_paper(root / "papers" / record.paper), scratch.resolve()
-    key = key_of(record)
+    key = record.key
     for other in _all_needed(key, paper):
         _provide(other, paper, scratch, results, root)
     words = _without(record.provenance.command[1:], *FOLDERS)
@@ -123,7 +123,7 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     old = scratch / "commits" / made.git_commit
     if not _check_out(made.git_commit, old, root):
         return replayed
-    key, paper = key_of(record), load_paper(root / "papers" / record.paper)
+    key, paper = record.key, load_paper(root / "papers" / record.paper)
     path = key.record(old / "results")
     for other in (*_all_needed(key, paper), key):
         if not other.record(old / "results").is_file():

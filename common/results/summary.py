@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from common.config import Paper, Scale, find_papers, load_paper, validated
+from common.config import Paper, Scale, find_papers, load_paper, read_json, validated
 from common.dag import SUFFIXES
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
@@ -89,12 +89,9 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def _read_list(path: Path) -> list[Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    data = read_json(path, "JSON")
     if not isinstance(data, list):
         raise InputError(f"{path}: must hold a list")
     return data

@@ -9,8 +9,7 @@ from typing import Final, Self, TypeVar
 
 from pydantic import Field
 
-from common.config import Settings, validated
-from common.errors import InputError
+from common.config import Settings, read_json, validated
 from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
 from common.run import write_atomically
@@ -68,11 +67,7 @@ def built(function: Callable[[Results], Built], results: Results, target: str) -
 
 def read_as(kind: type[Read], path: Path, name: str) -> Read:
     """What a JSON file holds. Raises InputError if that is not ``name``, of this ``kind``."""
-    try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not {name} ({error})") from None
-    return validated(kind, data, str(path))
+    return validated(kind, read_json(path, name), str(path))
 
 
 def context_notes(context: Context, compared: bool) -> list[str]:

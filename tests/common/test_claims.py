@@ -187,6 +187,8 @@ def test_only_seeds_that_both_operands_have_are_paired(tmp_path: Path) -> None:
         ("experiment: search", "experiment: serch", "no experiment 'serch'; known: search"),
         ("above: 0.05", "above: 0.05\n    below: 1", "one of 'above' and 'below'"),
         ("above: 0.05", "over: 0.05", "unknown key 'claims.0.over'"),
+        ("above: 0.05", "above: .nan", "'claims.0.above': .* finite number, got nan"),
+        ("above: 0.05", "below: .inf", "'claims.0.below': .* finite number, got inf"),
         ("statistic: mean", "statistic: median", "statistic"),
         ("statistic: mean", "statistic: ratio", "'b' is needed"),
         ("greedy_is_cheap", "slow_beats_fast", "given twice"),

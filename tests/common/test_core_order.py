@@ -9,7 +9,7 @@ import subprocess
 import sys
 from itertools import chain
 from multiprocessing import active_children
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -97,6 +97,23 @@ class Noise(Dataset[Any]):
         return torch.tensor([index, *draws], dtype=torch.float64)
 
 
+class Pair(NamedTuple):
+    """A sample with its label."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Pairs(Dataset[Any]):
+    """Index and its square."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Pair:
+        return Pair(torch.tensor(index), torch.tensor(index**2))
+
+
 def items(workers: int, seed: int = 3, epoch: int = 1, start: int = 0) -> torch.Tensor:
     settings = CoreSettings(global_batch_size=4, num_workers=workers)
     loader = EpochLoader(Noise(), EpochOrder(12, 4, seed=seed), settings, torch.device("cpu"))
@@ -121,16 +138,13 @@ def test_without_workers_the_order_is_the_same_and_noise_is_the_global_stream_s(
     assert found[:, 3].tolist() == expected
 
 
-def test_nested_batches_keep_their_structure_on_the_way_to_the_device() -> None:
-    from common.core.data_order import to_device
-
-    batch = {"x": torch.ones(2), "pair": (torch.zeros(1), "name"), "list": [torch.ones(1), 3]}
-    moved = to_device(batch, torch.device("meta"))
-    assert moved["x"].device.type == moved["pair"][0].device.type == "meta"
-    assert moved["list"][0].device.type == "meta"
-    assert isinstance(moved["pair"], tuple)
-    assert moved["pair"][1] == "name"
-    assert moved["list"][1] == 3
+def test_a_loader_gives_what_the_data_set_s_samples_are() -> None:
+    """A named tuple of samples is a named tuple of batches."""
+    settings, order = CoreSettings(global_batch_size=4), EpochOrder(12, 4, seed=3)
+    loader = EpochLoader(Pairs(), order, settings, torch.device("meta"))
+    (batch, *_) = loader.batches(0)
+    assert isinstance(batch, Pair)
+    assert batch.x.device.type == batch.y.device.type == "meta"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

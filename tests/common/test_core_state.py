@@ -12,7 +12,10 @@ import torch
 from common.core.resume_state import read_state, states, write_state
 
 
-@pytest.mark.parametrize("damage", ["cut", "no manifest", "no state", "not an object", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "no manifest", "no state", "not an object", "empty", "nested", "no owner", "no code"],
+)
 def test_a_damaged_state_is_passed_over(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -31,6 +34,12 @@ def test_a_damaged_state_is_passed_over(
             (newest / "manifest.json").write_text("[]")
         case "empty":
             (newest / "manifest.json").write_text("")
+        case "nested":
+            (newest / "manifest.json").write_text(100_000 * "[")
+        case "no owner" | "no code":
+            content = json.loads((newest / "manifest.json").read_text())
+            del content["fingerprint" if damage == "no owner" else "code"]
+            (newest / "manifest.json").write_text(json.dumps(content))
     (tmp_path / ".writing").mkdir()  # what a kill leaves
     with caplog.at_level(logging.WARNING):
         state = read_state(tmp_path, "mine")

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.config import load_paper
+from common.config import load_paper, validated
 from common.errors import InputError
 from common.results import figures, tables
 from common.results.__main__ import main
-from common.results.benchmarks import compare, score_row
+from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
 from common.results.lineage import runs_of
 from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
@@ -333,11 +333,40 @@ def test_a_score_is_compared_by_means_and_by_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [([0.5], [0.5, 0.5]), ([], []), ([0.5, -0.1], [0.5, 0.5]), ([0.5], [0.0])]
+    ("ours", "theirs"),
+    [
+        ([0.5], [0.5, 0.5]),
+        ([], []),
+        ([0.5, -0.1], [0.5, 0.5]),
+        ([0.5], [0.0]),
+        ([np.nan], [0.5]),
+        ([0.5], [np.inf]),
+    ],
 )
 def test_scores_without_a_ratio_are_refused(ours: list[float], theirs: list[float]) -> None:
     with pytest.raises(ValueError, match="must be pairs of positive ones"):
         score_row("p", "share solved", "peer", ours, theirs)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0, 5), (5, 0), (-1, 5)])
+def test_memory_without_a_ratio_is_refused(ours: int, theirs: int) -> None:
+    with pytest.raises(ValueError, match=f"sort: {ours} and {theirs} bytes; both must be positive"):
+        memory_row("p", "sort", "peer", ours, theirs)
+
+
+def test_a_time_below_the_clocks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.results.benchmarks.time.perf_counter", lambda: 1.0)
+    with pytest.raises(ValueError, match="took no time that the clock can tell"):
+        compare(lambda: None, lambda: None)
+
+
+@pytest.mark.parametrize("key", ["ratio", "low", "high", "ours", "theirs"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_ratio_is_a_finite_number(key: str, value: float) -> None:
+    row = {"paper": "p", "what": "sort", "peer": "q", "ratio": 1.0, "low": 1, "high": 1, "n": 1}
+    assert validated(BenchmarkRow, row, "here").ratio == 1
+    with pytest.raises(InputError, match=f"here: key '{key}': Input should be a finite number"):
+        validated(BenchmarkRow, row | {key: value}, "here")
 
 
 def test_a_column_of_words_describes_and_one_with_numbers_compares() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from common import ROOT
 from common.config import SCALES
 from common.run import read_record
-from tests.workflow.conftest import SNAKEMAKE, Checkout, call
+from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
 RUNS = {
     arm: {f"example_paper/digits/{arm}/seed{s}/record.json" for s in range(3)}
@@ -78,20 +79,37 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
 @pytest.mark.parametrize(
     ("name", "remade"),
     [
-        ("tables.py", TABLE | PAGES),
-        ("figures.py", FIGURE | PAGES),
-        ("claims.yaml", CLAIMS | PAGES),
-        ("published.csv", TABLE | FIGURE | PAGES),
-        ("train.py", set()),
-        ("classification.py", set()),
+        ("papers/example_paper/tables.py", TABLE | PAGES),
+        ("papers/example_paper/accuracy_tables.py", TABLE | PAGES),
+        ("papers/example_paper/figures.py", FIGURE | PAGES),
+        ("papers/example_paper/drawing.py", FIGURE | PAGES),
+        ("papers/example_paper/claims.yaml", CLAIMS | PAGES),
+        ("papers/example_paper/published.csv", TABLE | FIGURE | PAGES),
+        ("papers/example_paper/train.py", set()),
+        ("papers/example_paper/classification.py", set()),
+        ("common/results/tables.py", TABLE | PAGES),
+        ("common/results/figures.py", FIGURE | PAGES),
+        ("common/results/style.mplstyle", FIGURE | PAGES),
+        ("common/results/claims.py", CLAIMS | PAGES),
+        ("common/results/records.py", TABLE | FIGURE | CLAIMS | PAGES),
+        ("common/results/summary.py", PAGES),
+        ("common/results/report.py", {"report/index.html"}),
+        ("common/results/page/report.css", {"report/index.html"}),
+        ("common/run.py", set()),
     ],
 )
-def test_editing_a_file_remakes_what_shows_it_and_trains_nothing(
+def test_editing_a_file_remakes_what_it_makes_and_trains_nothing(
     copy_of_built: Checkout, name: str, remade: set[str]
 ) -> None:
-    path = copy_of_built.paper / name
+    path = copy_of_built.folder / name
     path.write_text(path.read_text(encoding="utf8") + "\n", encoding="utf8")
     assert copy_of_built.planned() == remade
+
+
+def test_an_archive_of_another_scale_is_shown_by_the_report_alone(copy_of_built: Checkout) -> None:
+    (copy_of_built.paper / "archive").mkdir()
+    (copy_of_built.paper / "archive" / "paper.jsonl").touch()
+    assert copy_of_built.planned() == {"report/index.html"}
 
 
 def test_retitling_an_arm_draws_again_and_trains_nothing(copy_of_built: Checkout) -> None:
@@ -131,7 +149,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: 
 
 
 def test_a_papers_snakefile_works_alone(checkout: Checkout) -> None:
-    alone = ("--snakefile", "papers/example_paper/Snakefile")
+    alone = ("benchmarks", "--workflow-profile", "none", "--rulegraph", "--config", "scale=smoke")
     runs = RUNS["weak"] | RUNS["usual"]
     assert checkout.planned(*alone, "example_paper_figure1") == runs | FIGURE
     assert checkout.planned(*alone) == runs | TABLE | FIGURE | CLAIMS
@@ -146,7 +164,7 @@ def test_after_kill_9_of_a_job_and_of_snakemake_the_same_command_ends_in_the_sam
     first = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
     os.kill(jobs()[0], signal.SIGKILL)
-    assert first.wait(60) != 0
+    assert first.wait(300) != 0
     done_before = len(records(checkout))
     second = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
@@ -186,7 +204,36 @@ def test_a_second_snakemake_in_the_folder_is_told_so(checkout: Checkout) -> None
         assert "another snakemake is at work in this folder" in second.stderr
     finally:
         first.terminate()
-        first.wait(30)
+        first.wait(300)
+
+
+#: Snakemake, which prints how often it looked at its queue.
+COUNTING = """
+import atexit, sys
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+select, looks = JobScheduler.job_selector, []
+JobScheduler.job_selector = lambda self, jobs: [looks.append(1), select(self, jobs)][1]
+atexit.register(lambda: print("looks:", len(looks)))
+main(sys.argv[1:])
+"""
+
+
+def test_snakemake_looks_at_its_queue_when_a_job_ends_and_not_every_second(
+    checkout: Checkout,
+) -> None:
+    _, _, _, *words = checkout.command("example_paper_table1")
+    done = subprocess.run(
+        (sys.executable, "-c", COUNTING, *words),
+        cwd=checkout.folder,
+        env=environment({"EXAMPLE_PAUSE_S": "2"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (looks,) = re.findall(r"^looks: (\d+)$", done.stdout, re.MULTILINE)
+    assert int(looks) <= len(RUNS["weak"] | RUNS["usual"]) + 1  # and the table
 
 
 def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Path) -> None:
@@ -226,6 +273,14 @@ def test_a_malformed_experiment_file_is_one_line(checkout: Checkout) -> None:
     (line,) = [line for line in done.stderr.splitlines() if "Using workflow" not in line]
     for word in ("papers/example_paper/experiments.yaml", "digits.colour", "'red'", "allowed:"):
         assert word in line
+
+
+def test_a_cluster_which_has_no_number_of_cores_parses(checkout: Checkout) -> None:
+    """As ``--workflow-profile slurm`` does; a dry run would count as one core."""
+    alone = ("benchmarks", "--workflow-profile", "none", "--rulegraph", "--config", "scale=smoke")
+    done = call(checkout.folder, *SNAKEMAKE, *alone)
+    assert done.returncode == 0, done.stderr
+    assert "example_paper_benchmark_speed" in done.stdout
 
 
 def test_an_arm_that_is_not_in_the_file_is_no_target(checkout: Checkout) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from common.batches import to_device
 from common.errors import InputError
 
 
@@ -60,7 +60,7 @@ class LoaderStream:
                 batch = next(self._iterators[index])
             except StopIteration:
                 raise InputError(f"problem {self.name!r}: its data loader is empty") from None
-        return on_device(batch, self.device)
+        return to_device(batch, self.device)
 
     def replace(self, index: int, loader: Iterable[Any]) -> None:
         """Take another loader, from its beginning."""
@@ -79,14 +79,3 @@ class LoaderStream:
             for index, loader in enumerate(self.loaders)
             if hasattr(loader, "load_state_dict")
         }
-
-
-def on_device(batch: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch on ``device``."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: on_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return tuple(on_device(value, device) for value in batch)
-    return batch

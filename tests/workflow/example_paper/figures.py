@@ -10,10 +10,11 @@ from common.results.records import Results
 
 def figure1(results: Results) -> Figure:
     """Accuracy of each arm, one point a seed."""
+    from papers.example_paper import drawing
+
     figure, axes = plt.subplots()
     for place, arm in enumerate(results.paper.experiments["digits"].arms):
-        values = results.values("digits", arm, "accuracy")
-        axes.plot([place] * len(values), values, "o", label=arm)
+        drawing.points(axes, place, results.values("digits", arm, "accuracy"), arm)
     axes.set_ylabel("accuracy")
     axes.legend()
     return figure
