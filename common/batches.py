@@ -18,6 +18,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     a tokenizer's encoding, a batch class of one's own); any other is left as it is. The batch
     itself stays where it was.
     """
+    clone: Any
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, type):
