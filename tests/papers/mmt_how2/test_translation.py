@@ -37,7 +37,6 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["model"]
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("shuffle", [None, 1, 2])
 def test_the_ambiguous_word_is_what_the_picture_shows(
     trained: Trained, shuffle: int | None
