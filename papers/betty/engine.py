@@ -17,9 +17,10 @@ from papers.betty.configs import EngineConfig
 from papers.betty.distribution import distribution_of
 from papers.betty.early_stopping import EarlyStopping
 from papers.betty.envs import Env
+from papers.betty.generators import global_states, set_global_states
 from papers.betty.graph import DataflowGraph
 from papers.betty.loggers import logger_of
-from papers.betty.problems.problem import Problem
+from papers.betty.problems.problem import Problem, keeps_state
 
 log = logging.getLogger("betty")
 Dependencies = Mapping[str, Mapping[Any, Iterable[Any]]]
@@ -145,7 +146,7 @@ class Engine:
     @property
     def between_loops(self) -> bool:
         """Whether no problem is inside its inner loop, so that a state can be taken."""
-        return all(problem.loop_starts for problem in self.problems)
+        return all(problem.between_loops for problem in self.problems)
 
     def set_dependency(self, dependencies: Dependencies) -> None:
         """Take other dependencies between the same problems, also while running."""
@@ -221,14 +222,51 @@ class Engine:
         return self.distribution.rank == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of every problem and the iteration."""
+        """All that a program put together alike needs to go on as this one would, bit for bit.
+
+        State of every problem with its data's position, the iteration, early stopping, the env's
+        if it has one, and the generators of Python, NumPy and torch. Every process must call it.
+
+        Raises:
+            InputError: a problem is inside its inner loop (see :attr:`between_loops`), or what
+                cannot be kept would be missing: positions of worker processes, an env's data.
+        """
+        for problem in self.problems:
+            problem.refuse_within_loop()
+        parts = self._parts_with_state()
+        if "env" not in parts and self.env is not None and self.env.train_data_loader is not None:
+            raise InputError(
+                "env: where its train_data_loader is, no state holds; allowed: an Env with"
+                " state_dict and load_state_dict"
+            )
         states = {problem.name: problem.state_dict() for problem in self.problems}
-        return {"problems": states, "global_step": self.global_step}
+        return {
+            "problems": states,
+            "global_step": self.global_step,
+            "random": self.distribution.of_all(global_states(self.device)),
+            **{name: part.state_dict() for name, part in parts.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`. Raises InputError if a problem is missing."""
+        """Inverse of :meth:`state_dict`; the global generators go on from there, too.
+
+        Raises:
+            InputError: a part is missing, or the state does not fit this program.
+        """
+        parts = self._parts_with_state()
+        for name in ("global_step", "random", *parts):
+            if name not in state:
+                raise InputError(f"the state has no {name!r}")
         for problem in self.problems:
             if problem.name not in state["problems"]:
                 raise InputError(f"the state has no problem {problem.name!r}")
             problem.load_state_dict(state["problems"][problem.name])
         self.global_step = int(state["global_step"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        set_global_states(self.distribution.own_of(state["random"], "random"), self.device)
+
+    def _parts_with_state(self) -> dict[str, Any]:
+        """Beside problems."""
+        parts = {"env": self.env, "early_stopping": self.early_stopping}
+        return {name: part for name, part in parts.items() if keeps_state(part)}
