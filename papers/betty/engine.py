@@ -34,7 +34,8 @@ class Engine:
             other problems.
         config: how to run.
         dependencies: ``{"u2l": {upper: [lower, ...]}, "l2u": {lower: [upper, ...]}}`` with
-            problems or their names; absent for a single problem.
+            problems or their names; absent for a single problem. Edges l2u of
+            :meth:`Problem.add_child` and ``add_parent`` come beside.
         env: shared object.
 
     Attributes:
@@ -58,7 +59,8 @@ class Engine:
         self._by_name = {problem.name: problem for problem in self.problems}
         self.env = env
         self.global_step = 0
-        self.graph = self._graph(dependencies or {})
+        declared = [edge for problem in self.problems for edge in problem.declared]
+        self.graph = self._graph(dependencies or {}, declared)
         self.distribution = distribution_of(self.config)
         self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
         self.early_stopping = EarlyStopping.of(self.config)
@@ -74,7 +76,9 @@ class Engine:
         for problem in self.problems:
             self.distribution.take(problem)
 
-    def _graph(self, dependencies: Dependencies) -> DataflowGraph:
+    def _graph(
+        self, dependencies: Dependencies, declared: Iterable[tuple[Problem, Problem]] = ()
+    ) -> DataflowGraph:
         unknown = sorted(set(dependencies) - {"u2l", "l2u"})
         if unknown:
             raise InputError(f"dependencies: unknown key {unknown[0]!r}; allowed: u2l, l2u")
@@ -89,6 +93,8 @@ class Engine:
             }
             for kind in ("u2l", "l2u")
         ]
+        for lower, upper in declared:
+            edges[1].setdefault(lower.name, []).append(upper.name)
         return DataflowGraph([problem.name for problem in self.problems], *edges)
 
     def _introduce(self) -> None:
@@ -261,9 +267,9 @@ class Engine:
             if problem.name not in state["problems"]:
                 raise InputError(f"the state has no problem {problem.name!r}")
             problem.load_state_dict(state["problems"][problem.name])
-        self.global_step = int(state["global_step"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        self.global_step = int(state["global_step"])
         set_global_states(self.distribution.own_of(state["random"], "random"), self.device)
 
     def _parts_with_state(self) -> dict[str, Any]:

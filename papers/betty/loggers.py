@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from common.errors import InputError
-
 log = logging.getLogger("betty")
 
 
@@ -33,10 +31,8 @@ class TensorBoardLogger(LineLogger):
     """TensorBoard scalars beside the line."""
 
     def __init__(self) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("logger_type 'tensorboard': pip install tensorboard") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter()  # type: ignore[no-untyped-call]
 
     def log(self, stats: Mapping[str, Any], tag: str = "", step: int = 0) -> None:
@@ -50,10 +46,8 @@ class WandbLogger(LineLogger):
     """Weights & Biases beside the line."""
 
     def __init__(self) -> None:
-        try:
-            import wandb  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise InputError("logger_type 'wandb': pip install wandb") from None
+        import wandb  # type: ignore[import-not-found,unused-ignore]
+
         self._run = wandb.run or wandb.init()
 
     def log(self, stats: Mapping[str, Any], tag: str = "", step: int = 0) -> None:
@@ -79,7 +73,13 @@ def numbers(stats: Mapping[str, Any]) -> dict[str, float]:
 
 
 def logger_of(kind: str, first: bool) -> Logger:
-    """The logger that the engine's ``logger_type`` names."""
+    """The logger that the engine's ``logger_type`` names; lines alone where it is not installed."""
     if not first:
         return Silence()
-    return {"none": LineLogger, "tensorboard": TensorBoardLogger, "wandb": WandbLogger}[kind]()
+    try:
+        return {"none": LineLogger, "tensorboard": TensorBoardLogger, "wandb": WandbLogger}[kind]()
+    except ImportError as error:
+        log.warning(
+            "logger_type %r: %s (pip install %s); numbers go to lines alone", kind, error, kind
+        )
+        return LineLogger()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +70,8 @@ class Problem(Descent):
         #: Lower problems whose optimum enters this cost, upper ones that this optimum enters.
         self.children: list[Problem] = []
         self.parents: list[Problem] = []
+        #: Edges l2u given by ``add_child`` and ``add_parent``.
+        self.declared: list[tuple[Problem, Problem]] = []
         #: The graph's ``seeds`` and ``factors`` of this problem's hypergradient.
         self.seeds: list[Problem] = []
         self.factors: list[tuple[Problem, list[Problem]]] = []
@@ -159,6 +162,32 @@ class Problem(Descent):
         if self.first_time("reads"):
             warn_of_missing_edges(self, leaves(loss))
 
+    def add_child(self, problem: Problem) -> None:
+        """Let the optimum of ``problem`` enter this cost: the edge l2u from there to here.
+
+        For programs of the published package; an engine takes it beside its ``dependencies``.
+
+        Raises:
+            InputError: it is there already, or an engine has its edges already.
+        """
+        self._declare(problem, self)
+
+    def add_parent(self, problem: Problem) -> None:
+        """Let this optimum enter the cost of ``problem``, as :meth:`add_child` there would."""
+        self._declare(self, problem)
+
+    def _declare(self, lower: Problem, upper: Problem) -> None:
+        if self.engine is not None:
+            raise InputError(
+                f"problem {self.name!r}: its engine has the program's edges; allowed:"
+                " engine.set_dependency, or before the engine is made"
+            )
+        mine, other = (upper.children, lower) if upper is self else (lower.parents, upper)
+        if any(other is there for there in mine):
+            raise InputError(f"problem {self.name!r}: {other.name!r} was added already")
+        mine.append(other)
+        self.declared.append((lower, upper))
+
     # What the engine calls.
 
     def initialize(self, engine: Engine) -> None:
@@ -187,6 +216,7 @@ class Problem(Descent):
         self.optimizer = self.configure_optimizer() if self.optimizer is None else self.optimizer
         self._check_optimizer()
         self.scheduler = self.configure_scheduler() if self.scheduler is None else self.scheduler
+        self._check_scheduler()
         loaders = self.configure_train_data_loader()
         if loaders is None and type(self).get_batch is Problem.get_batch:
             raise InputError(f"problem {self.name!r}: no train_data_loader, and no get_batch")
@@ -222,6 +252,25 @@ class Problem(Descent):
             raise InputError(
                 f"problem {self.name!r}: its optimizer holds {foreign} parameters that are not its"
                 " module's; it may hold only those"
+            )
+        wanted = needed(type(self.optimizer).step)
+        if wanted and type(self).custom_optimizer_step is Problem.custom_optimizer_step:
+            raise InputError(
+                f"problem {self.name!r}: optimizer {type(self.optimizer).__name__} needs"
+                f" {wanted[0]!r} for a step, as it evaluates the cost several times; allowed: one"
+                " whose step() needs nothing (SGD, Adam, ...), or a custom_optimizer_step"
+            )
+
+    def _check_scheduler(self) -> None:
+        if self.scheduler is None:
+            return
+        kind = type(self.scheduler)
+        wanted = needed(kind.step)
+        if wanted:
+            raise InputError(
+                f"problem {self.name!r}: scheduler {kind.__name__} needs {wanted[0]!r} for a step;"
+                " allowed: one whose step() needs nothing (StepLR, LambdaLR, ...); step another in"
+                " Engine.validation"
             )
 
     def step(self, global_step: int | None = None) -> None:
@@ -414,6 +463,7 @@ class Problem(Descent):
     def set_scheduler(self, scheduler: Any) -> None:
         """Take another schedule."""
         self.scheduler = scheduler
+        self._check_scheduler()
 
     def set_train_data_loader(self, loader: Iterable[Any], idx: int = 0) -> None:
         """Take another data loader."""
@@ -470,3 +520,11 @@ class Problem(Descent):
 def keeps_state(part: Any) -> bool:
     """Whether a part of a program has a state of its own."""
     return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def needed(method: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a method must be given, beside the object itself."""
+    _, *others = inspect.signature(method).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    empty = inspect.Parameter.empty
+    return [each.name for each in others if each.default is empty and each.kind not in kinds]

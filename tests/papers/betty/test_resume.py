@@ -245,7 +245,7 @@ def test_an_order_that_is_not_found_again_is_refused_by_name(
     engine = program(Config(), "hidden", train_iters=ROWS + 3)
     engine.run()
     state = engine.state_dict()
-    with pytest.raises(ValueError, match="'weights': its data loader gives another batch [13] of"):
+    with pytest.raises(ValueError, match=r"'weights': .* gives another batch [13] of"):
         program(Config(), "hidden").load_state_dict(state)
 
 
