@@ -166,7 +166,10 @@ class Engine:
             leaf.step(global_step=self.global_step)
 
     def validation(self) -> Mapping[str, Any] | None:
-        """Numbers to log every ``valid_step`` iterations; override it."""
+        """Numbers to log every ``valid_step`` iterations; override it.
+
+        Without it the problems' losses that were looked at last are logged, and once at the end.
+        """
         return None
 
     def run(self, after_iteration: Callable[[], None] | None = None) -> Mapping[str, Any] | None:
@@ -177,6 +180,13 @@ class Engine:
         """
         self.train()
         stats: Mapping[str, Any] | None = None
+        every, validates = self.config.valid_step, self._has_validation()
+        if validates and every > self.config.train_iters and self.is_rank_zero():
+            log.warning(
+                "validation() is never called: valid_step %d is above train_iters %d",
+                every,
+                self.config.train_iters,
+            )
         with tqdm(
             total=self.config.train_iters,
             initial=self.global_step,
@@ -195,6 +205,8 @@ class Engine:
                         break
                 if after_iteration:
                     after_iteration()
+        if not validates and self.global_step % every:
+            self._log_losses()
         return stats
 
     def _stops_early(self, stats: Mapping[str, Any] | None) -> bool:
@@ -205,13 +217,23 @@ class Engine:
         return self.distribution.first_says(stop)
 
     def _validate(self) -> Mapping[str, Any] | None:
-        if not self.distribution.validates or type(self).validation is Engine.validation:
+        if not self._has_validation():
+            self._log_losses()
+            return None
+        if not self.distribution.validates:
             return None
         self.eval()
         stats = self.validation() or {}
         self.logger.log(stats, tag="validation", step=self.global_step)
         self.train()
         return stats
+
+    def _has_validation(self) -> bool:
+        return type(self).validation is not Engine.validation
+
+    def _log_losses(self) -> None:
+        losses = {problem.name: problem.last_loss for problem in self.problems if problem.count}
+        self.logger.log(losses, tag="losses", step=self.global_step)
 
     def train(self) -> None:
         """Training mode for every problem."""
