@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -15,12 +15,14 @@ from tqdm import tqdm
 from common.errors import InputError
 from papers.betty.configs import EngineConfig
 from papers.betty.distribution import distribution_of
-from papers.betty.early_stopping import EarlyStopping
-from papers.betty.envs import Env
 from papers.betty.generators import global_states, set_global_states
 from papers.betty.graph import DataflowGraph
 from papers.betty.loggers import logger_of
 from papers.betty.problems.problem import Problem, keeps_state
+
+if TYPE_CHECKING:
+    from papers.betty.early_stopping import EarlyStopping
+    from papers.betty.envs import Env
 
 log = logging.getLogger("betty")
 Dependencies = Mapping[str, Mapping[Any, Iterable[Any]]]
@@ -63,7 +65,11 @@ class Engine:
         self.graph = self._graph(dependencies or {}, declared)
         self.distribution = distribution_of(self.config)
         self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
-        self.early_stopping = EarlyStopping.of(self.config)
+        self.early_stopping: EarlyStopping | None = None
+        if self.config.early_stopping:
+            from papers.betty.early_stopping import EarlyStopping  # seldom used
+
+            self.early_stopping = EarlyStopping.of(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import InputError
-from papers.betty.distribution.data_shares import share_of
 from papers.betty.distribution.processes import Processes
 from papers.betty.hypergradient.vectors import Partial
 
@@ -46,6 +45,10 @@ class DataParallel:
 
     def share(self, loader: Iterable[Any], name: str) -> Iterable[Any]:
         """This process's share of the batches of problem ``name``."""
+        if self.world_size == 1:
+            return loader
+        from papers.betty.distribution.data_shares import share_of
+
         return share_of(loader, self, name)
 
     # In a step.

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from papers.betty.hypergradient.conjugate_gradient import cg
-from papers.betty.hypergradient.finite_difference import darts
-from papers.betty.hypergradient.neumann import neumann
+from papers.betty.hypergradient.methods import METHODS
 from papers.betty.hypergradient.reach import warn_of_nothing
-from papers.betty.hypergradient.reinforce import reinforce
-from papers.betty.hypergradient.sama import sama
-from papers.betty.hypergradient.unrolled import itd
-from papers.betty.hypergradient.vectors import Partial, Vector, added, split, zeros_for_none
+from papers.betty.hypergradient.vectors import Partial, added, split, zeros_for_none
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
-
-Method = Callable[[Vector, "Problem", "Sequence[Problem]", "Problem"], list[Partial]]
-METHODS: Final[dict[str, Method]] = {
-    "darts": darts,
-    "neumann": neumann,
-    "cg": cg,
-    "itd": itd,
-    "reinforce": reinforce,
-    "sama": sama,
-}
 
 
 def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Partial:

@@ -222,6 +222,8 @@ def standing_in(
 def seen_by_hooks(params: Sequence[Tensor], partial: Partial) -> Partial:
     """``partial`` after hooks on ``params``, which autograd calls only on the way to them."""
     given = [(p, g) for p, g in zip(params, partial, strict=True) if g is not None]
+    if not given:
+        return partial
     seen = torch.autograd.grad(
         [p.view_as(p) for p, _ in given], [p for p, _ in given], [g for _, g in given]
     )

@@ -16,7 +16,6 @@ from papers.betty.generators import (
     set_state_of,
     state_of,
 )
-from papers.betty.problems.loader_epoch import LoaderEpoch, parts_of
 
 
 class LoaderStream:
@@ -75,7 +74,11 @@ class LoaderStream:
             self._iterators[index] = self._epoch(loader)
 
     def _epoch(self, loader: Any) -> Iterator[Any]:
-        return iter(loader) if _has_state(loader) else LoaderEpoch(loader, self.device)
+        if _has_state(loader):
+            return iter(loader)
+        from papers.betty.problems.loader_epoch import LoaderEpoch  # not where loaders have states
+
+        return LoaderEpoch(loader, self.device)
 
     def _tell_epoch(self, index: int) -> None:
         loader = self.loaders[index]
@@ -85,6 +88,10 @@ class LoaderStream:
 
     def _generators(self) -> list[Any]:
         plain = [loader for loader in self.loaders if not _has_state(loader)]
+        if not plain:
+            return []
+        from papers.betty.problems.loader_epoch import parts_of
+
         return generators_of(part for loader in plain for part in parts_of(loader))
 
     @property
@@ -100,7 +107,8 @@ class LoaderStream:
         """
         try:
             positions = [
-                it.state_dict() if isinstance(it, LoaderEpoch) else None for it in self._iterators
+                None if _has_state(loader) else epoch.state_dict()  # type: ignore[attr-defined]
+                for loader, epoch in zip(self.loaders, self._iterators, strict=False)
             ]
         except InputError as error:
             raise InputError(f"problem {self.name!r}: {error}") from None
@@ -137,8 +145,12 @@ class LoaderStream:
                 f"problem {self.name!r}: its data loader has a state of its own here and not in"
                 " the program that was saved, or the other way round; allowed: both alike"
             )
+        if position is None:
+            return iter(loader)
+        from papers.betty.problems.loader_epoch import LoaderEpoch
+
         try:
-            return LoaderEpoch.at(position, loader, self.device) if position else iter(loader)
+            return LoaderEpoch.at(position, loader, self.device)
         except InputError as error:
             raise InputError(f"problem {self.name!r}: {error}") from None
 
