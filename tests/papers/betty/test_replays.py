@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from papers.betty import Config, Engine, ImplicitProblem, IterativeProblem
 from papers.betty.training import SavedTensors
-from tests.papers.betty.programs import engine, hypergradient_of, normal, problem, spd
+from tests.papers.betty.programs import Vector, engine, hypergradient_of, normal, problem, spd
 
 BILEVEL: dict[str, Any] = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}
 DOUBLE = {"dtype": torch.float64}
@@ -158,3 +158,51 @@ def test_what_a_cost_draws_is_drawn_again(source: str, kind: Any) -> None:
         assert set(drawn[first:]) == {drawn[first]}
     assert program.global_step == 0
     assert len(set(drawn)) == 3  # and the generator goes on as if there had been no replay
+
+
+def test_a_held_value_is_that_of_the_problems_own_step() -> None:
+    """The upper asks for the lower cost on another batch: no replay takes what it held there."""
+
+    class Held(ImplicitProblem):
+        def training_step(self, batch: Any) -> Tensor:
+            held = self.held("batch", batch)
+            return (held * self.module.w * self.upper()).sum()  # type: ignore[attr-defined]
+
+    class Asks(ImplicitProblem):
+        def training_step(self, batch: Any) -> Tensor:
+            return self.lower.training_step(batch)  # type: ignore[attr-defined, no-any-return]
+
+    problems = []
+    for kind, name, value in ((Held, "lower", 2.0), (Asks, "upper", 5.0)):
+        module = Vector(torch.ones(1, **DOUBLE))
+        sgd = torch.optim.SGD(module.parameters(), lr=0.0)
+        data = [torch.full((1,), value, **DOUBLE)]
+        problems.append(kind(name, None, module, sgd, train_data_loader=data))
+    engine(problems, **BILEVEL)
+    # Direct: 5 w; -M v with v = 5 u and M = 2, what the lower problem's own step held.
+    found = hypergradient_of(problems[1])
+    assert_close(found, torch.full((1,), 5.0 - 2.0 * 5.0, **DOUBLE), rtol=1e-9, atol=1e-9)
+
+
+def test_a_cost_that_is_linear_in_a_weight_has_the_products_of_the_others() -> None:
+    """Its gradient by that weight is a constant, which has no graph to go back through."""
+
+    class Affine(ImplicitProblem):
+        def training_step(self, batch: Any) -> Tensor:
+            curved = (self.module.weight - self.upper()).square().sum() / 2  # type: ignore[attr-defined]
+            return curved + self.module.bias.sum()
+
+    net = nn.Linear(3, 1, **DOUBLE)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.0)
+    config = Config("neumann", neumann_iterations=1)  # v and (I - H) v, here 0: s = v
+    lower = Affine("lower", config, net, sgd, train_data_loader=[()])
+
+    class Outer(ImplicitProblem):
+        def training_step(self, batch: Any) -> Tensor:
+            return self.lower(torch.ones(1, 3, **DOUBLE)).sum()  # type: ignore[attr-defined]
+
+    module = Vector(torch.zeros(3, **DOUBLE))
+    still = torch.optim.SGD(module.parameters(), lr=0.0)
+    upper = Outer("upper", None, module, still, train_data_loader=[()])
+    engine([lower, upper], **BILEVEL)
+    assert_close(hypergradient_of(upper), torch.ones(3, **DOUBLE), rtol=1e-9, atol=1e-9)
