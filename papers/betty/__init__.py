@@ -11,10 +11,14 @@ from papers.betty.problems import ImplicitProblem, Problem
 
 if TYPE_CHECKING:
     from papers.betty.envs import Env
-    from papers.betty.problems import IterativeProblem
+    from papers.betty.problems import HigherIterativeProblem, IterativeProblem
 
 #: What only some programs use, so that a run loads, and its record names, no more than it needs.
-_SELDOM = {"Env": "papers.betty.envs", "IterativeProblem": "papers.betty.problems"}
+_SELDOM = {
+    "Env": "papers.betty.envs",
+    "HigherIterativeProblem": "papers.betty.problems",
+    "IterativeProblem": "papers.betty.problems",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +32,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "Env",
+    "HigherIterativeProblem",
     "ImplicitProblem",
     "IterativeProblem",
     "Problem",

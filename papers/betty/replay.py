@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,15 @@ class Replay:
             return self._present.held[name]
         self._present.held[name] = value
         return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """When it looks at Python's and NumPy's generators; between loops nothing else counts."""
+        return {"steps": self._steps, "draws": self._draws}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._steps, self._draws = int(state["steps"]), bool(state["draws"])
+        self.micro_batches = []
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Any]:

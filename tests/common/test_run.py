@@ -212,7 +212,7 @@ def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str, words: 
 def test_a_record_with_a_key_of_another_version_is_refused(tmp_path: Path) -> None:
     path = make_record(tmp_path, 0.5)
     data = json.loads(path.read_text())
-    for change in ({"version": 2}, {"colour": "red"}, {"seed": -1}):
+    for change in ({"version": 1}, {"colour": "red"}, {"seed": -1}):
         path.write_text(json.dumps(data | change))
         with pytest.raises(InputError, match=next(iter(change))):
             read_record(path)
