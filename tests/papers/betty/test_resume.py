@@ -73,7 +73,7 @@ class Weights:
     """The lower cost: dropout from torch, label noise from NumPy."""
 
     def training_step(self, batch: Any) -> Tensor:
-        x, y = batch[0] if isinstance(batch[0], tuple) else batch
+        x, y = batch[0] if isinstance(batch[0], list | tuple) else batch
         apart = (self.module(x) - y - 0.1 * np.random.rand()).square().mean()  # type: ignore[attr-defined]
         pairs = zip(self.penalty.parameters(), self.parameters(), strict=True)  # type: ignore[attr-defined]
         return apart + sum(((p * w).square().sum() for p, w in pairs), torch.zeros(()))
@@ -91,7 +91,7 @@ class Penalty(ImplicitProblem):
     """The upper cost."""
 
     def training_step(self, batch: Any) -> Tensor:
-        x, y = batch[0] if isinstance(batch[0], tuple) else batch
+        x, y = batch[0] if isinstance(batch[0], list | tuple) else batch
         return (self.weights(x) - y).square().mean()  # type: ignore[attr-defined, no-any-return]
 
 
