@@ -23,7 +23,7 @@ from common.results.figures import FigureNote, read_note
 from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
-from common.results.records import Results, StoredRecord, archive_path, origin
+from common.results.records import Results, StoredRecord, archive_path, origin, recertified
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.tables import Table, build, read
 from common.results.templates import environment, inlined, number
@@ -60,6 +60,7 @@ class ExperimentView:
     machines: list[str]
     commits: list[str]
     packages: list[str]
+    recertified: list[str]
     stale: list[str]
 
 
@@ -71,6 +72,8 @@ class ArchiveView:
     newest: str
     devices: list[str]
     runs: int
+    recertified: list[str]
+    stale: list[str]
     claims: list[Judged]
     tables: list[Table]
     without: list[NotRebuilt]
@@ -228,6 +231,8 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
         context.newest,
         context.devices,
         context.runs,
+        context.recertified,
+        context.stale,
         [claim for claim in judge_all(claims, everything) if claim.n],
         made,
         without,
@@ -253,6 +258,7 @@ def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> Expe
         machines=sorted({f"{item.device}, {item.precision}, {item.cpu}" for item in made}),
         commits=sorted({item.git_commit[:10] + "+" * item.git_dirty for item in made}),
         packages=sorted(packages | {f"python {item.python}" for item in made}),
+        recertified=recertified(stored),
         stale=[f"{item.name} ({item.stale})" for item in stored if item.stale],
     )
 
