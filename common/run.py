@@ -87,13 +87,12 @@ class DataIdentity(Settings):
     real: bool
     source: Literal["registry", "file", "generator", "bundled"]
     sha256: dict[str, str] = Field({}, description="checksum of each file read, by relative path")
-    generator: str = ""
     seed: int | None = None
 
     @classmethod
-    def generated(cls, name: str, generator: str, seed: int) -> DataIdentity:
-        """Of data that the module ``generator`` draws."""
-        return cls(name=name, real=False, source="generator", generator=generator, seed=seed)
+    def generated(cls, name: str, seed: int) -> DataIdentity:
+        """Of data that a generator draws; it is known by what it is called, wherever it lies."""
+        return cls(name=name, real=False, source="generator", seed=seed)
 
 
 class Provenance(Settings):

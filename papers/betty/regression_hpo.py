@@ -60,12 +60,8 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
     """Validation loss with the first and with the last penalties, time (s), memory (bytes)."""
     core = Core(settings.core, run)
     run.uses(
-        DataIdentity(
-            name=f"{settings.points} points of a linear rule in {settings.features} dimensions",
-            real=False,
-            source="generator",
-            generator="papers.betty.regression_hpo.draw",
-            seed=run.seed,
+        DataIdentity.generated(
+            f"{settings.points} points of a linear rule in {settings.features} dimensions", run.seed
         )
     )
     data = draw(settings, run.seed)

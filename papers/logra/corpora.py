@@ -67,7 +67,7 @@ def load(settings: CorpusSettings, run: Run) -> Corpus:
         return _treebank(settings, run)
     if settings.name == "wikitext2":
         return _wikitext(settings, run)
-    run.uses(DataIdentity.generated("topics as Markov chains", "papers.logra.corpora", CORPUS_SEED))
+    run.uses(DataIdentity.generated("topics as Markov chains", CORPUS_SEED))
     return generated(settings, CORPUS_SEED)
 
 

@@ -78,7 +78,7 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
     """
     device = device_of(settings.device, run)
     run.precision = "bf16" if settings.precision == "bfloat16" else "fp32"
-    run.uses(DataIdentity.generated("uniform tokens", "papers.logra.efficiency", run.seed))
+    run.uses(DataIdentity.generated("uniform tokens", run.seed))
     torch.manual_seed(run.seed)
     where = f"{run.key.experiment}, arm {run.key.arm}"
     with told_when_memory_ends(f"{where}: the model", "a smaller network"):

@@ -35,7 +35,7 @@ class ProjectionCostSettings(Settings):
 def run_projection_cost(settings: ProjectionCostSettings, run: Run) -> dict[str, float]:
     """Median time of a batch (s) and bytes of the projection, by each way."""
     device = device_of(settings.device, run)
-    run.uses(DataIdentity.generated("normal numbers", "papers.logra.projection_cost", run.seed))
+    run.uses(DataIdentity.generated("normal numbers", run.seed))
     torch.manual_seed(run.seed)
     width, rank = settings.width, settings.rank
     layer = nn.Linear(width, width, bias=False)

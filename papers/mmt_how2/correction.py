@@ -124,9 +124,7 @@ def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[st
         run.uses(how2_identity("en", "en", pictures=True))
         run.uses(identity("how2_recognised"))
         return how2(folder), {}
-    run.uses(
-        DataIdentity.generated("correction corpus", "papers.mmt_how2.correction_corpus", run.seed)
-    )
+    run.uses(DataIdentity.generated("correction corpus", run.seed))
     corpus = correction_corpus(settings.text, run.seed)
     known = not (settings.text.deletion or settings.text.insertion)
     floor = {"floor_wer_pct": floor_wer_of(corpus["test"])} if known else {}

@@ -59,7 +59,7 @@ def made_up(
     pictures: Pictures, settings: SpectrumSettings, run: Run
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Pictures of random scenes, and the percentage that tell theirs."""
-    run.uses(DataIdentity.generated("scene pictures", "papers.mmt_how2.picture_vectors", run.seed))
+    run.uses(DataIdentity.generated("scene pictures", run.seed))
     seeds = np.random.SeedSequence(run.seed).generate_state(3).tolist()
     rng = np.random.default_rng(seeds[0])
     looks = prototypes(settings.scenes, pictures.size, seeds[1])

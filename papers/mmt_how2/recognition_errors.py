@@ -60,8 +60,7 @@ def spoken(settings: RecognitionSettings, run: Run) -> tuple[Sequence[str], Sequ
         run.uses(identity("how2", [f"eval_asr/{name}" for name in (REFERENCE, HYPOTHESIS)]))
         found = transcripts()
         return found.references, found.hypotheses
-    generator = "papers.mmt_how2.correction_corpus"
-    run.uses(DataIdentity.generated("correction corpus", generator, run.seed))
+    run.uses(DataIdentity.generated("correction corpus", run.seed))
     test = correction_corpus(settings.text, run.seed)["test"]
     return test.target, test.source
 

@@ -21,8 +21,7 @@ class SplitSettings(Settings):
 def run_sizes(settings: SplitSettings, run: Run) -> dict[str, float]:
     """Sizes of each split that are known; ``test_words_per_sentence`` of the English side."""
     if settings.corpus == "made_up":
-        generator = "papers.mmt_how2.compositional_corpus"
-        run.uses(DataIdentity.generated("compositional corpus", generator, run.seed))
+        run.uses(DataIdentity.generated("compositional corpus", run.seed))
         corpus = compositional_corpus(settings.text, run.seed)
         sizes = {
             f"300h_{name}_sentences_count": float(len(corpus[split]))

@@ -82,8 +82,7 @@ class Text:
         pictured = any(one.model.reads_pictures for one in settings.systems.values())
         self.splits: Mapping[str, SentencePairs]
         if settings.corpus == "compositional":
-            generator = "papers.mmt_how2.compositional_corpus"
-            run.uses(DataIdentity.generated("compositional corpus", generator, run.seed))
+            run.uses(DataIdentity.generated("compositional corpus", run.seed))
             self.splits = {
                 split: SentencePairs(
                     [MASK] * len(text) if settings.picture_alone else text.source, text.target

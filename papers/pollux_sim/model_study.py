@@ -134,15 +134,7 @@ def measure(settings: ModelStudySettings, run: Run) -> dict[str, Measurements]:
     """Measurements of all six applications: the traces, or draws from the fitted formulas."""
     applications = load_applications(settings.applications, run, settings.data_root)
     if settings.applications == "fitted":
-        run.uses(
-            DataIdentity(
-                name="measurements of the fitted applications",
-                real=False,
-                source="generator",
-                generator="papers.pollux_sim.model_study.drawn",
-                seed=run.seed,
-            )
-        )
+        run.uses(DataIdentity.generated("measurements of the fitted applications", run.seed))
     return {
         name: traced(app, pollux_folder(settings.data_root) / "traces" / name)
         if isinstance(app, TraceApplication)

@@ -247,15 +247,7 @@ class Scenario:
 
 def _workload(settings: SimulateSettings, run: Run) -> list[JobSpec]:
     if settings.workload == "synthetic":
-        run.uses(
-            DataIdentity(
-                name="philly-like jobs",
-                real=False,
-                source="generator",
-                seed=run.seed,
-                generator="jobs with the statistics of the Philly trace",
-            )
-        )
+        run.uses(DataIdentity.generated("philly-like jobs", run.seed))
         size = settings.synthetic
         return synthetic_workload(
             {name: fit.tuned_jobs for name, fit in load_fits().items()},

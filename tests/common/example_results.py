@@ -186,7 +186,7 @@ def record_of(key: RunKey, settings: Mapping[str, object], metrics: Mapping[str,
         scale=key.scale,  # type: ignore[arg-type]
         program="anneal",
         settings={**settings, "rate": 1e-4, "restarts": 1},
-        data=[DataIdentity(name="cities", real=False, source="generator", generator="uniform")],
+        data=[DataIdentity(name="cities", real=False, source="generator")],
         metrics=dict(metrics),
         artifacts={},
         provenance=Provenance(
