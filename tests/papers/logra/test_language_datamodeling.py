@@ -71,7 +71,8 @@ def test_influence_predicts_retrained_models_and_random_scores_do_not() -> None:
     }
     metrics_of("language_retraining", "sequences", subsets=16, **task)
     found = {arm: metrics_of("language_datamodeling", arm, **task) for arm in ("ekfac", "random")}
-    assert found["ekfac"]["lds_by_loss"] > 0.2 + abs(found["random"]["lds_by_loss"])
+    # 0.24 to 0.41 apart with models of four seeds.
+    assert found["ekfac"]["lds_by_loss"] > 0.1 + abs(found["random"]["lds_by_loss"])
     # Loss and margin of a sequence are close to each other's negative.
     assert found["ekfac"]["lds_by_margin"] == pytest.approx(found["ekfac"]["lds_by_loss"], abs=0.1)
     assert found["ekfac"]["perplexity"] == found["random"]["perplexity"]
