@@ -467,7 +467,13 @@ def read_record(path: Path) -> Record:
     """The checked record in ``path``. Raises InputError if it is absent or does not conform."""
     if not path.exists():
         raise InputError(f"{path}: no such record")
-    return validated(Record, read_json(path, "a record"), str(path))
+    data = read_json(path, "a record")
+    if isinstance(data, dict) and data.get("version", RECORD_VERSION) != RECORD_VERSION:
+        raise InputError(
+            f"{path}: version {data['version']!r}, of another state of this project; allowed:"
+            f" {RECORD_VERSION}. Remove it (`make clean` removes all), and its run is made again"
+        )
+    return validated(Record, data, str(path))
 
 
 def record_of(key: RunKey, results: Path = Path("results")) -> Record:

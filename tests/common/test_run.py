@@ -218,6 +218,13 @@ def test_a_record_with_a_key_of_another_version_is_refused(tmp_path: Path) -> No
             read_record(path)
 
 
+def test_a_record_of_another_version_says_what_to_do(tmp_path: Path) -> None:
+    path = make_record(tmp_path, 0.5)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(InputError, match="version 1, of another state .* `make clean`"):
+        read_record(path)
+
+
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
     assert git_state(tmp_path) == ("unknown", True)
 
