@@ -323,4 +323,4 @@ def verdict(claim: Claim, interval: tuple[float, float] | None, n: int) -> tuple
     violated = high <= claim.threshold if claim.above is not None else low >= claim.threshold
     if violated:
         return "fails", ""
-    return "undecided", "the interval holds the threshold"
+    return "undecided", "the interval contains the threshold"

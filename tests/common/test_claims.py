@@ -257,7 +257,7 @@ def test_seeds_agree_whose_own_pair_satisfies_the_inequality(tmp_path: Path) -> 
     ratios = [5.0 / 4.0, 3.9 / 4.1, 5.2 / 4.2, 4.1 / 4.3]
     assert list(found.by_seed.values()) == pytest.approx(ratios)
     assert (found.agree, found.n, found.verdict) == (2, 4, "undecided")
-    assert found.reason == "the interval holds the threshold"
+    assert found.reason == "the interval contains the threshold"
     assert judged["greedy_is_cheap"].agree == 0
 
 
