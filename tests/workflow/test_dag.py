@@ -149,7 +149,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: 
 
 
 def test_a_papers_snakefile_works_alone(checkout: Checkout) -> None:
-    alone = ("benchmarks", "--workflow-profile", "none", "--rulegraph", "--config", "scale=smoke")
+    alone = ("--snakefile", "papers/example_paper/Snakefile")
     runs = RUNS["weak"] | RUNS["usual"]
     assert checkout.planned(*alone, "example_paper_figure1") == runs | FIGURE
     assert checkout.planned(*alone) == runs | TABLE | FIGURE | CLAIMS
