@@ -39,6 +39,10 @@ Code = dict[str, dict[str, str]]
 PACKAGES: Final = ("common", "papers")
 #: The name under which a module's other top-level statements go, in their order.
 STATEMENTS: Final = "(statements)"
+#: Classes of lists that load what they name when asked for: one entry more changes no other.
+REGISTRIES: Final = ("Programs", "Methods")
+#: The names that a star import takes; no module here is imported so.
+PUBLIC: Final = "__all__"
 #: Stands for a module whose file was edited while the run was at work: nobody knows what ran.
 EDITED: Final = {"(edited during the run)": "unknown"}
 
@@ -148,7 +152,7 @@ class Tree:
             found += [
                 f"{path}: {name}"
                 for name, text in definitions.items()
-                if not self._has(module, name, *text.split())
+                if name != PUBLIC and not self._has(module, name, *text.split())
             ]
         return found
 
@@ -242,12 +246,14 @@ class Module:
 
     def _grouped(self, body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
         """Statements by the name they define; where a name's value changes, order counts."""
+        body = [part for node in body for part in _entries(node)]
         names = [_defines(node) for node in body]
         values = Counter(names)
         groups: dict[str, list[ast.stmt]] = {}
         for node, name in zip(body, names, strict=True):
             alone = name and (values[name] == 1 or not isinstance(node, ast.Assign))
             groups.setdefault(name if alone else STATEMENTS, []).append(node)
+        groups.pop(PUBLIC, None)
         return groups
 
     def _definition(self, nodes: list[ast.stmt], known: set[str]) -> Definition:
@@ -285,6 +291,24 @@ def _defines(node: ast.stmt) -> str:
         target = node.targets[0]
         return target.id if isinstance(target, ast.Name) else ""
     return ""
+
+
+def _entries(node: ast.stmt) -> list[ast.stmt]:
+    """A registry's entries, each by itself (``METHODS.cg``); any other statement as it is."""
+    if not (
+        isinstance(node, ast.Assign)
+        and _defines(node)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id in REGISTRIES
+    ):
+        return [node]
+    entries, node.value.keywords = node.value.keywords, []
+    names = [ast.Name(f"{_defines(node)}.{entry.arg}") for entry in entries]
+    return [
+        node,
+        *(ast.Assign([name], entry.value) for name, entry in zip(names, entries, strict=True)),
+    ]
 
 
 def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, str]]]:

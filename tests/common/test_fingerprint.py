@@ -145,7 +145,9 @@ def sites(tree: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
             )
         if isinstance(node, ast.FunctionDef) and len(node.body) > 2:
             first, second = node.body[-2:]
-            if ast.dump(first) != ast.dump(second):
+            # Where an import stands in a body does not count: what it brings does, where it is used.
+            imported = isinstance(first, ast.Import | ast.ImportFrom)
+            if not imported and ast.dump(first) != ast.dump(second):
                 yield (
                     "order",
                     lambda node=node: node.body.__setitem__(slice(-2, None), node.body[:-3:-1]),
@@ -247,6 +249,25 @@ def test_a_list_of_programs_is_no_code_that_a_record_depends_on(
         monkeypatch.setitem(sys.modules, f"papers.some.{name}", module)
     assert "papers/some/computes.py" in loaded_code()
     assert "papers/some/lists.py" not in loaded_code()
+
+
+def test_an_entry_of_a_registry_is_a_definition_of_its_own() -> None:
+    text = """
+        from common.config import Programs
+        __all__ = ["run"]
+        METHODS = Methods(cg="conjugate_gradient", itd="unrolled")
+        def run(name): return METHODS[name]
+    """
+    before = module(text)
+    more = module(text.replace('itd="unrolled"', 'itd="unrolled", sama="sama"'))
+    assert changed(before, module(text.replace('"run"', '"run", "METHODS"'))) == []
+    assert changed(before, more) == []
+    assert changed(more, before) == ["papers/some/module.py: METHODS.sama"]
+    other = module(text.replace('itd="unrolled"', 'itd="other"'))
+    assert changed(before, other) == ["papers/some/module.py: METHODS.itd"]
+    # Any other call is told what it is told.
+    limits = module("A = Limits(name='x')")
+    assert changed(limits, module("A = Limits(name='x', most=3)")) == ["papers/some/module.py: A"]
 
 
 def test_a_module_that_is_edited_while_a_run_is_at_work_makes_its_record_stale(
