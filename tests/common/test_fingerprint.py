@@ -145,9 +145,9 @@ def sites(tree: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
             )
         if isinstance(node, ast.FunctionDef) and len(node.body) > 2:
             first, second = node.body[-2:]
-            # Where an import stands in a body does not count: what it brings does, where it is used.
-            imported = isinstance(first, ast.Import | ast.ImportFrom)
-            if not imported and ast.dump(first) != ast.dump(second):
+            # Where an import stands does not count: what it brings does, where it is used.
+            imports = any(isinstance(part, ast.Import | ast.ImportFrom) for part in (first, second))
+            if not imports and ast.dump(first) != ast.dump(second):
                 yield (
                     "order",
                     lambda node=node: node.body.__setitem__(slice(-2, None), node.body[:-3:-1]),
