@@ -25,8 +25,8 @@ reproduce: ## rebuild every table, figure and claim, and the report
 	@$(SNAKEMAKE) all
 	@echo "report: $(REPORT)"
 
-test: ## run the tests
-	@$(BIN); "$$bin/python" -m pytest $(PYTEST)
+test: ## run the tests, on all cores; PYTEST="-n 0 -x" and the like change how
+	@$(BIN); "$$bin/python" -m pytest -n auto --dist loadfile $(PYTEST)
 
 lint: ## check style, types and the workflow
 	@$(BIN); export PATH="$$bin:$$PATH"; \

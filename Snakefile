@@ -18,7 +18,7 @@ report: "workflow/report/workflow.rst"
 with dag.plain_errors():
     papers = [dag.jobs_of(name, SCALE) for name in dag.paper_names()]
 summaries = [
-    f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "benchmarks")
+    f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "verdicts", "benchmarks")
 ]
 page = f"results/{SCALE}/report/index.html"
 

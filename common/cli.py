@@ -9,9 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from common.config import SCALES, Paper, Program, RunKey, load_paper, parse_overrides, validated
+from common.config import (
+    SCALES,
+    Paper,
+    Program,
+    RunKey,
+    load_paper,
+    parse_overrides,
+    user_path,
+    validated,
+)
 from common.errors import InputError
-from common.run import Run
+from common.run import Run, disk_failure
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,18 +30,40 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{self.prog}: {message} (--help explains)")
 
 
+def _refuse(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
 def guarded(main: Callable[[], None]) -> NoReturn:
-    """Run ``main`` and exit: 0, or 2 with one line on standard error for unusable input."""
+    """Run ``main`` and exit: 0, or 2 with one line on standard error.
+
+    The line is for unusable input and for what the operating system refuses: a full disk, a file or
+    folder that may not be read or written.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         main()
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        reason = error.strerror if error.filename is not None else disk_failure(error)
+        if not reason:
+            raise  # no file is named: a traceback tells more
+        named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        _refuse(": ".join((*named, reason)))
     except KeyboardInterrupt:
         print("interrupted; the same command starts again or resumes", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def folder(text: str) -> Path:
+    """A folder named on the command line: argparse's ``type`` of such options."""
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parser]]:
@@ -54,8 +85,14 @@ def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parse
         command.add_argument("--arm", required=True, metavar="ARM", help="one of the arms above")
         command.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
         command.add_argument("--scale", choices=SCALES, default="laptop", help="default: laptop")
-        command.add_argument("--out", type=Path, help="folder of the record (default: results/...)")
-        command.add_argument("--work", type=Path, help="folder of resume state (default: work/...)")
+        command.add_argument(
+            "--out", type=folder, help="folder of the record (default: results/...)"
+        )
+        command.add_argument(
+            "--work",
+            type=folder,
+            help="folder in which the run keeps a folder of resume state (default: work/...)",
+        )
         command.add_argument(
             "--set",
             action="append",
@@ -73,15 +110,24 @@ def run_experiment(
     experiment = paper.experiments[options.command]
     if options.arm not in experiment.arms:
         raise InputError(f"--arm {options.arm!r}: must be one of {', '.join(experiment.arms)}")
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: must be >= 0")
+    where = f"experiments.yaml: {paper.paper}.{options.command}"
+    if experiment.program not in programs:
+        raise InputError(
+            f"{where}: key 'program': must be one of {', '.join(programs)},"
+            f" got {experiment.program!r}"
+        )
     program = programs[experiment.program]
-    raw = paper.settings(options.command, options.arm, options.scale, parse_overrides(options.set))
-    where = f"experiments.yaml: {paper.paper}.{options.command}.{options.arm} at {options.scale}"
-    settings = validated(program.settings, raw, where)
+    chosen = (options.command, options.arm, options.scale)
+    where = f"{where}.{options.arm} at {options.scale}"
+    settings = validated(program.settings, paper.settings(*chosen), where)
+    if options.set:
+        raw = paper.settings(*chosen, parse_overrides(options.set))
+        settings = validated(program.settings, raw, "--set")
     key = RunKey(paper.paper, options.command, options.arm, options.seed, options.scale)
     out = options.out or Path("results") / key.folder
-    with Run(key, experiment.program, settings, out, options.work, paper.needed(key)) as run:
+    # A folder of the run's own below a given one: what else lies there is not the run's to remove.
+    work = options.work and options.work / key.name
+    with Run(key, experiment.program, settings, out, work, paper.needed(key)) as run:
         record = run.finish(program.run(settings, run))
     logging.getLogger("run").info("wrote %s", record)
     return record

@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from common import ROOT
 from common.errors import InputError
@@ -37,10 +44,38 @@ NAME = r"^[a-z][a-z0-9_]*$"
 ARM_NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
 
 
-class Settings(BaseModel):
-    """Base of every settings model: frozen, values checked, unknown keys refused."""
+#: Seeds are below this: what every generator that a run may seed takes.
+MAX_SEED = 2**32
+#: Whole numbers are below this, with either sign: what arrays, tensors and compiled code hold.
+MAX_INTEGER = 2**63
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+class Settings(BaseModel):
+    """Base of every settings model: frozen, values checked, unknown keys refused.
+
+    Numbers are finite, and whole ones fit into 64 bits.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _check_integers(cls, value: Any) -> Any:
+        if _holds_huge_integer(value):
+            raise ValueError("whole numbers must lie between -2**63 and 2**63")
+        return value
+
+
+def _holds_huge_integer(value: Any) -> bool:
+    if isinstance(value, int):
+        return not -MAX_INTEGER < value < MAX_INTEGER
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return False
+    return any(map(_holds_huge_integer, value))
 
 
 class Resources(Settings):
@@ -75,6 +110,9 @@ class Experiment(Settings):
         {}, description="subset of arms at a scale; all where absent"
     )
     resources: dict[Scale, Resources] = {}
+    timed: list[str] = Field(
+        [], description="metrics and artifacts (* matches) that measure the machine: never equal"
+    )
     needs: dict[str, str] = Field(
         {}, description="name: EXPERIMENT/ARM, all of whose runs at that scale come before"
     )
@@ -86,8 +124,8 @@ class Experiment(Settings):
             seeds = self.seeds.get(scale)
             if not seeds:
                 raise ValueError(f"seeds.{scale}: at least one seed is needed")
-            if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-                raise ValueError(f"seeds.{scale}: {seeds} must be distinct and >= 0")
+            if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= MAX_SEED:
+                raise ValueError(f"seeds.{scale}: {seeds} must be distinct, >= 0 and < {MAX_SEED}")
         for scale, names in self.arms_at.items():
             unknown = sorted(set(names) - set(self.arms))
             if unknown or not names:
@@ -226,6 +264,11 @@ class RunKey:
         """Folder of the run below ``results/`` or ``work/``."""
         return Path(self.scale, self.paper, self.experiment, self.arm, f"seed{self.seed}")
 
+    @property
+    def name(self) -> str:
+        """The same as one name, for a folder of the run's own among those of others."""
+        return "-".join(self.folder.parts)
+
     def record(self, results: Path = Path("results")) -> Path:
         """Path of the run's record."""
         return results / self.folder / "record.json"
@@ -290,14 +333,24 @@ def validated(
 def _explain(detail: Any, model: type[BaseModel], options: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
     name = options.get(key, f"key '{key}'")
+    shown = _shown(detail["input"])
     if detail["type"] == "extra_forbidden":
         allowed = ", ".join(sorted(_fields_at(model, detail["loc"][:-1]))) or "no keys"
-        return f"unknown key '{key}' (value {detail['input']!r}); allowed: {allowed}"
+        found = f" (value {shown})" if shown else ""
+        return f"unknown key '{key}'{found}; allowed: {allowed}"
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = detail["msg"].removeprefix("Value error, ")
-    shown = repr(detail["input"])
-    return f"{name}: {message}" + (f", got {shown}" if len(shown) <= 80 else "")
+    return f"{name}: {message}" + (f", got {shown}" if shown else "")
+
+
+def _shown(value: Any) -> str:
+    """``value`` for a message; empty where it is too long for one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return ""
+    return text if len(text) <= 80 else ""
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
@@ -323,7 +376,23 @@ def _resolve(schema: dict[str, Any], node: Any) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """safe_load that refuses a key written twice (YAML keeps the last one silently)."""
+    """safe_load of what JSON can say too; what is wrong with a value is a yaml.YAMLError.
+
+    It refuses a key written twice (YAML keeps the last one silently), dates, sets and bytes, a list
+    that holds itself, and text that a tag or its look calls a number and that is none (PyYAML lets
+    through whatever Python raises then).
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, ValueError):
+            raise _bad_value(node) from None
+
+
+def _bad_value(node: yaml.Node) -> yaml.YAMLError:
+    kind, shown = node.tag.rpartition(":")[2], _shown(node.value) or "the value"
+    return yaml.YAMLError(f"{shown} is not a valid {kind} (line {node.start_mark.line + 1})")
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -337,13 +406,33 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _sequence(loader: _StrictLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+def _no_json(loader: _StrictLoader, node: yaml.Node) -> Any:
+    kind, line = node.tag.rpartition(":")[2], node.start_mark.line + 1
+    raise yaml.YAMLError(f"a {kind} is not allowed (line {line}); in quotes it is text")
+
+
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SEQUENCE_TAG, _sequence)
+for _kind in ("timestamp", "binary", "set", "omap", "pairs"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _no_json)
+
+
+def _parsed(text: str) -> Any:
+    """Value of a YAML text. Raises yaml.YAMLError, whatever is wrong with it."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def read_yaml(path: Path) -> Any:
     """Contents of a YAML file. Raises InputError if it is absent, malformed or repeats a key."""
     try:
-        return yaml.load(path.read_text(encoding="utf8"), Loader=_StrictLoader)  # noqa: S506
+        return _parsed(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -408,6 +497,16 @@ def find_papers(root: Path = ROOT) -> list[Path]:
     return sorted(path.parent for path in (root / "papers").glob("*/experiments.yaml"))
 
 
+def user_path(text: str) -> Path:
+    """The path that a user means; ``~`` is a home. Raises InputError for none, or nobody's home."""
+    if not text:
+        raise InputError("a path is needed, not '' ('.' is the current folder)")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no such home") from None
+
+
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """``["search.generations=5"]`` -> ``{"search": {"generations": 5}}``; values are YAML."""
     result: dict[str, Any] = {}
@@ -416,9 +515,10 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not all(key.split(".")):
             raise InputError(f"--set {pair!r}: must be key=value, e.g. --set interval_s=120")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {pair!r}: the value is not valid YAML") from None
+            value: Any = _parsed(text)
+        except yaml.YAMLError as error:
+            given, reason = _shown(pair) or f"'{key}=...'", " ".join(str(error).split())
+            raise InputError(f"--set {given}: the value is not valid YAML: {reason}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         merge_into(result, value)

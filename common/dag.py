@@ -62,6 +62,12 @@ def plain_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def check_checkout(root: Path = ROOT) -> None:
+    """Raise InputError where Snakemake cannot work: it takes braces in paths for its wildcards."""
+    if set("{}") & set(str(root)):
+        raise InputError(f"{root}: Snakemake needs a checkout without {{ or }} in its path")
+
+
 def scale_of(config: Mapping[str, Any]) -> Scale:
     """The scale chosen by ``snakemake --config scale=...`` (default: laptop)."""
     return validated(Options, dict(config), "snakemake --config").scale

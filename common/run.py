@@ -1,20 +1,23 @@
 """One run: seeds, progress, artifacts, provenance, and the record that it leaves.
 
-A run writes its files into a staging folder beside its output; :meth:`Run.finish` moves them into
-place and writes ``record.json`` last, by one atomic rename. A run that is killed leaves what was
-there before; a record that exists is complete. Of the processes that torchrun starts for one run,
-the main one (rank 0) locks, writes and finishes; what the others write is thrown away.
+A run writes its files into a staging folder beside its output (in it, where the output is a file
+system of its own); :meth:`Run.finish` moves them into place and ``record.json`` last, by one atomic
+rename. A run that is killed leaves what was there before; a record that exists is complete. Of the
+processes that torchrun starts for one run, the main one (rank 0) locks, writes and finishes; what
+the others write is thrown away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -35,8 +38,8 @@ from tqdm import tqdm
 from common import ROOT
 from common.config import (
     ARM_NAME,
+    MAX_SEED,
     NAME,
-    Programs,
     RunKey,
     Scale,
     Settings,
@@ -44,10 +47,11 @@ from common.config import (
     validated,
 )
 from common.errors import InputError
+from common.fingerprint import Code, loaded_code
 from common.seeds import private_generator, seed_python
 
 #: Version of the record's layout; raised when a field changes meaning.
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 PACKAGES = (
     "accelerate",
     "fairseq-fixed",
@@ -98,13 +102,16 @@ class Provenance(Settings):
     command: list[str]
     git_commit: str
     git_dirty: bool
-    code: list[str] = Field(description="modules that the run had loaded and that compute")
-    code_sha256: str = Field(description="over those files")
+    code: Code = Field(
+        description="fingerprint of each definition of the modules that the run had loaded"
+    )
     python: str
     packages: dict[str, str]
     platform: str
     cpu: str
+    instructions: str = Field("", description="of the processor, for vectors; kernels differ by it")
     cores: int
+    threads: int = Field(0, ge=0, description="CPU threads that the run was given; 0: not noted")
     device: str
     precision: str
     started_at: str
@@ -135,7 +142,7 @@ ArtifactName = Annotated[str, AfterValidator(_below_the_record)]
 class Record(Settings):
     """What a run leaves: identity, settings, data, metrics, artifacts, provenance."""
 
-    version: Literal[1] = RECORD_VERSION
+    version: Literal[2] = RECORD_VERSION
     paper: str = Field(pattern=NAME)
     experiment: str = Field(pattern=NAME)
     arm: str = Field(pattern=ARM_NAME)
@@ -165,8 +172,12 @@ class Run:
         program: name of the program that runs.
         settings: its validated settings; stored in the record.
         out: folder of the record and its artifacts.
-        work: folder of resume state; survives a kill, removed by :meth:`finish`.
+        work: folder of resume state, the run's own; survives a kill, removed by :meth:`finish`.
         needs: runs that came before, by the names that :meth:`needed` takes.
+
+    Raises:
+        InputError: the seed is out of range, ``out`` lies in ``work``, or (on entering) one of them
+            cannot be written.
 
     Attributes:
         seed: the run's seed; Python's and NumPy's global generators are seeded with it.
@@ -184,10 +195,13 @@ class Run:
         work: Path | None = None,
         needs: Mapping[str, list[RunKey]] | None = None,
     ) -> None:
+        if not 0 <= key.seed < MAX_SEED:
+            raise InputError(f"--seed {key.seed}: must be >= 0 and < {MAX_SEED}")
         self.key, self.program, self.settings = key, program, settings
         self.seed = key.seed
         self.out = out
         self.work = Path("work") / key.folder if work is None else work
+        self._work_is_given = work is not None
         self.staging = out.parent / f".{out.name}.partial"
         self.rng = private_generator(self.seed)
         self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
@@ -206,14 +220,53 @@ class Run:
         return self
 
     def _take_out(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"--out {self.out}: is a file; a folder is needed")
+        """Check both folders, before any work is done, and lock the output for this process."""
         try:
+            if self.out.exists() and not self.out.is_dir():
+                raise InputError(f"--out {self.out}: is a file; a folder is needed")
+            if (self.out / "record.json").is_dir():
+                raise InputError(f"--out {self.out}: its record.json is a folder; remove it")
+            self._check_work()
             self._lock = locked(self.out)
+        except OSError as error:
+            raise InputError(f"--out {self.out}: cannot be written ({error.strerror})") from None
+        try:
+            if not os.access(self.out, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            beside = self.out.parent
+            same = self.out.stat().st_dev == beside.stat().st_dev
+            if not same or not os.access(beside, os.W_OK | os.X_OK):
+                self.staging = self.out / ".partial"  # files move within one file system only
             shutil.rmtree(self.staging, ignore_errors=True)
             self.staging.mkdir()
         except OSError as error:
+            self._leave_out()
             raise InputError(f"--out {self.out}: cannot be written ({error.strerror})") from None
+
+    def _check_work(self) -> None:
+        out, work = (Path(os.path.realpath(path)) for path in (self.out, self.work))
+        if out.is_relative_to(work):
+            raise InputError(
+                f"--out {self.out}: lies in {self.work}, the folder of resume state, which is"
+                " removed when the run is done"
+            )
+        try:
+            there = next(folder for folder in (work, *work.parents) if folder.exists())
+            free = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+            reason = "" if free else f"{there} is no folder that may be written to"
+        except OSError as error:
+            reason = str(error.strerror)
+        if reason and self._work_is_given:
+            raise InputError(f"--work {self.work}: cannot be written ({reason})")
+        if reason:  # many programs need none
+            log = logging.getLogger("run")
+            log.warning("no resume state can be kept (%s); --work names another folder", reason)
+
+    def _leave_out(self) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.out.rmdir()  # where nothing was written
+        os.close(self._lock)
 
     def __exit__(
         self,
@@ -221,11 +274,13 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.staging, ignore_errors=True)
         if self.main:
-            with contextlib.suppress(OSError):
-                self.out.rmdir()  # where nothing was written
-            os.close(self._lock)
+            self._leave_out()
+        else:
+            shutil.rmtree(self.staging, ignore_errors=True)
+        names_a_file = isinstance(error, InputError) or getattr(error, "filename", None)
+        if not names_a_file and (reason := disk_failure(error)):
+            raise InputError(f"{self.out} or {self.work}: cannot be written ({reason})") from error
 
     def uses(self, identity: DataIdentity) -> None:
         """Note data that the run reads."""
@@ -290,7 +345,8 @@ class Run:
         The main process does; the others leave it to it.
 
         Raises:
-            InputError: a metric is NaN or infinite (a failed run is an error, never a number).
+            InputError: a metric is NaN or infinite (a failed run is an error, never a number), or a
+                folder stands where an artifact belongs. The old record stays, with its artifacts.
         """
         broken = sorted(name for name, value in metrics.items() if not np.isfinite(value))
         if broken:
@@ -319,29 +375,34 @@ class Run:
             artifacts=artifacts,
             provenance=self._provenance(),
         )
+        # All that needs room on the disk comes before anything of an old record is replaced.
+        ready = self.staging / ".record"
+        write_atomically(ready, record.model_dump_json(indent=1) + "\n")
         for name in artifacts:
-            target = self.out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.staging / name).replace(target)
+            if (self.out / name).is_dir():
+                raise InputError(f"{self.out / name}: is a folder; the run writes a file there")
+            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, record.model_dump_json(indent=1) + "\n")
+        for name in artifacts:
+            (self.staging / name).replace(self.out / name)
+        ready.replace(path)
         shutil.rmtree(self.work, ignore_errors=True)
         return path
 
     def _provenance(self) -> Provenance:
         commit, dirty = git_state()
-        code = loaded_code()
         return Provenance(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             git_commit=commit,
             git_dirty=dirty,
-            code=list(code),
-            code_sha256=code_sha256(code.values()),
+            code=loaded_code(self._started.timestamp()),
             python=platform.python_version(),
             packages=package_versions(),
             platform=platform.platform(),
             cpu=cpu_name(),
+            instructions=cpu_instructions(),
             cores=os.cpu_count() or 1,
+            threads=int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
             device=self.device,
             precision=self.precision,
             started_at=self._started.isoformat(timespec="seconds"),
@@ -358,14 +419,49 @@ def locked(folder: Path) -> int:
     A Snakemake that was killed leaves its jobs running; started again, it makes the same runs.
     The kernel frees the lock however its holder ends. Returns the descriptor to close.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise  # else it was removed in between, as below
+        with contextlib.suppress(FileNotFoundError):  # whoever held it wrote nothing and removed it
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log = logging.getLogger("run")
+                log.warning("%s: another process makes this run; waiting", folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, folder):
+                return descriptor
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether an open folder is still the one at its path: a removed one can be locked, too."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logging.getLogger("run").warning("%s: another process makes this run; waiting", folder)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
+def disk_failure(error: BaseException | None) -> str:
+    """Why the disk took no more (full, over quota, a file's limit), if ``error`` is of that; or "".
+
+    Libraries that write raise errors of their own, in the course of the system's or with its words;
+    NumPy counts what was written.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return os.strerror(error.errno)
+            if re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+                return str(error)
+        if os.strerror(errno.ENOSPC) in str(error):
+            return os.strerror(errno.ENOSPC)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def read_record(path: Path) -> Record:
@@ -388,52 +484,21 @@ def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary file beside ``path``, sync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-#: Modules that read, check, name and write, and compute nothing: settings and checksums of data
-#: stand in the record itself, and are compared there.
-CLERKS = frozenset(
-    f"common/{name}.py"
-    for name in ("__init__", "cli", "config", "data/__init__", "data/registry", "errors", "run")
-)
-
-
-def loaded_code() -> dict[str, Path]:
-    """Modules of ``common`` and ``papers`` that this process has loaded: path in the tree -> file.
-
-    Only what is loaded and computes can have changed a number: records do not go stale over a
-    table's layout or a clearer error.
-    """
-    found = {}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        # A list of where programs are: one more of them changes no other.
-        lists = isinstance(getattr(module, "PROGRAMS", None), Programs)
-        if name.partition(".")[0] in ("common", "papers") and file and not lists:
-            folder = Path(*name.split("."))
-            inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
-            found[inside.with_suffix(".py").as_posix()] = Path(file)
-    return {name: path for name, path in found.items() if name not in CLERKS}
-
-
-def code_sha256(files: Iterable[Path]) -> str:
-    """SHA-256 over the contents of ``files`` in their order; an absent one counts as empty."""
-    digest = hashlib.sha256()
-    for path in files:
-        text = path.read_bytes() if path.is_file() else b""
-        digest.update(hashlib.sha256(text).digest())
-    return digest.hexdigest()
 
 
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
@@ -476,10 +541,25 @@ def peak_rss_bytes() -> int:
 
 def cpu_name() -> str:
     """Model name of the processor."""
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def cpu_instructions() -> str:
+    """The processor's instruction sets for vectors, sorted; "" where the system does not tell.
+
+    Libraries choose kernels by them, and by ``ONEDNN_MAX_CPU_ISA`` where that is set.
+    """
+    sets = _cpu_line("flags").split()
+    found = sorted(name for name in sets if name.startswith(("avx", "amx", "fma", "f16c")))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return " ".join([*found, *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else [])])
+
+
+def _cpu_line(key: str) -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-            if line.startswith("model name"):
+            if line.partition(":")[0].strip() == key:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""

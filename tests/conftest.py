@@ -14,6 +14,17 @@ from common import ROOT
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# Workers share the cores: torch and NumPy, imported after this, and the tests' own processes take
+# one thread each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: a worker for each core that may be used, up to 8; each takes 1 to 2 GB."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

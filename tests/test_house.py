@@ -201,6 +201,12 @@ def test_the_environment_that_runs_this_holds_the_pins() -> None:
     assert environment.differences() == [], "run: make env"
 
 
+def test_a_processor_without_avx2_is_an_untested_one() -> None:
+    assert environment.tested_processor("x86_64", "flags\t\t: fpu avx avx2 bmi2\n")
+    assert not environment.tested_processor("x86_64", "flags\t\t: fpu avx bmi1\n")
+    assert not environment.tested_processor("aarch64", "Features\t: fp asimd\n")
+
+
 def test_conda_installs_the_same_pins_on_a_supported_python() -> None:
     content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf8"))
     assert content["channels"] == ["conda-forge", "nodefaults"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,8 @@ def version_of(python: str | Path) -> bytes:
 def make_venv(python: str) -> None:
     """Install every pin and the project; leaves no stamp if it is interrupted."""
     require_build_tools(python)
+    if not tested_processor(platform.machine(), Path("/proc/cpuinfo").read_text()):
+        note("untested processor: this project is tested on x86-64 with AVX2 and with AVX-512")
     note("installing the pins of requirements.txt into .venv; the first time this takes a while")
     usable = STAMP.exists() and version_of(VENV / "bin" / "python") == version_of(python)
     STAMP.unlink(missing_ok=True)
@@ -127,6 +130,11 @@ def make_venv(python: str) -> None:
     pip("--requirement", others)
     pip("--no-build-isolation", *compiled)
     pip("--no-build-isolation", "--editable", ROOT)
+
+
+def tested_processor(machine: str, cpuinfo: str) -> bool:
+    """Whether the tests ran on such a processor, by the contents of ``/proc/cpuinfo``."""
+    return machine == "x86_64" and "avx2" in cpuinfo.split()
 
 
 def require_build_tools(python: str) -> None:

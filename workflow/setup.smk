@@ -17,6 +17,7 @@ from common import dag
 
 os.environ.update(dag.job_environment())
 with dag.plain_errors():
+    dag.check_checkout()
     SCALE = dag.scale_of(config)
 
 

@@ -21,7 +21,8 @@ import torch
 from common import ROOT
 from common.config import read_json
 from common.errors import InputError
-from common.run import file_sha256, loaded_code
+from common.fingerprint import Sources, Tree, loaded_code
+from common.run import file_sha256
 
 #: States kept: the newest, and one to fall back on.
 KEPT = 2
@@ -41,7 +42,7 @@ def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str
     manifest = {
         "sha256": file_sha256(writing / "state.pt"),
         "fingerprint": fingerprint,
-        "code": {name: file_sha256(path) for name, path in loaded_code().items()},
+        "code": loaded_code(),
     }
     with (writing / "manifest.json").open("w", encoding="utf8") as text:
         json.dump(manifest, text)
@@ -81,17 +82,12 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
                 f"{path}: belongs to a run with other settings, another seed or another number of "
                 f"processes; allowed: the same, another --work folder, or none (remove {folder})"
             )
-        changed = [name for name, saved in code.items() if _now(name) != saved]
+        changed = Tree(Sources(ROOT)).changed(code)
         if changed:
             log.warning("%s: was saved by other code (%s)", path, ", ".join(changed))
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return state
     return None
-
-
-def _now(name: str) -> str:
-    """Checksum of a module's file as it is; empty if it is gone."""
-    return file_sha256(ROOT / name) if (ROOT / name).is_file() else ""
 
 
 def random_state(device: torch.device, private: np.random.Generator) -> dict[str, Any]:

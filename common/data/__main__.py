@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from tabulate import tabulate
 
-from common.cli import Parser, guarded
+from common.cli import Parser, folder, guarded
 from common.data.download import fetch
 from common.data.registry import DataSet, located, registry, verify
 from common.errors import InputError
@@ -42,14 +44,14 @@ def parser() -> Parser:
     for command in (listing, fetching, verifying):
         command.add_argument(
             "--data-root",
-            type=Path,
+            type=folder,
             metavar="DIR",
             help="folder that holds the sets (default: REPRO_DATA, else the user's cache)",
         )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="a set that `list` shows")
     verifying.add_argument("names", nargs="*", metavar="NAME", help="a set that `list` shows")
     verifying.add_argument("--all", action="store_true", help="every set that lies here")
-    add(manifest_command).add_argument("folder", type=Path, metavar="FOLDER")
+    add(manifest_command).add_argument("folder", type=folder, metavar="FOLDER")
     return top
 
 
@@ -97,11 +99,29 @@ def manifest_command(options: argparse.Namespace) -> None:
             "sha256": file_sha256(path),
             "bytes": path.stat().st_size,
         }
-        for path in sorted(options.folder.rglob("*"))
-        if path.is_file() and path != options.folder / "README.md"
+        for path in files_below(options.folder)
+        if path != options.folder / "README.md"
     }
     text = yaml.safe_dump({"files": files}, sort_keys=False, default_flow_style=None, width=1000)
     print(text, end="")
+
+
+def files_below(top: Path) -> list[Path]:
+    """Every file below a folder, sorted.
+
+    Raises:
+        InputError: something is neither a file nor a folder: a pipe, say, or a link to nowhere.
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    inside = [Path(at, name) for at, _, names in os.walk(top, onerror=refuse) for name in names]
+    for path in inside:
+        if not path.is_file():
+            raise InputError(f"{path}: is neither a file nor a folder")
+    return sorted(inside)
 
 
 def megabytes(entry: DataSet) -> str:
@@ -113,9 +133,9 @@ def megabytes(entry: DataSet) -> str:
 
 def where(entry: DataSet, root: Path | None) -> str:
     """Folder of the set, or how to come by it."""
-    folder = located(entry.name, root)
-    if folder:
-        return str(folder)
+    found = located(entry.name, root)
+    if found:
+        return str(found)
     free = any(layout.has_home for layout in entry.layouts.values())
     return "(fetch)" if free else "(by hand)"
 

@@ -8,6 +8,7 @@ others.
 from __future__ import annotations
 
 import logging
+import lzma
 import shutil
 import stat
 import tarfile
@@ -35,6 +36,7 @@ from common.data.registry import (
     roots,
 )
 from common.errors import InputError
+from common.run import disk_failure
 
 #: How often a broken transfer is tried again.
 RETRIES = 2
@@ -165,7 +167,17 @@ def unpack(archive: Archive, packed: Path, into: Path) -> None:
                 status = check_file(file, into, path)
                 if not status.good:
                     raise InputError(f"{archive.url}: {path}: {status.detail}")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        lzma.LZMAError,
+        zlib.error,
+        OSError,  # bzip2's and gzip's, or of a place that is not in the file
+        RuntimeError,  # encrypted, or packed in a way that is not known
+    ) as error:
+        if isinstance(error, OSError) and (error.filename or disk_failure(error)):
+            raise
         raise InputError(
             f"{archive.url}: not a readable {archive.unpack} archive ({error})"
         ) from None

@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 from platformdirs import user_cache_path
 from pydantic import Field, model_validator
 
-from common.config import NAME, Settings, read_yaml, validated
+from common.config import NAME, Settings, read_yaml, user_path, validated
 from common.errors import InputError
 from common.run import DataIdentity, file_sha256
 
@@ -158,13 +158,13 @@ def data_set(name: str) -> DataSet:
 
 
 def roots(root: Path | None = None) -> list[Path]:
-    """Folders that are searched, in order: ``root`` alone if one is named."""
+    """Folders that are searched, in order: ``root`` alone if one is named. ``~`` is the home."""
     if root:
-        return [root]
+        return [user_path(str(root))]
     named = os.environ.get("REPRO_DATA")
     cache = os.environ.get("REPRO_CACHE")
-    given = [Path(named)] if named else []
-    return [*given, Path(cache) if cache else user_cache_path("paper-reproductions")]
+    given = [user_path(named)] if named else []
+    return [*given, user_path(cache) if cache else user_cache_path("paper-reproductions")]
 
 
 def located(name: str, root: Path | None = None) -> Path | None:
@@ -234,6 +234,8 @@ def check_file(file: File, folder: Path, path: str) -> FileStatus:
     """Status of the file ``path`` of a set that lies in ``folder``."""
     if not (folder / path).exists():
         return FileStatus(path, "missing")
+    if not ((folder / path).is_file() or (folder / path).is_dir()):  # a pipe would block the reader
+        return FileStatus(path, "wrong checksum", "is neither a file nor a folder")
     if file.checksum is None:
         return FileStatus(path, "present, not checksummed")
     algorithm, _, expected = file.checksum.partition(":")

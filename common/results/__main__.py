@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,7 @@ from common.config import SCALES, find_papers, load_paper, read_json, validated
 from common.errors import InputError
 from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
-from common.results.records import Results, StoredRecord, write_archive
+from common.results.records import Changes, Results, StoredRecord, write_archive
 from common.results.summary import write_json, write_summary
 from common.run import Record
 
@@ -37,7 +39,7 @@ def parser() -> Parser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    def add(run: Callable[[argparse.Namespace], None], *names: str) -> None:
+    def add(run: Callable[[argparse.Namespace], None], *names: str) -> argparse.ArgumentParser:
         name = run.__name__.removesuffix("_command")
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         for argument in names:
@@ -50,6 +52,7 @@ def parser() -> Parser:
             "--root", type=Path, default=ROOT, metavar="DIR", help="default: the checkout"
         )
         command.set_defaults(run=run)
+        return command
 
     add(table_command, "paper", "target")
     add(figure_command, "paper", "target")
@@ -57,6 +60,18 @@ def parser() -> Parser:
     add(claims_command, "paper")
     add(benchmark_command, "paper", "name")
     add(archive_command, "paper")
+    replay = add(replay_command, "record")
+    replay.add_argument("--out", type=Path, metavar="DIR", help="keep the new run there")
+    recertify = add(recertify_command, "paper")
+    recertify.add_argument(
+        "--runs", type=positive, default=1, metavar="K", help="of each kind of change (default: 1)"
+    )
+    recertify.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="runs at once (default: 1)"
+    )
+    recertify.add_argument(
+        "--work", type=Path, default=Path("work/recertify"), metavar="DIR", help=_ARGUMENTS["work"]
+    )
     add(summary_command)
     add(report_command)
     add(check_command)
@@ -67,6 +82,8 @@ _ARGUMENTS = {
     "paper": "name of the paper's folder below papers/",
     "target": "name of a table, figure or listing in experiments.yaml",
     "name": "name of a benchmark in the paper's benchmarks.py",
+    "record": "path of a record.json, or PAPER/EXPERIMENT/ARM/SEED of the archive of --scale",
+    "work": "where the runs are made; those of an interrupted call are not repeated (%(default)s)",
 }
 
 
@@ -129,6 +146,47 @@ def archive_command(options: argparse.Namespace) -> None:
     _say([write_archive(results, folder)])
 
 
+def replay_command(options: argparse.Namespace) -> None:
+    """Run a record's command again, elsewhere, and say whether it gives the same."""
+    from common.results.replay import find_record, replay
+
+    record, results = find_record(options.record, options.scale, options.root)
+    with contextlib.ExitStack() as stack:
+        scratch = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        replayed = replay(record, scratch, results, options.root)
+    key = f"{record.experiment}/{record.arm}/seed{record.seed}"
+    print(f"{key}: {replayed.outcome}")
+    for line in replayed.differences:
+        print(f"  {line}")
+    if replayed.outcome == "different":
+        raise InputError(f"{options.record}: made again, it is different (see above)")
+
+
+def recertify_command(options: argparse.Namespace) -> None:
+    """Repeat runs whose code has changed since, and write down whether they give the same."""
+    from common.results.replay import recertify
+
+    folder = _folder(options)
+    made = recertify(
+        folder,
+        options.scale,
+        options.runs,
+        options.work / options.scale,
+        options.results,
+        options.root,
+        options.jobs,
+    )
+    for repeat in made:
+        print(f"{repeat.outcome:17} {repeat.experiment}/{repeat.arm}/seed{repeat.seed}")
+        for line in repeat.differences:
+            print(f"  {line}")
+    if not made:
+        print("nothing to repeat")
+    different = [item for item in made if not item.agrees]
+    if different:
+        raise InputError(f"{len(different)} of {len(made)} repeated runs are different (see above)")
+
+
 def summary_command(options: argparse.Namespace) -> None:
     """Write coverage, verdicts and benchmarks of all papers."""
     _say(write_summary(options.root, options.scale, options.results))
@@ -165,11 +223,19 @@ def check_command(options: argparse.Namespace) -> None:
     print(f"{len(paths)} records conform")
 
 
+def positive(text: str) -> int:
+    """A number of the command line that is at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _check_place(path: Path, record: Record, results: Path) -> None:
     """Raise InputError if ``path`` is not this record's, or if its artifacts are not beside it."""
     if record.key.record(results) != path:
         raise InputError(f"{path}: is the record of another run, {record.key.folder}")
-    StoredRecord(record, path.parent, stale="").check_artifacts()
+    StoredRecord(record, path.parent, Changes((), False)).check_artifacts()
 
 
 def _folder(options: argparse.Namespace) -> Path:

@@ -15,8 +15,10 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from common.config import Paper, Settings
+from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
 from common.results.targets import context_notes, read_as
 from common.run import write_atomically
@@ -50,6 +52,7 @@ class FigureNote(Settings):
     height_px: int
     notes: list[str]
     context: Context
+    runs: list[Runs] = Field([], description="records that were read to draw it")
 
 
 def arm_styles(paper: Paper) -> dict[str, dict[str, Any]]:
@@ -78,7 +81,8 @@ def build(
 ) -> list[Path]:
     """Draw a paper's figure from ``results`` in the shared style and write it to ``folder``."""
     with plt.style.context(["default", STYLE]):
-        drawn = function(results)
+        with results.reading() as read:
+            drawn = function(results)
         body = results.paper.targets[target]
         if isinstance(drawn, Figure):
             drawn = FigureWithCaption(drawn, body.title, f"{body.source}: {body.title}")
@@ -95,6 +99,7 @@ def build(
             height_px=height,
             notes=[*context_notes(context, True), *([body.note] if body.note else [])],
             context=context,
+            runs=runs_of(read),
         )
         try:
             return save(drawn.figure, folder, target, note)

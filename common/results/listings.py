@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from common.config import Settings
 from common.results.records import Context, Results
-from common.results.targets import Target, context_notes, read_as
+from common.results.targets import Target, built, context_notes, read_as
 from common.results.templates import environment, inlined
 
 
@@ -88,7 +88,7 @@ def _made_from(context: Context) -> list[str]:
 
 def build(function: Callable[[Results], Listing], results: Results, target: str) -> Listing:
     """The listing that a paper's function makes of ``results``, with its place in the paper."""
-    return function(results).placed(results, target)
+    return built(function, results, target)
 
 
 def write(listing: Listing, folder: Path) -> list[Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 from common import ROOT
 from common.config import Paper, RunKey, Scale, Settings, load_paper, parse_json, validated
 from common.errors import InputError
-from common.run import DataIdentity, Record, code_sha256, file_sha256, record_of, write_atomically
+from common.fingerprint import Sources, Tree
+from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
+from common.run import DataIdentity, Record, file_sha256, record_of, write_atomically
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -44,6 +48,14 @@ FRAME_COLUMNS: Final = (
 )
 
 
+#: How the repeats of a recertified experiment came out, in the words of tables and report.
+SAID: Final[dict[Outcome, str]] = {
+    "equal": "equal",
+    "equal here": "equal to the old code on another machine",
+    "within tolerance": f"within {TOLERANCE:g} on another machine",
+}
+
+
 class Published(Settings):
     """One number of the paper: ``text`` as printed there, ``value`` where it is a number."""
 
@@ -64,19 +76,45 @@ class Context(Settings):
     seeds: list[int]
     runs: int
     newest: str
+    recertified: list[str]
     stale: list[str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed since a run: definitions of its code, and whether its settings have."""
+
+    code: tuple[str, ...]
+    settings: bool
 
 
 @dataclass(frozen=True)
 class StoredRecord:
     """A record and the folder of its artifacts; ``folder`` is None in an archive.
 
-    ``stale`` names what has changed since the run: "", "code", "settings" or both.
+    ``repeats`` are the repetitions with today's code that speak for it, or against it.
     """
 
     record: Record
     folder: Path | None
-    stale: str
+    changes: Changes
+    repeats: tuple[Repeat, ...] = ()
+
+    @property
+    def recertified(self) -> bool:
+        """Whether its code has changed since, and repeats with today's gave the same numbers."""
+        repeated = bool(self.repeats) and all(item.agrees for item in self.repeats)
+        return bool(self.changes.code) and not self.changes.settings and repeated
+
+    @property
+    def stale(self) -> str:
+        """What has changed since the run and was not recertified; "" if nothing."""
+        if self.recertified:
+            return ""
+        differs = any(not item.agrees for item in self.repeats)
+        code = "code, and a repeated run differs" if differs else "code"
+        parts = [code] if self.changes.code else []
+        return ", ".join([*parts, *(["settings"] if self.changes.settings else [])])
 
     @property
     def name(self) -> str:
@@ -136,6 +174,7 @@ class Results:
             (item for item in stored if item.record.experiment in self.experiments),
             key=lambda item: (item.record.experiment, item.record.arm, item.record.seed),
         )
+        self._readers: list[list[StoredRecord]] = []
 
     @classmethod
     def load(
@@ -156,7 +195,8 @@ class Results:
         Raises:
             InputError: a run is missing, or a record cannot be read or breaks the schema.
         """
-        paper = load_paper(folder)
+        paper, tree = load_paper(folder), tree_of(root)
+        repeats = read_repeats(results / scale / paper.paper / "repeats.json", tree)
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
@@ -165,7 +205,7 @@ class Results:
                     raise InputError(f"{path}: no such record; make it with: {command(key)}")
                 continue
             record = record_of(key, results)
-            stored.append(StoredRecord(record, path.parent, staleness(record, paper, root)))
+            stored.append(_stored(record, path.parent, paper, tree, repeats))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     @classmethod
@@ -177,9 +217,10 @@ class Results:
         root: Path = ROOT,
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
-        paper = load_paper(folder)
+        paper, tree = load_paper(folder), tree_of(root)
         path = archive_path(folder, scale)
         records = read_archive(path)
+        repeats = read_repeats(path.with_suffix(".repeats.json"), tree)
         for number, item in enumerate(records, start=2):
             if (item.paper, item.scale) != (paper.paper, scale):
                 raise InputError(
@@ -187,7 +228,7 @@ class Results:
                     f" allowed: {paper.paper} at {scale}"
                 )
         known = [item for item in records if item.experiment in paper.experiments]
-        stored = [StoredRecord(item, None, staleness(item, paper, root)) for item in known]
+        stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
     def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
@@ -206,11 +247,27 @@ class Results:
             raise InputError(
                 f"{self.paper.paper}.{experiment}: no arm {arm!r}; it has {', '.join(arms)}"
             )
-        return [
+        found = [
             item
             for item in self._stored
             if item.record.experiment == experiment and arm in (None, item.record.arm)
         ]
+        self._note(found)
+        return found
+
+    @contextmanager
+    def reading(self) -> Iterator[list[StoredRecord]]:
+        """The records that are read meanwhile: what a table or figure is made of."""
+        read: list[StoredRecord] = []
+        self._readers.append(read)
+        try:
+            yield read
+        finally:
+            self._readers.pop()
+
+    def _note(self, found: Iterable[StoredRecord]) -> None:
+        for read in self._readers:
+            read.extend(found)
 
     def metric(self, experiment: str, arm: str, metric: str) -> dict[int, float]:
         """Value of ``metric`` by seed. Raises InputError if a record lacks it."""
@@ -237,9 +294,14 @@ class Results:
         """Metrics of an arm's first record. Raises InputError if it has none."""
         return dict(self.first(experiment, arm).record.metrics)
 
-    @cached_property
+    @property
     def frame(self) -> pd.DataFrame:
         """Every metric of every record, one a row."""
+        self._note(self._stored)
+        return self._frame
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         rows = [
             {
                 "paper": item.record.paper,
@@ -289,6 +351,7 @@ class Results:
     @property
     def stored(self) -> list[StoredRecord]:
         """All records, by experiment, arm and seed."""
+        self._note(self._stored)
         return list(self._stored)
 
     def context(self) -> Context:
@@ -302,8 +365,23 @@ class Results:
             seeds=sorted({item.seed for item in records}),
             runs=len(records),
             newest=max((item.provenance.started_at for item in records), default=""),
+            recertified=recertified(self._stored),
             stale=[f"{item.name} ({item.stale})" for item in self._stored if item.stale],
         )
+
+
+def recertified(stored: Sequence[StoredRecord]) -> list[str]:
+    """Of each experiment whose records stand by repeats: how many, and how the repeats ended."""
+    found = []
+    for name in dict.fromkeys(item.record.experiment for item in stored):
+        covered = [item for item in stored if item.record.experiment == name and item.recertified]
+        repeats = {(one.arm, one.seed): one for item in covered for one in item.repeats}
+        if covered:
+            outcomes = Counter(one.outcome for one in repeats.values())
+            how = ", ".join(f"{count} {SAID[outcome]}" for outcome, count in outcomes.items())
+            runs = "record" if len(covered) == 1 else "records"
+            found.append(f"{name}: {len(covered)} {runs} ({len(repeats)} repeated: {how})")
+    return found
 
 
 def origin(data: DataIdentity) -> str:
@@ -319,19 +397,26 @@ def command(key: RunKey) -> str:
     )
 
 
-def staleness(record: Record, paper: Paper, root: Path) -> str:
-    """What has changed since ``record`` was made: "", "code", "settings" or "code, settings"."""
-    made = record.provenance
-    places = {"papers": root, "common": root if (root / "common").is_dir() else ROOT}
-    present = code_sha256(places[name.partition("/")[0]] / name for name in made.code)
-    changed = [] if made.code_sha256 == present else ["code"]
+def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
+    """What has changed since ``record`` was made."""
     study = paper.experiments.get(record.experiment)
-    if study is None or record.arm not in study.arms or study.program != record.program:
-        return ", ".join([*changed, "settings"])
-    wanted = paper.settings(record.experiment, record.arm, record.scale)
-    if not _contains(record.settings, wanted):
-        changed.append("settings")
-    return ", ".join(changed)
+    same = study is not None and record.arm in study.arms and study.program == record.program
+    if same:
+        wanted = paper.settings(record.experiment, record.arm, record.scale)
+        same = _contains(record.settings, wanted)
+    return Changes(tuple(tree.changed(record.provenance.code)), not same)
+
+
+def _stored(
+    record: Record, folder: Path | None, paper: Paper, tree: Tree, repeats: Repeats
+) -> StoredRecord:
+    changed = changes(record, paper, tree)
+    return StoredRecord(record, folder, changed, repeats.of(record, changed.code))
+
+
+def tree_of(root: Path) -> Tree:
+    """Definitions of the checkout at ``root``, and of this one's ``common`` where it has none."""
+    return Tree(Sources(root, ROOT))
 
 
 def _contains(recorded: Any, wanted: Any) -> bool:
@@ -385,8 +470,8 @@ def archive_path(folder: Path, scale: str) -> Path:
 def write_archive(results: Results, folder: Path) -> Path:
     """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path.
 
-    The first line lists what data they read; a record names it by its place there, because the
-    checksums of many files would otherwise stand in every line.
+    The first line lists what data they read and what code they ran; a record names both by their
+    places there, because the checksums of many files would otherwise stand in every line.
     """
     path = archive_path(folder, results.scale)
     records = [item.record.model_dump(mode="json") for item in results.stored]
@@ -396,7 +481,9 @@ def write_archive(results: Results, folder: Path) -> Path:
     for record in records:
         known += [data for data in record["data"] if data not in known]
         record["data"] = [known.index(data) for data in record["data"]]
-    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in ({"data": known}, *records)]
+    codes = pooled([record["provenance"] for record in records], "code")
+    head = {"data": known, "code": codes}
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *records)]
     write_atomically(path, "".join(lines))
     return path
 
@@ -416,11 +503,11 @@ def read_archive(path: Path) -> list[Record]:
         raise InputError(f"{path}: not an archive ({error})") from None
     try:
         header = parse_json(first)
-        if set(header) != {"data"}:
+        if set(header) != {"data", "code"}:
             raise ValueError(f"keys {list(header)}")
-        known = list(header["data"])
+        known, codes = list(header["data"]), list(header["code"])
     except (ValueError, TypeError):
-        raise InputError(f"{path}: line 1: not the list of data of an archive") from None
+        raise InputError(f"{path}: line 1: not the lists of data and code of an archive") from None
     records: dict[RunKey, Record] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{path}: line {number}"
@@ -430,6 +517,10 @@ def read_archive(path: Path) -> list[Record]:
             if not all(type(place) is int and 0 <= place < len(known) for place in places):
                 raise ValueError(f"data {places}: must be places in line 1, below {len(known)}")
             content["data"] = [known[place] for place in places]
+            place = content["provenance"]["code"]
+            if type(place) is not int or not 0 <= place < len(codes):
+                raise ValueError(f"code {place}: must be a place in line 1, below {len(codes)}")
+            content["provenance"]["code"] = codes[place]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{where}: not a record ({error})") from None
         record = validated(Record, content, where)

@@ -18,11 +18,12 @@ from markupsafe import Markup
 from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged, judge_all, read_claims
+from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
+from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
-from common.results.records import Results, StoredRecord, archive_path, origin
+from common.results.records import Results, StoredRecord, archive_path, origin, recertified
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.tables import Table, build, read
 from common.results.templates import environment, inlined, number
@@ -59,6 +60,7 @@ class ExperimentView:
     machines: list[str]
     commits: list[str]
     packages: list[str]
+    recertified: list[str]
     stale: list[str]
 
 
@@ -70,6 +72,8 @@ class ArchiveView:
     newest: str
     devices: list[str]
     runs: int
+    recertified: list[str]
+    stale: list[str]
     claims: list[Judged]
     tables: list[Table]
     without: list[NotRebuilt]
@@ -164,8 +168,10 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         "duration": duration,
         "memory": memory,
         "quantity": quantity,
+        "each_seed": each_seed,
     }
-    templates.globals |= {"strip": interval_strip, "totals": _totals}
+    index = RunIndex()
+    templates.globals |= {"strip": interval_strip, "totals": _totals, "index": index}
     text = templates.get_template("report.html").render(
         papers=papers,
         scale=scale,
@@ -173,6 +179,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
         dirty=dirty,
         newest=newest,
         devices=sorted(devices),
+        commands=commands(results),
         style=inlined("report.css"),
         script=inlined("report.js"),
     )
@@ -224,6 +231,8 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
         context.newest,
         context.devices,
         context.runs,
+        context.recertified,
+        context.stale,
         [claim for claim in judge_all(claims, everything) if claim.n],
         made,
         without,
@@ -249,6 +258,7 @@ def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> Expe
         machines=sorted({f"{item.device}, {item.precision}, {item.cpu}" for item in made}),
         commits=sorted({item.git_commit[:10] + "+" * item.git_dirty for item in made}),
         packages=sorted(packages | {f"python {item.python}" for item in made}),
+        recertified=recertified(stored),
         stale=[f"{item.name} ({item.stale})" for item in stored if item.stale],
     )
 
@@ -268,6 +278,7 @@ def _totals(papers: list[PaperView]) -> dict[str, Any]:
         "rebuilt": sum(view.coverage["rebuilt"] for view in papers),
         "verdicts": verdicts,
         "claims": sum(len(view.claims) for view in papers),
+        "chance": chance([item for view in papers for item in view.claims]),
         "runs": sum(view.runs for view in papers),
         "wall_s": sum(view.wall_s for view in papers),
         "stale": sum(view.stale for view in papers),
@@ -311,6 +322,17 @@ def interval_strip(claim: Judged, width: int = 220) -> Markup:
         at=x(threshold),
         value=x(claim.value),
     )
+
+
+def each_seed(claim: Judged) -> str:
+    """What each seed gives alone, in words; nothing of one seed."""
+    if claim.n < 2:
+        return ""
+    values = (
+        f"{'undefined' if value is None else number(value)} (seed {seed})"
+        for seed, value in claim.by_seed.items()
+    )
+    return f"Each seed alone: {', '.join(values)}."
 
 
 def quantity(value: float, unit: str) -> str:

@@ -1,16 +1,18 @@
-"""What all papers together have reached: coverage, verdicts and benchmarks, as three files."""
+"""What all papers together have reached: coverage, verdicts and benchmarks, as four files."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from common.config import Paper, Scale, find_papers, load_paper, read_json, validated
 from common.dag import SUFFIXES
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow
-from common.results.claims import Judged
+from common.results.claims import Judged, Verdict, chance
 from common.run import write_atomically
 
 
@@ -45,6 +47,15 @@ def judged_claims(results: Path, scale: str, paper: str) -> list[Judged]:
     return [validated(Judged, item, str(path)) for item in _read_list(path)]
 
 
+def verdicts(judged: Sequence[Judged]) -> dict[str, Any]:
+    """How many claims hold, fail and are undecided, and how many would by chance alone."""
+    counts = Counter(item.verdict for item in judged)
+    return {
+        **{name: counts[name] for name in get_args(Verdict)},
+        "chance": chance(judged),
+    }
+
+
 def benchmark_rows(results: Path, scale: str, paper: str) -> list[BenchmarkRow]:
     """Rows of a paper's benchmarks, by name of the benchmark."""
     paths = sorted((results / scale / paper / "benchmarks").glob("*.json"))
@@ -52,16 +63,14 @@ def benchmark_rows(results: Path, scale: str, paper: str) -> list[BenchmarkRow]:
 
 
 def write_summary(root: Path, scale: Scale, results: Path) -> list[Path]:
-    """Write ``coverage.json``, ``claims.json`` and ``benchmarks.json`` over all papers."""
+    """Write coverage, claims, verdicts and benchmarks of all papers, each as a JSON file."""
     papers = [load_paper(folder) for folder in find_papers(root)]
     names = [paper.paper for paper in papers]
+    judged = [item for name in names for item in judged_claims(results, scale, name)]
     contents: dict[str, Any] = {
         "coverage": {paper.paper: coverage(paper, scale, results) for paper in papers},
-        "claims": [
-            item.model_dump(mode="json")
-            for name in names
-            for item in judged_claims(results, scale, name)
-        ],
+        "claims": [item.model_dump(mode="json") for item in judged],
+        "verdicts": verdicts(judged),
         "benchmarks": [
             row.model_dump(mode="json")
             for name in names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +13,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from common.config import Settings
+from common.results.lineage import Runs, runs_of
 from common.results.records import Confidence, Results
-from common.results.targets import Target, context_notes, read_as
+from common.results.targets import Target, built, context_notes, read_as
 
 MISSING: Final = "—"
 #: How a published number is marked by its confidence.
@@ -30,7 +31,8 @@ class Cell(Settings):
     """One entry of a table: mean and standard deviation over ``n`` seeds, and the paper's number.
 
     ``mean`` is None where nothing was run; ``std`` needs two seeds. ``published_text`` is the
-    entry as printed in the paper, ``published`` its value where it is a number.
+    entry as printed in the paper, ``published`` its value where it is a number. ``runs`` are the
+    records that ``mean`` is of; without, they are among those of the table.
     """
 
     row: str
@@ -44,6 +46,7 @@ class Cell(Settings):
     published_std: float | None = None
     published_text: str = ""
     confidence: Confidence | None = None
+    runs: list[Runs] = Field([])
 
     @property
     def difference(self) -> float | None:
@@ -179,6 +182,10 @@ class Table(Target):
                 return cell
         return Cell(row=row, column=column, metric=metric)
 
+    def runs_behind(self, cell: Cell) -> list[Runs]:
+        """Records that our number in a cell was made from; none where there is none."""
+        return [] if cell.mean is None else cell.runs or self.runs
+
     @property
     def has_published(self) -> bool:
         """Whether any cell has a published number."""
@@ -240,6 +247,7 @@ def cell(
         label=metric if label is None else label,
         unit=unit,
         published=published,
+        runs=runs_of(results.records(experiment, arm)),
     )
 
 
@@ -252,6 +260,7 @@ def cell_of(
     label: str,
     unit: str = "",
     published: tuple[str, str, str, str] | None = None,
+    runs: Sequence[Runs] = (),
 ) -> Cell:
     """As :func:`cell`, from one value a seed: what is computed of several metrics."""
     theirs = results.published_value(*published) if published else None
@@ -267,12 +276,13 @@ def cell_of(
         published_std=theirs.std if theirs else None,
         published_text=theirs.text if theirs else "",
         confidence=theirs.confidence if theirs else None,
+        runs=list(runs),
     )
 
 
 def build(function: Callable[[Results], Table], results: Results, target: str) -> Table:
     """The finished table that a paper's function makes of ``results``."""
-    return function(results).placed(results, target)
+    return built(function, results, target)
 
 
 def write(table: Table, folder: Path) -> list[Path]:
@@ -298,9 +308,10 @@ def to_csv(table: Table) -> str:
             "data": "; ".join(context.data) if context else "",
             "device": "; ".join(context.devices) if context else "",
             "stale": bool(context and context.stale),
-            **cell.model_dump(exclude={"published_text"}),
+            **cell.model_dump(exclude={"published_text", "runs"}),
             "published_text": cell.published_text,
             "difference": cell.difference,
+            "records": " ".join(map(str, table.runs_behind(cell))),
         }
         for cell in table.cells
     ]

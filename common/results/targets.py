@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from pydantic import Field
 
 from common.config import Settings, read_json, validated
+from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
 from common.run import write_atomically
 
@@ -19,6 +20,7 @@ NOT_COMPARABLE: Final = (
 )
 
 Read = TypeVar("Read", bound=Settings)
+Built = TypeVar("Built", bound="Target")
 
 
 class Target(Settings):
@@ -30,6 +32,7 @@ class Target(Settings):
     title: str = ""
     source: str = ""
     context: Context | None = None
+    runs: list[Runs] = Field([], description="records that were read to make it")
 
     def placed(self, results: Results, target: str) -> Self:
         """It with its place in the paper and what it was made from."""
@@ -55,6 +58,13 @@ class Target(Settings):
         return written
 
 
+def built(function: Callable[[Results], Built], results: Results, target: str) -> Built:
+    """What a paper's function makes of ``results``: its place in the paper, the records it read."""
+    with results.reading() as read:
+        made = function(results)
+    return made.placed(results, target).model_copy(update={"runs": runs_of(read)})
+
+
 def read_as(kind: type[Read], path: Path, name: str) -> Read:
     """What a JSON file holds. Raises InputError if that is not ``name``, of this ``kind``."""
     return validated(kind, read_json(path, name), str(path))
@@ -71,6 +81,11 @@ def context_notes(context: Context, compared: bool) -> list[str]:
     ]
     if compared and context.scale != "paper":
         notes.append(NOT_COMPARABLE.format(scale=context.scale))
+    if context.recertified:
+        notes.append(
+            "Recertified: the code has changed since, and runs repeated with today's gave the same:"
+            f" {'; '.join(context.recertified)}."
+        )
     if context.stale:
         shown = ", ".join(context.stale[:3]) + (", …" if len(context.stale) > 3 else "")
         notes.append(

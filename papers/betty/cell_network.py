@@ -76,8 +76,6 @@ class CellNetwork(nn.Module):
             if auxiliary and place == max(reductions(depth)):
                 self.auxiliary = AuxiliaryHead(last, classes)
         self.head = nn.Linear(last, classes)
-        # Faster convolutions, on CPUs too.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, mixture: Tensor | None = None) -> Logits:
         """(n, image_channels, h, w), h and w multiples of 4 -> logits.
@@ -85,7 +83,10 @@ class CellNetwork(nn.Module):
         ``mixture``: (2, edges, operations) weights of the candidates in normal and in reduction
         cells; None for finished cells.
         """
-        before = last = self.stem(images)
+        # Channels-last is faster, but on a CPU its small strided 1x1 convolutions write past their
+        # memory: docs/known_faults.md. A clone: contiguous() leaves the strides of grey images.
+        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
+        before = last = self.stem(images.clone(memory_format=layout))
         auxiliary = None
         drop_path = self.drop_path if self.training else 0.0
         halving = reductions(len(self.cells))

@@ -39,3 +39,11 @@ class EarlyStopping:
         else:
             self.waited += 1
         return self.waited >= self.tolerance
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and how many validations ago it was."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.best, self.waited = float(state["best"]), int(state["waited"])

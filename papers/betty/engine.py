@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -15,11 +15,14 @@ from tqdm import tqdm
 from common.errors import InputError
 from papers.betty.configs import EngineConfig
 from papers.betty.distribution import distribution_of
-from papers.betty.early_stopping import EarlyStopping
-from papers.betty.envs import Env
+from papers.betty.generators import global_states, set_global_states
 from papers.betty.graph import DataflowGraph
 from papers.betty.loggers import logger_of
-from papers.betty.problems.problem import Problem
+from papers.betty.problems.problem import Problem, keeps_state
+
+if TYPE_CHECKING:
+    from papers.betty.early_stopping import EarlyStopping
+    from papers.betty.envs import Env
 
 log = logging.getLogger("betty")
 Dependencies = Mapping[str, Mapping[Any, Iterable[Any]]]
@@ -33,7 +36,8 @@ class Engine:
             other problems.
         config: how to run.
         dependencies: ``{"u2l": {upper: [lower, ...]}, "l2u": {lower: [upper, ...]}}`` with
-            problems or their names; absent for a single problem.
+            problems or their names; absent for a single problem. Edges l2u of
+            :meth:`Problem.add_child` and ``add_parent`` come beside.
         env: shared object.
 
     Attributes:
@@ -57,10 +61,15 @@ class Engine:
         self._by_name = {problem.name: problem for problem in self.problems}
         self.env = env
         self.global_step = 0
-        self.graph = self._graph(dependencies or {})
+        declared = [edge for problem in self.problems for edge in problem.declared]
+        self.graph = self._graph(dependencies or {}, declared)
         self.distribution = distribution_of(self.config)
         self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
-        self.early_stopping = EarlyStopping.of(self.config)
+        self.early_stopping: EarlyStopping | None = None
+        if self.config.early_stopping:
+            from papers.betty.early_stopping import EarlyStopping  # seldom used
+
+            self.early_stopping = EarlyStopping.of(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device
@@ -69,10 +78,13 @@ class Engine:
                 env.train_data_loader = self.distribution.share(env.train_data_loader, "env")
         for problem in self.problems:
             problem.initialize(self)
+        self.refuse_shared_parameters()
         for problem in self.problems:
             self.distribution.take(problem)
 
-    def _graph(self, dependencies: Dependencies) -> DataflowGraph:
+    def _graph(
+        self, dependencies: Dependencies, declared: Iterable[tuple[Problem, Problem]] = ()
+    ) -> DataflowGraph:
         unknown = sorted(set(dependencies) - {"u2l", "l2u"})
         if unknown:
             raise InputError(f"dependencies: unknown key {unknown[0]!r}; allowed: u2l, l2u")
@@ -87,6 +99,8 @@ class Engine:
             }
             for kind in ("u2l", "l2u")
         ]
+        for lower, upper in declared:
+            edges[1].setdefault(lower.name, []).append(upper.name)
         return DataflowGraph([problem.name for problem in self.problems], *edges)
 
     def _introduce(self) -> None:
@@ -101,6 +115,27 @@ class Engine:
                     )
                 setattr(other, problem.name, problem)
             problem.env = self.env
+
+    def refuse_shared_parameters(self) -> None:
+        """Each trainable parameter is stepped by one problem.
+
+        Raises:
+            InputError: two have it in their optimizers, or one that has would accumulate its
+                gradient with that of another whose module has it too.
+        """
+        for number, one in enumerate(self.problems):
+            for other in self.problems[:number]:
+                theirs = {id(param) for param in other.trainable_parameters()}
+                shared = [param for param in one.trainable_parameters() if id(param) in theirs]
+                steppers = [each for each in (other, one) if each.steps_any(shared)]
+                collect = any(each.config.gradient_accumulation > 1 for each in (other, one))
+                if shared and (len(steppers) > 1 or collect):
+                    raise InputError(
+                        f"problems {other.name!r} and {one.name!r} share {len(shared)} trainable"
+                        f" parameters, the first of shape {tuple(shared[0].shape)}: both would"
+                        " change them or their gradients; allowed: a copy (copy.deepcopy), a call"
+                        " of the other problem, or requires_grad_(False)"
+                    )
 
     def problem(self, name: str) -> Problem:
         """The problem of a name."""
@@ -123,7 +158,7 @@ class Engine:
     @property
     def between_loops(self) -> bool:
         """Whether no problem is inside its inner loop, so that a state can be taken."""
-        return all(problem.loop_starts for problem in self.problems)
+        return all(problem.between_loops for problem in self.problems)
 
     def set_dependency(self, dependencies: Dependencies) -> None:
         """Take other dependencies between the same problems, also while running."""
@@ -137,7 +172,10 @@ class Engine:
             leaf.step(global_step=self.global_step)
 
     def validation(self) -> Mapping[str, Any] | None:
-        """Numbers to log every ``valid_step`` iterations; override it."""
+        """Numbers to log every ``valid_step`` iterations; override it.
+
+        Without it the problems' losses that were looked at last are logged, and once at the end.
+        """
         return None
 
     def run(self, after_iteration: Callable[[], None] | None = None) -> Mapping[str, Any] | None:
@@ -148,6 +186,13 @@ class Engine:
         """
         self.train()
         stats: Mapping[str, Any] | None = None
+        every, validates = self.config.valid_step, self._has_validation()
+        if validates and every > self.config.train_iters and self.is_rank_zero():
+            log.warning(
+                "validation() is never called: valid_step %d is above train_iters %d",
+                every,
+                self.config.train_iters,
+            )
         with tqdm(
             total=self.config.train_iters,
             initial=self.global_step,
@@ -166,6 +211,8 @@ class Engine:
                         break
                 if after_iteration:
                     after_iteration()
+        if not validates and self.global_step % every:
+            self._log_losses()
         return stats
 
     def _stops_early(self, stats: Mapping[str, Any] | None) -> bool:
@@ -176,13 +223,23 @@ class Engine:
         return self.distribution.first_says(stop)
 
     def _validate(self) -> Mapping[str, Any] | None:
-        if not self.distribution.validates or type(self).validation is Engine.validation:
+        if not self._has_validation():
+            self._log_losses()
+            return None
+        if not self.distribution.validates:
             return None
         self.eval()
         stats = self.validation() or {}
         self.logger.log(stats, tag="validation", step=self.global_step)
         self.train()
         return stats
+
+    def _has_validation(self) -> bool:
+        return type(self).validation is not Engine.validation
+
+    def _log_losses(self) -> None:
+        losses = {problem.name: problem.last_loss for problem in self.problems if problem.count}
+        self.logger.log(losses, tag="losses", step=self.global_step)
 
     def train(self) -> None:
         """Training mode for every problem."""
@@ -199,14 +256,51 @@ class Engine:
         return self.distribution.rank == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of every problem and the iteration."""
+        """All that a program put together alike needs to go on as this one would, bit for bit.
+
+        State of every problem with its data's position, the iteration, early stopping, the env's
+        if it has one, and the generators of Python, NumPy and torch. Every process must call it.
+
+        Raises:
+            InputError: a problem is inside its inner loop (see :attr:`between_loops`), or what
+                cannot be kept would be missing: positions of worker processes, an env's data.
+        """
+        for problem in self.problems:
+            problem.refuse_within_loop()
+        parts = self._parts_with_state()
+        if "env" not in parts and self.env is not None and self.env.train_data_loader is not None:
+            raise InputError(
+                "env: where its train_data_loader is, no state holds; allowed: an Env with"
+                " state_dict and load_state_dict"
+            )
         states = {problem.name: problem.state_dict() for problem in self.problems}
-        return {"problems": states, "global_step": self.global_step}
+        return {
+            "problems": states,
+            "global_step": self.global_step,
+            "random": self.distribution.of_all(global_states(self.device)),
+            **{name: part.state_dict() for name, part in parts.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`. Raises InputError if a problem is missing."""
+        """Inverse of :meth:`state_dict`; the global generators go on from there, too.
+
+        Raises:
+            InputError: a part is missing, or the state does not fit this program.
+        """
+        parts = self._parts_with_state()
+        for name in ("global_step", "random", *parts):
+            if name not in state:
+                raise InputError(f"the state has no {name!r}")
         for problem in self.problems:
             if problem.name not in state["problems"]:
                 raise InputError(f"the state has no problem {problem.name!r}")
             problem.load_state_dict(state["problems"][problem.name])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         self.global_step = int(state["global_step"])
+        set_global_states(self.distribution.own_of(state["random"], "random"), self.device)
+
+    def _parts_with_state(self) -> dict[str, Any]:
+        """Beside problems."""
+        parts = {"env": self.env, "early_stopping": self.early_stopping}
+        return {name: part for name, part in parts.items() if keeps_state(part)}

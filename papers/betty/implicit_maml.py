@@ -24,9 +24,9 @@ from common.core import Core, CoreSettings
 from common.core.data_order import mixed
 from common.errors import InputError
 from common.run import DataIdentity, Run
-from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem, IterativeProblem
+from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.training import accuracy, run_engine, strategy_of
+from papers.betty.training import accuracy, recorded, run_engine, strategy_of
 
 
 class ImplicitMAMLSettings(Settings):
@@ -250,10 +250,6 @@ class ImplicitAdapted(Adapted, ImplicitProblem):
     """Differentiated implicitly: implicit MAML."""
 
 
-class IterativeAdapted(Adapted, IterativeProblem):
-    """Differentiated through its steps: MAML."""
-
-
 class Meta(ImplicitProblem):
     """Outer problem: loss of the adapted network on the queries of its task."""
 
@@ -272,7 +268,8 @@ def program(
 ) -> Engine:
     """The bilevel program over ``network``, whose parameters are the meta-weights."""
     start = copy.deepcopy(network)
-    kind = IterativeAdapted if settings.method == "itd" else ImplicitAdapted
+    # Differentiated through its steps it is MAML itself.
+    kind = recorded(Adapted) if settings.method == "itd" else ImplicitAdapted
     adapted = kind(
         "adapted",
         Config(

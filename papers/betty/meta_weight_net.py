@@ -23,13 +23,13 @@ from common.core import Core, CoreSettings
 from common.core.meters import peak_gpu_bytes
 from common.data.synthetic import long_tailed
 from common.run import DataIdentity, Run
-from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
+from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.augmentation import crop_and_flip
 from papers.betty.batches import Batches, Split, per_class
 from papers.betty.bert_settings import BertSettings
 from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.training import SavedTensors, accuracy, run_engine, strategy_of
+from papers.betty.training import SavedTensors, accuracy, recorded, run_engine, strategy_of
 
 FOLDER: Final = Path(__file__).resolve().parent
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
@@ -219,10 +219,6 @@ class ImplicitClassifier(Classifier, ImplicitProblem):
     """Differentiated implicitly."""
 
 
-class IterativeClassifier(Classifier, IterativeProblem):
-    """Differentiated through its steps."""
-
-
 class Reweight(ImplicitProblem):
     """Outer problem: cross-entropy of the classifier on the balanced meta set."""
 
@@ -244,7 +240,7 @@ def program(
     optimizer = optimizer_of(settings, network)
     milestones = [round(share * settings.iterations) for share in settings.milestones]
     source = data.meta if settings.method == "clean_only" else data.train
-    kind = IterativeClassifier if settings.method == "itd" else ImplicitClassifier
+    kind = recorded(Classifier) if settings.method == "itd" else ImplicitClassifier
     classifier = kind(
         "classifier",
         Config(

@@ -17,9 +17,9 @@ from torch.nn import functional
 from common.config import Program, Settings
 from common.core import Core, CoreSettings
 from common.run import DataIdentity, Run
-from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
+from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.training import SavedTensors, run_engine, strategy_of
+from papers.betty.training import SavedTensors, recorded, run_engine, strategy_of
 
 
 class RegressionSettings(Settings):
@@ -135,10 +135,6 @@ class ImplicitWeights(Weights, ImplicitProblem):
     """Differentiated implicitly."""
 
 
-class IterativeWeights(Weights, IterativeProblem):
-    """Differentiated through their steps."""
-
-
 class Penalties(ImplicitProblem):
     """Outer problem: cross-entropy of the validation points."""
 
@@ -157,7 +153,7 @@ class Penalties(ImplicitProblem):
 def program(settings: RegressionSettings, data: Data, strategy: Strategy = "cpu") -> Engine:
     """The bilevel program, in the precision of the data."""
     start = Coefficients(data.train.x.new_zeros(settings.features))
-    kind = IterativeWeights if settings.method == "itd" else ImplicitWeights
+    kind = recorded(Weights) if settings.method == "itd" else ImplicitWeights
     weights = kind(
         "weights",
         Config(

@@ -2,34 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
 
+#: Steps between looks at whether a cost draws from Python's or NumPy's generators: reading their
+#: states takes 0.1 ms, as much as a small network's layer.
+STEPS_BETWEEN_LOOKS = 50
+
+
+class MicroBatch:
+    """What the cost on a batch was computed from, beside parameters.
+
+    Attributes:
+        batch: as ``training_step`` got it.
+        random: states of torch's generators before it.
+        others: of Python's and NumPy's; None where the cost does not draw from them.
+        held: values that are constants in replays, by name.
+    """
+
+    def __init__(self, batch: Any, device: torch.device) -> None:
+        self.batch = batch
+        self.random = _random_state(device)
+        self.others: tuple[Any, Any] | None = None
+        self.held: dict[str, Tensor] = {}
+
 
 class Replay:
-    """Random state, and values held constant, of a problem's last step."""
+    """Batches, random states, and values held constant, of a problem's last optimiser step.
+
+    The random numbers are those of torch, and of Python's and NumPy's global generators. Whether a
+    cost draws from the latter is looked at in the first step and in every 50th, and once it has
+    they are replayed from then on. Of a generator that a program keeps itself it can hold the draw.
+    """
 
     def __init__(self) -> None:
-        self._random: tuple[Tensor, Tensor | None] | None = None
-        self._held: dict[str, Tensor] = {}
+        self.micro_batches: list[MicroBatch] = []
+        self._present: MicroBatch | None = None
         self._again = False
-
-    def record(self, problem: Problem) -> None:
-        """Remember the random state with which a step begins; forget what the last one held."""
-        self._random = _random_state(problem.device)
-        self._held = {}
+        self._steps, self._draws = 0, False
 
     @contextmanager
-    def again(self, problem: Problem) -> Iterator[None]:
-        """Random numbers of the recorded step; afterwards generators and buffers are put back."""
+    def recorded(self, problem: Problem, batch: Any, first: bool) -> Iterator[None]:
+        """Remember with what the cost on ``batch`` is computed inside.
+
+        Args:
+            first: of the micro-batches of an optimiser step; those of the last one are forgotten.
+        """
+        if first:
+            self.micro_batches = []
+        self._present = MicroBatch(batch, problem.device)
+        self.micro_batches.append(self._present)
+        look = self._draws or self._steps % STEPS_BETWEEN_LOOKS == 0
+        self._steps += 1
+        before = _other_states() if look else None
+        try:
+            yield
+            if before is not None:
+                self._draws = self._draws or not _same(before, _other_states())
+                self._present.others = before if self._draws else None
+        finally:
+            self._present = None
+
+    @contextmanager
+    def again(self, problem: Problem, recorded: MicroBatch) -> Iterator[None]:
+        """Random numbers of a recorded batch; afterwards generators and buffers are put back."""
         present = _random_state(problem.device)
+        others = None if recorded.others is None else _other_states()
         buffers = [
             (module, name, buffer)
             for module in problem.modules_with_buffers()
@@ -39,23 +86,35 @@ class Replay:
         # Others take their place, rather than being overwritten: a graph may have saved them.
         for module, name, buffer in buffers:
             module._buffers[name] = buffer.clone()
-        if self._random is not None:
-            _set_random_state(self._random, problem.device)
-        self._again = True
+        _set_random_state(recorded.random, problem.device)
+        _set_other_states(recorded.others)
+        self._present, self._again = recorded, True
         try:
             yield
         finally:
-            self._again = False
+            self._present, self._again = None, False
             _set_random_state(present, problem.device)
+            _set_other_states(others)
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
 
     def held(self, name: str, value: Tensor) -> Tensor:
-        """``value`` of the recorded step: stored there, returned in replays."""
+        """``value`` of the recorded batch: stored there, returned in replays."""
+        if self._present is None:  # another problem asks for this cost, or nobody differentiates it
+            return value
         if self._again:
-            return self._held[name]
-        self._held[name] = value
+            return self._present.held[name]
+        self._present.held[name] = value
         return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """When it looks at Python's and NumPy's generators; between loops nothing else counts."""
+        return {"steps": self._steps, "draws": self._draws}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._steps, self._draws = int(state["steps"]), bool(state["draws"])
+        self.micro_batches = []
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Any]:
@@ -67,3 +126,19 @@ def _set_random_state(state: tuple[Tensor, Any], device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+def _other_states() -> tuple[Any, Any]:
+    """Of the global generators of Python and NumPy."""
+    return random.getstate(), np.random.get_state()
+
+
+def _set_other_states(states: tuple[Any, Any] | None) -> None:
+    if states is not None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _same(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    parts = zip(a[1], b[1], strict=True)
+    return a[0] == b[0] and all(np.array_equal(mine, other) for mine, other in parts)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,6 +142,16 @@ class _Held:
     def __del__(self) -> None:
         if self._counts:
             self._meter.release(self.tensor)
+
+
+def recorded(cost: type) -> Any:
+    """A kind of problem with the methods of ``cost``, differentiated through its steps.
+
+    Made here, so that runs that differentiate implicitly do not load what records steps.
+    """
+    from papers.betty import IterativeProblem
+
+    return type(f"Iterative{cost.__name__}", (cost, IterativeProblem), {})
 
 
 def strategy_of(core: Core, divisible: bool = True) -> Strategy:

@@ -26,14 +26,20 @@ A score is positive where removing the training sample is predicted to raise the
 is not divided by the number of training samples. Losses are sums over samples and tokens. In a
 ``with`` block parameters get no gradient: it takes a pass of its own, not one that trains.
 
+``run.coverage()`` says which share of the trained parameters that is of, and why not of the rest;
+``watch(model, bias=True)`` counts biases. ``run.check((inputs, targets), loss_of_batch)`` compares
+a few samples' gradients with autograd's, one sample at a time, and names what makes them differ.
+
 A program that may be killed says ``logra.init(project="digits", resume=True)``, and ``if
 run.has_logged(index): continue`` before each batch; started again it goes on where it was.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
@@ -77,10 +83,12 @@ _OF_THE_RUN = frozenset(
         "add_lora",
         "build_log_dataloader",
         "build_log_dataset",
+        "check",
         "clear",
         "compute_influence",
         "compute_influence_all",
         "compute_self_influence",
+        "coverage",
         "end",
         "eval",
         "finalize",
@@ -122,3 +130,19 @@ def __getattr__(name: str) -> Any:
     if _run is None:
         raise InputError(f"logra.{name} without a run; allowed: after logra.init(project)")
     return getattr(_run, name)
+
+
+#: What programs import from ``logix.utils``, and so from ``papers.logra.utils``.
+_OF_UTILS = frozenset({"DataIDGenerator", "get_logger", "get_rank", "get_world_size", "merge_logs"})
+
+
+class _Utils(ModuleType):
+    """No module of its own: each name is where it is here."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_UTILS:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(import_module("papers.logra.names_of_logix"), name)
+
+
+utils = sys.modules[f"{__name__}.utils"] = _Utils(f"{__name__}.utils")

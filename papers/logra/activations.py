@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ class Activations:
     def __init__(self, kinds: Collection[str]) -> None:
         self.kinds = kinds
         self.log: ActivationLog = {}
+        #: Whether gradients of the backward pass that runs are those of the loss.
+        self.counts: Callable[[], bool] = lambda: True
 
     @contextmanager
     def of_layers(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -57,7 +59,11 @@ class Activations:
 
     def _log_gradient(self, name: str, tensor: Tensor) -> None:
         if "backward" in self.kinds and tensor.requires_grad:
-            tensor.register_hook(partial(self._add, name, "backward"))  # type: ignore[no-untyped-call]
+            tensor.register_hook(partial(self._add_gradient, name))  # type: ignore[no-untyped-call]
+
+    def _add_gradient(self, name: str, gradient: Tensor) -> None:
+        if self.counts():
+            self._add(name, "backward", gradient)
 
     def _add(self, name: str, kind: str, tensor: Tensor) -> None:
         log = self.log.setdefault(name, {})

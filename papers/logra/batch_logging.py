@@ -19,6 +19,7 @@ from papers.logra.logged_batch import LoggedBatch
 from papers.logra.moments import Statistics
 from papers.logra.progress import Progress
 from papers.logra.projections import Projections
+from papers.logra.token_masks import Mask
 from papers.logra.watched_model import WatchedModel
 
 
@@ -129,7 +130,7 @@ class BatchLogging:
     def __call__(
         self,
         data_id: Iterable[Any],
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         save: bool = False,
         loss_scale: float = 1.0,
     ) -> Self:
@@ -140,7 +141,8 @@ class BatchLogging:
         Args:
             data_id: what each sample is called; may repeat. Numbers are taken as text, tensors
                 of several numbers by their hash.
-            mask: (n, t), tokens that count in forward and backward statistics.
+            mask: (n, t), tokens that count in forward and backward statistics, or where layers
+                differ in tokens several, see :class:`papers.logra.token_masks.TokenMasks`.
             save: store this batch's gradients whatever :meth:`save` said.
             loss_scale: what the loss was multiplied by: a GradScaler's scale, or 1 / n of a loss
                 that is a mean over n samples.
@@ -166,7 +168,7 @@ class BatchLogging:
             self._close(batch, kind, error, trace)
 
     def start(
-        self, data_id: Iterable[Any], mask: Tensor | None = None, loss_scale: float = 1.0
+        self, data_id: Iterable[Any], mask: Mask | None = None, loss_scale: float = 1.0
     ) -> None:
         """Begin a batch where a ``with`` block does not fit; arguments as of the call.
 
@@ -216,7 +218,7 @@ class BatchLogging:
     # How
 
     def _begin(
-        self, data_id: Iterable[Any], mask: Tensor | None, loss_scale: float, save: bool = False
+        self, data_id: Iterable[Any], mask: Mask | None, loss_scale: float, save: bool = False
     ) -> None:
         if self._open is not None:
             raise InputError("a batch within a batch; allowed: one after the other")

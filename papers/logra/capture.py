@@ -9,18 +9,18 @@ times it. When the block ends, also by an exception, everything is as it was.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional
 
 from common.errors import InputError
+from papers.logra.attention import unrolled
 from papers.logra.layers import (
     add_gradients,
     add_projected_gradients,
@@ -30,7 +30,16 @@ from papers.logra.layers import (
 )
 from papers.logra.layout import Block
 from papers.logra.moments import Eigenbasis, Statistics
+from papers.logra.parameter_paths import SecondPathError, check_forward, frozen
+from papers.logra.plain_passes import (
+    not_compiled,
+    not_synchronised,
+    on_the_slow_path,
+    refuse_batch_norm_in_training,
+)
 from papers.logra.projections import joined
+from papers.logra.tied_layers import ties
+from papers.logra.token_masks import Mask, TokenMasks, weights_of
 
 
 class Capture:
@@ -51,8 +60,8 @@ class Capture:
             eigenvalues alone: to rotate rows costs far less than to rotate gradients.
 
     Raises:
-        InputError: a layer has no rule, its projection is missing or of another shape, or layers
-            that share a block do not fit together.
+        InputError: a layer has no rule, its projection is missing or of another shape, layers
+            that share a block do not fit together, or two of them share a weight.
     """
 
     def __init__(
@@ -77,7 +86,7 @@ class Capture:
             assert statistics is not None
             bases = {name: statistics.eigenbasis(block) for name, block in self.block_of.items()}
             projections = _rotating(bases, projections)
-        self.projections = projections
+        self.projections, self.bias = projections, bias
         self.rules = {name: rule_of(module, bias) for name, module in self.layers.items()}
         blocks = []
         for name, rule in self.rules.items():
@@ -85,31 +94,47 @@ class Capture:
             blocks.append(block if projections is None else _projected(block, projections))
         #: Of a gradient.
         self.layout = joined(blocks, shared or {})
+        #: Layers that add to the block of one whose weight they share.
+        self.ties = ties(model, self.layers)
+        #: All that have hooks.
+        self.hooked = self.layers | {name: tie.layer for name, tie in self.ties.items()}
+        for name, tie in self.ties.items():
+            self.rules[name] = rule_of(tie.layer, bias and tie.bias)
+            self.block_of[name] = self.block_of[tie.owner]
+        #: Layers whose forward pass is known to be that of their type.
+        self._known: set[str] = set()
         self._cast: dict[tuple[str, int, torch.device, torch.dtype], Tensor] = {}
 
     @contextmanager
-    def batch(self, mask: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[Batch]:
+    def batch(self, mask: Mask | None = None, loss_scale: float = 1.0) -> Iterator[Batch]:
         """One batch: run forward and backward in the block, read gradients after it.
 
-        The loss is a sum over samples. Several backward passes in a block add up.
+        The loss is a sum over samples. Several backward passes in a block add up, as they do in
+        parameters; a pass of ``autograd.grad``, which adds to no parameter, does not count.
 
         Args:
-            mask: (n, t), which tokens count in forward and backward statistics.
+            mask: (n, t), which tokens count in forward and backward statistics, or masks by sides
+                or parts of names, see :class:`papers.logra.token_masks.TokenMasks`.
             loss_scale: what the loss was multiplied by, divided out: a GradScaler's scale, or
                 1 / n of a loss that is a mean over n samples.
 
         Raises:
             InputError: a layer did not run, or without gradients; a gradient is NaN or infinite;
-                layers saw different numbers of samples; the model's batch norm is in training mode.
+                layers saw different numbers of samples; the model's batch norm is in training mode;
+                a layer's parameter reaches the loss on another path than through the layer.
         """
-        _refuse_batch_norm_in_training(self.model)
-        batch = Batch(self, mask, loss_scale)
+        refuse_batch_norm_in_training(self.model)
+        masks = TokenMasks(self.model, self.layers, mask)
+        batch = Batch(self, masks, loss_scale)
         try:
             with ExitStack() as stack:
-                stack.enter_context(_frozen(self.model))
-                stack.enter_context(_not_compiled())
-                stack.enter_context(_not_synchronised(self.model))
-                for name, module in self.layers.items():
+                stack.enter_context(frozen(self.model, self.hooked, self.bias))
+                stack.enter_context(not_compiled())
+                stack.enter_context(not_synchronised(self.model))
+                stack.enter_context(on_the_slow_path())
+                stack.enter_context(unrolled(self.model, self.hooked))
+                stack.enter_context(masks.following())
+                for name, module in self.hooked.items():
                     # First among the module's hooks, for others may replace its output.
                     handle = module.register_forward_hook(
                         partial(batch._after_forward, name), prepend=True, with_kwargs=True
@@ -134,7 +159,15 @@ class Capture:
         assert self.projections is not None
         key = (name, side, like.device, like.dtype)
         if key not in self._cast:
-            matrix = self.projections[name][side].detach().to(like.device, like.dtype)
+            tie = self.ties.get(name)
+            if tie is None:
+                matrix = self.projections[name][side]
+            else:
+                inner, out = self.projections[tie.owner]
+                if not tie.bias and self.rules[tie.owner].bias:
+                    inner = inner[:, :-1]
+                matrix = (inner, out)[side != tie.transposed]
+            matrix = matrix.detach().to(like.device, like.dtype)
             self._cast[key] = matrix if side else self.rules[name].laid_out(matrix)
         return self._cast[key]
 
@@ -142,8 +175,8 @@ class Capture:
 class Batch:
     """What the hooks of one batch gather."""
 
-    def __init__(self, capture: Capture, mask: Tensor | None, loss_scale: float) -> None:
-        self._capture, self._mask, self._scale = capture, mask, loss_scale
+    def __init__(self, capture: Capture, masks: TokenMasks, loss_scale: float) -> None:
+        self._capture, self._masks, self._scale = capture, masks, loss_scale
         # Layers that ran, and whether with gradients.
         self._ran: dict[str, bool] = {}
         self._samples: int | None = None
@@ -153,6 +186,12 @@ class Batch:
         self._begun: set[str] = set()
         self._complete = False
         self._root = torch.zeros((), requires_grad=True)
+        self._root_node = get_gradient_edge(self._root).node
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the backward pass that runs adds to parameters: not one of ``autograd.grad``."""
+        return torch._C._will_engine_execute_node(self._root_node)
 
     @property
     def matrix(self) -> Tensor:
@@ -183,9 +222,13 @@ class Batch:
         self._expect(name, value)
         # Checkpointing runs a layer again inside the backward pass, on the same data.
         again = torch._C._current_graph_task_id() != -1
+        if name not in capture._known:
+            check_forward(name, module, args, kwargs, output)
+            capture._known.add(name)
+        mask = self._masks.of(name, value, again=again)
         rows: Callable[[], Tensor] = partial(self._input_rows, name, value, value._version)
         if not again:
-            gathered = statistics is not None and statistics.wants("forward")
+            gathered = self._gathers(name, "forward")
             kept = capture.projections is not None and capture.gradients
             if gathered or kept:
                 found = rows()
@@ -194,17 +237,18 @@ class Batch:
                     rows = partial(_same, found)
                 if gathered:
                     assert statistics is not None
-                    block, weights = capture.block_of[name], self._weights(name, found)
-                    statistics.add("forward", block, found.flatten(1, 2), weights)
+                    block, weights = capture.block_of[name], weights_of(mask, name, found)
+                    statistics.add(
+                        "forward", block, self._padded(name, found).flatten(1, 2), weights
+                    )
         self._ran[name] = self._ran.get(name, False) or torch.is_grad_enabled()
         if not torch.is_grad_enabled():
             return output
         if output._is_view():
             # A hook on a view is lost when the view is changed in place, as by ReLU(inplace=True).
             output = torch.ops.aten._unsafe_view(output, output.shape)
-        if not output.requires_grad:
-            output = _Rooted.apply(output, self._root)  # type: ignore[no-untyped-call]
-        output.register_hook(partial(self._after_backward, name, rows))  # type: ignore[no-untyped-call]
+        output = _Rooted.apply(output, self._root)  # type: ignore[no-untyped-call]
+        output.register_hook(partial(self._after_backward, name, rows, mask))  # type: ignore[no-untyped-call]
         return output
 
     def _expect(self, name: str, value: Tensor) -> None:
@@ -234,22 +278,39 @@ class Batch:
         with torch.autocast(value.device.type, enabled=False):
             if capture.projections is None:
                 return capture.rules[name].inputs(value)
-            like = value if value.is_floating_point() else capture.layers[name].weight
+            like = value if value.is_floating_point() else capture.hooked[name].weight
             matrix = capture._matrix(name, 0, like)  # type: ignore[arg-type]
             return capture.rules[name].projected_inputs(value, matrix)
 
-    @torch.no_grad()
-    def _after_backward(self, name: str, rows: Callable[[], Tensor], gradient: Tensor) -> None:
+    def _after_backward(
+        self, name: str, rows: Callable[[], Tensor], mask: Tensor | None, gradient: Tensor
+    ) -> None:
         """Hook on an output: add this use of the layer to its gradient."""
+        if torch.is_grad_enabled() and gradient.requires_grad:
+            # A graph is made of this pass: what goes through it comes to the weight once more.
+            gradient.register_hook(partial(_refuse_second_pass, name))  # type: ignore[no-untyped-call]
+        if self.is_counted:
+            self._count_use(name, rows, mask, gradient)
+        elif torch.is_grad_enabled():
+            _refuse_second_pass(name)
+
+    @torch.no_grad()
+    def _count_use(
+        self, name: str, rows: Callable[[], Tensor], mask: Tensor | None, gradient: Tensor
+    ) -> None:
         capture, rule = self._capture, self._capture.rules[name]
         first = capture.block_of[name] not in self._begun
         self._begun.add(capture.block_of[name])
+        if first and capture.gradients and name in capture.ties:
+            # It may have less columns than the block.
+            self._totals[capture.block_of[name]].zero_()
+            first = False
         gradient = gradient.detach()
-        gathered = capture.statistics is not None and capture.statistics.wants("backward")
+        gathered = self._gathers(name, "backward")
         with torch.autocast(gradient.device.type, enabled=False):
             if capture.projections is None:
                 if gathered:
-                    self._gather_backward(name, rule.whole_outputs(gradient))
+                    self._gather_backward(name, rule.whole_outputs(gradient), mask)
                 if capture.gradients:
                     total, outputs = self._total(name, gradient), rule.outputs(gradient)
                     add_gradients(total, rows(), outputs, first=first)
@@ -263,35 +324,42 @@ class Batch:
                     return
             outputs = rule.projected_outputs(gradient, matrix)
             if gathered:
-                self._gather_backward(name, outputs.sum(1))
+                self._gather_backward(name, outputs.sum(1), mask)
             if capture.gradients:
                 add_projected_gradients(total, inputs, outputs, first=first)
 
-    def _gather_backward(self, name: str, rows: Tensor) -> None:
+    def _gathers(self, name: str, kind: Literal["forward", "backward"]) -> bool:
+        """Whether rows of a layer's use are added to statistics of its block."""
+        statistics, tie = self._capture.statistics, self._capture.ties.get(name)
+        # Inputs of a layer that is another one's transposed are outputs of that one.
+        return statistics is not None and statistics.wants(kind) and not (tie and tie.transposed)
+
+    def _padded(self, name: str, rows: Tensor) -> Tensor:
+        """Rows of inputs, as wide as those of the layer that owns the weight."""
+        tie = self._capture.ties.get(name)
+        if tie is None or self._capture.projections is not None:
+            return rows
+        return functional.pad(rows, (0, self._capture.rules[tie.owner].inner - rows.shape[-1]))
+
+    def _gather_backward(self, name: str, rows: Tensor, mask: Tensor | None) -> None:
         """Add rows (n, t, width) of an output's gradient to the statistics."""
         assert self._capture.statistics is not None
         exact = rows.to(torch.promote_types(rows.dtype, torch.float32)) / self._scale
-        weights = self._weights(name, rows.unsqueeze(1))
+        weights = weights_of(mask, name, rows.unsqueeze(1))
         self._capture.statistics.add("backward", self._capture.block_of[name], exact, weights)
 
     def _total(self, name: str, like: Tensor) -> Tensor:
         """A layer's part of the matrix, or where the layer is on another device, one of its own."""
         block = self._capture.block_of[name]
         # With what other layers of the block added.
-        self._totals[block] = self._totals[block].to(like.device)
-        return self._totals[block]
-
-    def _weights(self, name: str, rows: Tensor) -> Tensor | None:
-        """(n, groups * t) weights of rows (n, groups, t, width) under the mask, None for ones."""
-        n, groups, tokens, _ = rows.shape
-        if self._mask is None or tokens == 1:
-            return None
-        if self._mask.shape != (n, tokens):
-            raise InputError(
-                f"mask of shape {tuple(self._mask.shape)}; allowed: {(n, tokens)}, the samples and "
-                f"tokens of layer {name}"
-            )
-        return self._mask.repeat(1, groups)
+        self._totals[block] = total = self._totals[block].to(like.device)
+        tie = self._capture.ties.get(name)
+        if tie is None:
+            return total
+        if self._capture.projections is not None:
+            return total.mT if tie.transposed else total
+        rule = self._capture.rules[tie.owner]
+        return tie.of_block(total, rule.inner - rule.bias)
 
     def _finish(self) -> None:
         """Check, count and hand over what was gathered."""
@@ -339,7 +407,7 @@ class Batch:
 
 
 class _Rooted(torch.autograd.Function):
-    """A tensor without a gradient, the same one, as if computed from ``root``: a graph begins."""
+    """A tensor, the same one, as if computed from ``root`` too: where no graph is, one begins."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, root: Tensor) -> Tensor:
@@ -348,45 +416,17 @@ class _Rooted(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
-        return None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        return (gradients[0] if ctx.needs_input_grad[0] else None), None
 
 
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def _not_compiled() -> AbstractContextManager[object]:
-    """Compiled models run as they were written: their compiled form knows no later hooks."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
-def _not_synchronised(model: nn.Module) -> AbstractContextManager[object]:
-    """DistributedDataParallel sends nothing around: processes may have batches of their own."""
-    if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
-
-
-def _refuse_batch_norm_in_training(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            raise InputError(
-                f"batch norm {name} is in training mode, where a sample's loss depends on the "
-                "others; allowed: model.eval()"
-            )
+def _refuse_second_pass(name: str, *gradients: Tensor) -> None:
+    raise SecondPathError(
+        name,
+        "a gradient that the loss is made of (create_graph=True, as in a gradient "
+        "penalty) went through it, so the loss hangs on its weight on a second path, whose part of "
+        "a sample's gradient is not seen; allowed: a loss of outputs alone, or create_graph=False",
+    )
 
 
 def _projected(block: Block, projections: Mapping[str, tuple[Tensor, Tensor]]) -> Block:

@@ -77,6 +77,9 @@ class Config(Settings):
     """All of a run."""
 
     root_dir: Path = Path("logix")
+    bias: bool = Field(
+        False, description="biases count, as one more input that is 1; LogIX knows weights alone"
+    )
     logging: LoggingConfig = LoggingConfig()
     lora: LoRAConfig = LoRAConfig()
 

@@ -54,11 +54,15 @@ def ids_of(data_id: Iterable[Any] | Tensor) -> list[str]:
     """Ids as they are stored: strings; numbers as text; tensors of several numbers by hash.
 
     Raises:
-        InputError: one string for all samples.
+        InputError: one string for all samples, no list of ids, or an empty one.
     """
-    if isinstance(data_id, str | bytes):
+    listed = isinstance(data_id, Iterable) and not isinstance(data_id, str | bytes)
+    if not listed or (isinstance(data_id, Tensor | np.ndarray) and data_id.ndim == 0):
         raise InputError(f"data_id {data_id!r}; allowed: a list, one id for each sample")
-    return [_id(sample) for sample in data_id]
+    found = [_id(sample) for sample in data_id]
+    if not found:
+        raise InputError("data_id of no sample; allowed: batches of at least one")
+    return found
 
 
 def _id(sample: Any) -> str:

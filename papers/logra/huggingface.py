@@ -12,7 +12,7 @@ Models on one device or under DistributedDataParallel; each process takes its sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ from common.errors import InputError
 from papers.logra import trainer_passes
 from papers.logra.data_ids import DataIDGenerator
 from papers.logra.influence import Scores, SelfScores
-from papers.logra.trainer_passes import Example, TrainerPasses, rows_in
+from papers.logra.loss_reduction import Example
+from papers.logra.sample_batches import rows_in, samples_of
+from papers.logra.trainer_passes import TrainerPasses
 
 
 class LogIXArguments(trainer_passes.LogIXArguments):
@@ -39,7 +41,8 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
     """``trainer_class`` with ``extract_log``, ``influence`` and ``self_influence``.
 
     Its first argument is a :class:`LogIXArguments`; the model stays as it is, and ``train`` still
-    trains it. The three go through samples in their order, in evaluation mode.
+    trains it. The three go through all samples in their order, in evaluation mode, whatever
+    ``dataloader_drop_last`` says.
     """
 
     class LogIXTrainer(trainer_class):  # type: ignore[misc]
@@ -51,7 +54,13 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
                     " 'hash' or 'index'"
                 )
             self.logix_args = logix_args
-            self.passes = TrainerPasses(self.model, logix_args)
+            self.passes = TrainerPasses(
+                self.model,
+                logix_args,
+                over=f"labels other than {logix_args.ignore_idx}",
+                allowed="a loss that is a sum or a mean over the batch, and label_key and"
+                " ignore_idx as it has them",
+            )
             self.logix = self.passes.run
 
         def extract_log(self, dataset: Any = None) -> None:
@@ -71,27 +80,41 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
             arguments, name = self.logix_args, _model_name(self)
             ids = _ids(arguments, self.processing_class)
             model = self.model.to(self.args.device)
-            for batch in self._in_order(self.train_dataset if dataset is None else dataset):
-                inputs = self._prepare_inputs(batch)
 
-                def backward(inputs: dict[str, Any] = inputs) -> None:
+            def example(inputs: dict[str, Any]) -> Example:
+                def backward() -> None:
                     with self.accelerator.autocast():
-                        loss = self.compute_loss(model, inputs)
+                        # A copy, for label smoothing takes labels out of it.
+                        loss = self.compute_loss(model, dict(inputs))
                     loss.backward()
+
+                def part(places: Sequence[int]) -> Example | None:
+                    found = samples_of(inputs, places, rows_in(inputs))
+                    return None if found is None else example(found)
 
                 labels = inputs.get(arguments.label_key)
                 mask = inputs.get(arguments.attention_key)
-                terms = _terms(labels, arguments.ignore_idx, name) or rows_in(inputs)
-                yield Example(ids(inputs), mask, terms, backward)
+                terms = _terms(labels, arguments.ignore_idx, name)
+                return Example(
+                    [""] * rows_in(inputs),
+                    mask,
+                    rows_in(inputs) if terms is None else terms,
+                    backward,
+                    part,
+                )
+
+            for batch in self._in_order(self.train_dataset if dataset is None else dataset):
+                inputs = self._prepare_inputs(batch)
+                yield example(inputs)._replace(ids=ids(inputs))
 
         def _in_order(self, dataset: Any) -> Any:
-            """Batches of a process's samples, none of them twice."""
-            before = self.accelerator.even_batches
-            self.accelerator.even_batches = False
+            """Batches of a process's samples, each of them and none twice."""
+            before = self.accelerator.even_batches, self.args.dataloader_drop_last
+            self.accelerator.even_batches = self.args.dataloader_drop_last = False
             try:
                 return self.get_test_dataloader(dataset)
             finally:
-                self.accelerator.even_batches = before
+                self.accelerator.even_batches, self.args.dataloader_drop_last = before
 
     LogIXTrainer.__name__ = f"LogIX{trainer_class.__name__}"
     return LogIXTrainer
@@ -102,12 +125,12 @@ def _model_name(trainer: Any) -> str:
     return str(getattr(getattr(model, "base_model", None), "model", model)._get_name())
 
 
-def _terms(labels: Tensor | None, ignored: int, model_name: str) -> int:
+def _terms(labels: Tensor | None, ignored: int, model_name: str) -> int | None:
     """Labels that a mean loss is over; a causal language model predicts none from before."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if labels is None:
-        return 0
+        return None
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     counted = labels[:, 1:] if model_name in causal else labels
     return int((counted != ignored).sum())

@@ -8,7 +8,7 @@ positive for proponents, not divided by the number of training samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import torch
@@ -44,6 +44,9 @@ from papers.logra.scores import (
 )
 
 LOGGER = logging.getLogger("logra")
+
+#: Of an absolute damping over a layer's mean eigenvalue; one beyond is told of.
+USUAL_DAMPING = (1e-3, 1e2)
 
 HessianKind = Literal["auto", "none", "raw", "kfac", "ekfac"]
 Gradients = Mapping[str, Mapping[str, Tensor]] | Tensor
@@ -175,6 +178,7 @@ class Influence:
         layout: of the gradients.
         statistics: what H is made of.
         device: where rows are scored; by default where the queries are.
+        identity: of the model that queries are logged with, which a store's rows must have.
     """
 
     def __init__(
@@ -182,8 +186,12 @@ class Influence:
         layout: Layout,
         statistics: Statistics,
         device: torch.device | str | None = None,
+        identity: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.layout, self.statistics, self.device = layout, statistics, device
+        self._identity = identity
+        self._damping_told = False
+        self._saved: list[Scores] = []
         self._hessians: dict[str, Hessian] = {}
         self._revision = statistics.revision
 
@@ -204,8 +212,9 @@ class Influence:
     ) -> Log:
         """The log with (H + lambda I)^-1 g for each gradient g, layers side by side."""
         chosen = Damping.of(damping, relative_damping)
-        rows = rows_of(src_log, self.layout)
-        return src_log[0], self.hessian(hessian).precondition(rows, chosen)
+        rows, found = rows_of(src_log, self.layout), self.hessian(hessian)
+        self._tell_of_damping(chosen, found)
+        return src_log[0], found.precondition(rows, chosen)
 
     def compute_influence(
         self,
@@ -256,6 +265,7 @@ class Influence:
         damping: float | None = None,
         relative_damping: float | None = None,
         split_rows: bool = False,
+        save: bool = False,
     ) -> Scores:
         """Influence of all training samples of a store, or of the logs of a loader.
 
@@ -266,11 +276,13 @@ class Influence:
             loader: a store, a loader that a run built, or any iterable of logs.
             split_rows: in ``torch.distributed``, where all processes have the same queries: each
                 scores a share of the store's rows, and all get all scores.
+            save: keep the scores for :meth:`get_influence_scores`.
             src_log, mode, precondition, hessian, influence_groups, damping, relative_damping: as
                 of :meth:`compute_influence`.
 
         Raises:
-            InputError: as :meth:`compute_influence`, or a store of another layout.
+            InputError: as :meth:`compute_influence`, or a store of another layout, or whose rows
+                were logged with other weights than the model has.
         """
         query = self._query(src_log, precondition, hessian, damping, relative_damping, mode)
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
@@ -286,11 +298,39 @@ class Influence:
         if not parts:
             raise InputError("a loader without any log; allowed: at least one")
         every = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-        return {
+        found: Scores = {
             "src_ids": query.ids,
             "tgt_ids": list(tgt_ids),
             "influence": every[TOTAL] if groups is None else every,
         }
+        if save:
+            self._saved.append(found)
+        return found
+
+    def get_influence_scores(self) -> Scores:
+        """Scores of all queries that were computed with ``save=True``, in one.
+
+        Raises:
+            InputError: there are none, or of different training samples or groups.
+        """
+        if not self._saved:
+            raise InputError(
+                "no scores were saved; allowed: after compute_influence_all(save=True)"
+            )
+        first, parts = self._saved[0], [found["influence"] for found in self._saved]
+        if any(found["tgt_ids"] != first["tgt_ids"] for found in self._saved):
+            raise InputError("saved scores of different training samples; allowed: of one store")
+        ids = [name for found in self._saved for name in found["src_ids"]]
+        whole = [part for part in parts if isinstance(part, Tensor)]
+        grouped = [part for part in parts if not isinstance(part, Tensor)]
+        if (whole and grouped) or any(part.keys() != grouped[0].keys() for part in grouped):
+            raise InputError("saved scores of different groups; allowed: the same in each call")
+        merged = (
+            torch.cat(whole)
+            if whole
+            else {name: torch.cat([part[name] for part in grouped]) for name in grouped[0]}
+        )
+        return {"src_ids": ids, "tgt_ids": list(first["tgt_ids"]), "influence": merged}
 
     def top_influences(
         self,
@@ -352,13 +392,9 @@ class Influence:
         rows = rows_of(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
-        own = self_influences(
-            blocks_of(rows),
-            len(rows),
-            self.hessian(hessian if precondition else "none"),
-            chosen,
-            groups,
-        )
+        found = self.hessian(hessian if precondition else "none")
+        self._tell_of_damping(chosen, found)
+        own = self_influences(blocks_of(rows), len(rows), found, chosen, groups)
         every = {name: values.to(_kind_of(rows)) for name, values in own.items()}
         return {"src_ids": list(src_log[0]), "influence": every[TOTAL] if groups is None else every}
 
@@ -375,8 +411,26 @@ class Influence:
         rows = rows_of(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         found = self.hessian(hessian if precondition else "none")
+        self._tell_of_damping(chosen, found)
         rows = rows.to(self.device or rows.device, _kind_of(rows))
         return _Query(list(src_log[0]), found.precondition(rows, chosen), found, chosen, mode)
+
+    def _tell_of_damping(self, chosen: Damping, hessian: Hessian) -> None:
+        """Say once that an absolute damping is far from the eigenvalues that it is added to."""
+        if chosen.relative or chosen.value == 0 or self._damping_told:
+            return
+        for name, curvature in hessian.curvatures.items():
+            mean = curvature.mean_eigenvalue
+            if mean and not USUAL_DAMPING[0] <= chosen.value / mean <= USUAL_DAMPING[1]:
+                self._damping_told = True
+                LOGGER.warning(
+                    "damping=%g is %.3g times the mean eigenvalue of layer %s's H;"
+                    " relative_damping=0.1, the default, is a tenth of each layer's",
+                    chosen.value,
+                    chosen.value / mean,
+                    name,
+                )
+                return
 
     def _score_rows(self, query: _Query, rows: Tensor, groups: Groups | None) -> dict[str, Tensor]:
         own = None
@@ -445,6 +499,8 @@ class Influence:
         )
 
     def _require_layout(self, store: LogStore) -> None:
+        if self._identity is not None:
+            store.require(self._identity())
         if store.layout != self.layout:
             raise InputError(
                 f"{store.folder}: rows of layers {store.layout}; allowed: {self.layout}"

@@ -13,17 +13,20 @@ Lightning moves batches, sets precision and runs ``training_step``; no optimiser
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from common.errors import InputError
 from papers.logra import trainer_passes
 from papers.logra.data_ids import DataIDGenerator
 from papers.logra.influence import Log, Scores, SelfScores, merge_logs
+from papers.logra.loss_reduction import Example
+from papers.logra.sample_batches import rows_in, samples_of
 from papers.logra.scheduler import LogIXScheduler
-from papers.logra.trainer_passes import TrainerPasses, evaluating, rows_in
+from papers.logra.trainer_passes import TrainerPasses, evaluating
 
 Extractor = Callable[[Any], Any]
 
@@ -40,6 +43,7 @@ def patch(
     logix_args: LogIXArguments,
     data_id_extractor: Extractor | None = None,
     mask_extractor: Extractor | None = None,
+    terms_extractor: Extractor | None = None,
 ) -> tuple[type[Any], type[Any]]:
     """Both classes, the Trainer with ``extract_log``, ``influence`` and ``self_influence``.
 
@@ -49,13 +53,16 @@ def patch(
         logix_args: how.
         data_id_extractor: ids of a batch; by default a hash of its tensors.
         mask_extractor: the (n, t) mask of a batch's tokens, if it has one.
+        terms_extractor: how many terms of a batch a mean loss is over, where these are not its
+            samples but, say, its labels that are not ignored.
     """
+    over = "samples" if terms_extractor is None else "what terms_extractor counts"
     hashed = DataIDGenerator()
 
     def ids_of(batch: Any) -> list[str]:
         if data_id_extractor is not None:
             return list(data_id_extractor(batch))
-        parts = batch.values() if isinstance(batch, dict) else batch
+        parts = batch.values() if isinstance(batch, Mapping) else batch
         tensors: list[Any] = [part for part in parts if isinstance(part, Tensor)]
         return hashed(*tensors)
 
@@ -67,13 +74,29 @@ def patch(
         def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
             if self.logging_with is None:
                 return super().training_step(batch, *args, **kwargs)
-            mask = None if mask_extractor is None else mask_extractor(batch)
+            _require_all_samples(self.trainer)
             passes, ids = self.logging_with, ids_of(batch)
             if passes.run.has_logged(ids):
                 return None
-            with passes.logged(ids, mask, rows_in(batch)):
-                found = super().training_step(batch, *args, **kwargs)
-                self.manual_backward(found["loss"] if isinstance(found, dict) else found)
+            step = super().training_step
+
+            def example(batch: Any) -> Example:
+                def backward() -> None:
+                    found = step(batch, *args, **kwargs)
+                    self.manual_backward(found["loss"] if isinstance(found, Mapping) else found)
+
+                def part(places: Sequence[int]) -> Example | None:
+                    found = samples_of(batch, places, rows_in(batch))
+                    return None if found is None else example(found)
+
+                rows = rows_in(batch)
+                terms = rows if terms_extractor is None else int(terms_extractor(batch))
+                return Example([""] * rows, None, terms, backward, part)
+
+            mask = None if mask_extractor is None else mask_extractor(batch)
+            given = example(batch)._replace(ids=ids, mask=mask)
+            with passes.logged(given, _loss_scale(self.trainer)):
+                given.backward()
             self.seen(passes.run.get_log())
             return None
 
@@ -95,7 +118,7 @@ def patch(
             return self._passes.run
 
         def extract_log(self, module: Any, train_dataloaders: Any) -> None:
-            """Log and store all samples."""
+            """Log and store all samples. Raises InputError where the loader leaves some out."""
             passes = self._passes_of(module)
             scheduler = LogIXScheduler(
                 passes.run, logix_args.lora, logix_args.hessian, logix_args.save
@@ -128,7 +151,12 @@ def patch(
                     f" allowed: {', '.join(name for name, _ in module.named_children())}"
                 )
             if self._passes is None or self._passes.model is not model:
-                self._passes = TrainerPasses(model, logix_args)
+                self._passes = TrainerPasses(
+                    model,
+                    logix_args,
+                    over=over,
+                    allowed="terms_extractor of patch(...), which counts what the mean is over",
+                )
             return self._passes
 
         def _through(self, module: Any, loaders: Any, seen: Callable[[Log], None]) -> None:
@@ -148,3 +176,37 @@ def patch(
     LogIXModule.__name__ = f"LogIX{module_class.__name__}"
     LogIXTrainer.__name__ = f"LogIX{trainer_class.__name__}"
     return LogIXModule, LogIXTrainer
+
+
+def _require_all_samples(trainer: Any) -> None:
+    """Raises InputError unless Lightning goes through each sample of its loader, once."""
+    loader, batches = trainer.train_dataloader, trainer.num_training_batches
+    if isinstance(loader, DataLoader):
+        if getattr(loader.batch_sampler, "drop_last", loader.drop_last):
+            raise InputError(
+                "drop_last=True of the loader, which leaves samples out; allowed: drop_last=False"
+            )
+        sampler = loader.sampler
+        if isinstance(sampler, DistributedSampler):
+            whole = len(sampler.dataset)  # type: ignore[arg-type]
+            if sampler.total_size != whole:
+                raise InputError(
+                    f"a DistributedSampler that gives {sampler.total_size} of {whole} samples to"
+                    f" {sampler.num_replicas} processes; allowed: as many as there are, so a number"
+                    " of samples that processes can share evenly"
+                )
+    try:
+        there = len(loader)
+    except TypeError:  # of unknown length
+        return
+    if batches < there:
+        raise InputError(
+            f"{batches} of the loader's {there} batches, by limit_train_batches, overfit_batches or"
+            " fast_dev_run of the Trainer; allowed: all, or a loader of fewer samples"
+        )
+
+
+def _loss_scale(trainer: Any) -> float:
+    """What mixed precision multiplies losses by."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())

@@ -3,6 +3,7 @@
 ====================================  ==========================================
 ``log/``                              a :mod:`papers.logra.log_store`
 ``state/statistics.safetensors``      :class:`papers.logra.moments.Statistics`
+``state/identity.json``               digests of the model that they are of
 ``lora/projections.safetensors``      :class:`papers.logra.projections.Projections`
 ``resume/``                           :mod:`papers.logra.progress` of a run with ``resume=True``
 ``config.yaml``                       what the run was set to
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +48,8 @@ class LogFolder:
         self._store: LogStore | None = None
         #: Whether this run has written to the log.
         self.has_written = False
+        #: Ids of rows of this run's earlier passes, which would stand there twice.
+        self._earlier: frozenset[str] = frozenset()
 
     @property
     def is_writing(self) -> bool:
@@ -105,9 +109,11 @@ class LogFolder:
             position: of the first row, where the log may hold some of them from before.
 
         Raises:
-            InputError: what the writer raises, or the log holds other rows there.
+            InputError: what the writer raises, or the log holds other rows there, or rows of this
+                run's earlier passes have these ids.
         """
         assert self._writer is not None
+        self.refuse_repeated(ids)
         there = 0
         if position is not None:
             there = min(len(ids), max(0, self.rows - position))
@@ -118,6 +124,25 @@ class LogFolder:
                 )
         if there < len(ids):
             self._writer.append(ids[there:], gradients[there:])
+
+    def begin_pass(self, given: int | None = None) -> None:
+        """The log was opened again: its rows so far are of earlier passes.
+
+        Args:
+            given: how many rows were, where a run that resumes left more; by default all.
+        """
+        assert self._writer is not None
+        self._earlier = frozenset(self._writer.found_ids[:given])
+
+    def refuse_repeated(self, ids: Sequence[str]) -> None:
+        """Raises InputError where earlier passes of this run have stored some of these."""
+        if not self._earlier.isdisjoint(ids):
+            name = next(name for name in ids if name in self._earlier)
+            raise InputError(
+                f"{self._log}: holds {name!r} from an earlier pass of this run, and would hold it"
+                " twice; allowed: to log each sample once, other ids for other samples, or another"
+                " project"
+            )
 
     def close(self) -> None:
         """Write what waits. Raises InputError where that fails."""
@@ -136,15 +161,27 @@ class LogFolder:
         return self._store
 
     def write(
-        self, statistics: Statistics, projections: Projections | None, config: Config
+        self,
+        statistics: Statistics,
+        projections: Projections | None,
+        config: Config,
+        identity: Identity | None = None,
     ) -> None:
         """Write all but the log, in one process; projections of an earlier run do not stay.
+
+        Args:
+            identity: of the model that statistics are of.
 
         Raises:
             InputError: the disk is full, or may not be written.
         """
         if rank() == 0:
             self._write(statistics, projections, config)
+            path = self._statistics.with_name("identity.json")
+            try:
+                write_atomically(path, json.dumps(identity) + "\n")
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error})") from error
         if distributed.is_initialized():
             distributed.barrier()
 
@@ -165,6 +202,17 @@ class LogFolder:
     def read_statistics(self, layout: Layout | None) -> Statistics:
         """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""
         return Statistics.load(self._statistics, layout)
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether statistics were gathered of this model, as far as the folder says."""
+        path = self._statistics.with_name("identity.json")
+        try:
+            found = json.loads(path.read_text(encoding="utf8"))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not a model's identity ({error})") from None
+        return found is None or found == identity
 
     def read_projections(self) -> Projections:
         """What :meth:`write` wrote. Raises InputError: missing or altered."""

@@ -12,6 +12,7 @@ from common.errors import InputError
 from papers.logra.activations import Activations
 from papers.logra.capture import Capture
 from papers.logra.influence import Log
+from papers.logra.token_masks import Mask
 
 
 class LoggedBatch:
@@ -33,7 +34,7 @@ class LoggedBatch:
         capture: Capture,
         ids: Sequence[str],
         *,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         loss_scale: float = 1.0,
         activations: Collection[str] = (),
         saves: bool = False,
@@ -41,12 +42,13 @@ class LoggedBatch:
         self.capture, self.ids, self.saves = capture, list(ids), saves
         self.activations = Activations(activations)
         with ExitStack() as stack:
-            for module in capture.layers.values():
+            for module in capture.hooked.values():
                 # Before the capture sees anything of a batch that is refused.
                 hook = module.register_forward_pre_hook(self._count, with_kwargs=True)
                 stack.callback(hook.remove)
             self._batch = stack.enter_context(capture.batch(mask, loss_scale))
             # After the capture's hooks, which may replace a layer's output.
+            self.activations.counts = lambda: self._batch.is_counted
             stack.enter_context(self.activations.of_layers(capture.layers))
             self._stack = stack.pop_all()
 
@@ -62,6 +64,11 @@ class LoggedBatch:
             InputError: what :meth:`Capture.batch` raises.
         """
         self._stack.__exit__(kind, error, trace)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a backward pass has reached a layer."""
+        return bool(self._batch._begun)
 
     @property
     def matrix(self) -> Tensor:

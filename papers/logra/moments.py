@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 from common.errors import InputError
 from papers.logra.layout import Layout
-from papers.logra.product_sums import PackedMoment, ProductSum, RowMoment
+from papers.logra.product_sums import HELD_SHARE, PackedMoment, ProductSum, RowMoment
 from papers.logra.tensor_files import read_tensors, write_tensors
 
 Kind = Literal["forward", "backward", "grad"]
@@ -237,9 +237,10 @@ class Statistics:
         held = self._counts[key]
         held += count.to(held.device) if isinstance(count, Tensor) else count
 
-    def _sums(self) -> dict[Key, Tensor]:
-        """All sums; of products the numbers that :mod:`product_sums` keeps."""
-        return self._totals | {key: held.packed for key, held in self._products.items()}
+    def _sums(self, without: Collection[Key] = ()) -> dict[Key, Tensor]:
+        """Sums; of products the numbers that :mod:`product_sums` keeps."""
+        packed = {key: held.packed for key, held in self._products.items() if key not in without}
+        return {key: held for key, held in self._totals.items() if key not in without} | packed
 
     def mean(self, kind: Kind) -> dict[str, Tensor]:
         """{layer: (width,)}, of gradients flattened. Raises InputError where not gathered."""
@@ -313,12 +314,11 @@ class Statistics:
         if not distributed.is_initialized():
             return
         device = _device_of_collectives()
-        sums = self._sums()
+        self._gather_few_rows(device)
+        sums = self._sums(without=self._reduced)
         mine = {key: tuple(total.shape) for key, total in sums.items()}
         every: list[dict[Key, tuple[int, ...]]] = [{}] * distributed.get_world_size()
-        distributed.all_gather_object(
-            every, {k: v for k, v in mine.items() if k not in self._reduced}
-        )
+        distributed.all_gather_object(every, mine)
         shapes: dict[Key, tuple[int, ...]] = {}
         for theirs in every:
             for key, shape in theirs.items():
@@ -336,6 +336,38 @@ class Statistics:
                 distributed.all_reduce(shared)
                 held[key] = shared.to(mine_here.device)
             self._keep(key, sums[key])
+            self._reduced.add(key)
+            self.revision += 1
+
+    def _gather_few_rows(self, device: torch.device | None) -> None:
+        """Have the rows of all processes where they are few, instead of sums of products."""
+        few = {key: held.rows for key, held in self._products.items() if key not in self._reduced}
+        mine = {
+            key: rows if rows is None else (*rows.shape, rows.dtype) for key, rows in few.items()
+        }
+        every: list[dict[Key, Any]] = [{}] * distributed.get_world_size()
+        distributed.all_gather_object(every, mine)
+        for key in sorted({key for theirs in every for key in theirs}):
+            held = [theirs[key] for theirs in every if key in theirs]
+            if None in held or len({what[1:] for what in held}) > 1:
+                continue
+            _, width, kind = held[0]
+            lengths = [theirs[key][0] if key in theirs else 0 for theirs in every]
+            if sum(lengths) > width // HELD_SHARE:
+                continue
+            own = few.get(key)
+            own = torch.empty(0, width, dtype=kind, device=self.device) if own is None else own
+            padded = own.new_zeros(max(lengths), width, device=device)
+            padded[: len(own)] = own
+            parts = [torch.empty_like(padded) for _ in lengths]
+            distributed.all_gather(parts, padded)
+            rows = torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
+            count = self._counts.get(key, torch.zeros((), dtype=torch.float64, device=self.device))
+            shared = count.to(device or count.device, copy=True)
+            distributed.all_reduce(shared)
+            self._counts[key] = shared.to(count.device)
+            empty = torch.empty(0, dtype=self.dtype, device=own.device)
+            self._keep(key, empty, rows.to(own.device))
             self._reduced.add(key)
             self.revision += 1
 

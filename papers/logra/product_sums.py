@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from papers.logra.memory_limits import require_memory
+
 #: Rows of a panel.
 PANEL = 512
 #: Rows wait until there are this many, or a share of the width: a few at a time would have the
@@ -23,6 +25,9 @@ LEAST_WAITING, WAITING_SHARE = 64, 8
 #: The first rows wait until there are this share of the width: whoever needs the sum of so few can
 #: do with less than the matrix, see :class:`RowMoment`.
 HELD_SHARE = 2
+#: Memory for rows that wait is taken at once up to so many bytes, beyond as rows come: of a wide
+#: layer the share above may be a hundred times what there is.
+AT_ONCE_BYTES = 64 << 20
 
 
 class RowMoment(NamedTuple):
@@ -41,6 +46,8 @@ class PackedMoment(NamedTuple):
     def matrix(self) -> Tensor:
         """(width, width), a new one for each call."""
         # In place: another matrix of this size may be one too many for the memory.
+        width = width_of(self.packed)
+        _require(width * width * self.packed.itemsize, self.packed, width, "whole")
         return unpacked(self.packed).div_(self.number)
 
 
@@ -149,9 +156,8 @@ class ProductSum:
         if len(rows) > room:
             _multiply(self._own(), rows)
             return
-        if self._waiting is None:
-            self._waiting = rows.new_empty(room, self.width)
-        self._waiting[self._count : self._count + len(rows)] = rows
+        waiting = self._have_room(rows, room)
+        waiting[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
     def multiply(self) -> None:
@@ -174,6 +180,22 @@ class ProductSum:
             return self._few()
         return max(self._few(), self.width // HELD_SHARE)
 
+    def _have_room(self, rows: Tensor, most: int) -> Tensor:
+        """Memory where those that wait stand, with room for these, and for ``most`` if small."""
+        wanted, held = self._count + len(rows), self._waiting
+        if held is not None and wanted <= len(held):
+            return held
+        row_bytes = self.width * rows.itemsize
+        if most * row_bytes > AT_ONCE_BYTES:
+            # Half as many again, for all are copied.
+            most = min(most, max(wanted, self._count * 3 // 2, AT_ONCE_BYTES // row_bytes))
+            _require(most * row_bytes, rows, self.width, f"of {wanted} rows")
+        larger = rows.new_empty(most, self.width)
+        if held is not None:
+            larger[: self._count] = held[: self._count]
+        self._waiting = larger
+        return larger
+
     def _own(self) -> Tensor:
         """The sum, to be changed."""
         if not self._packed.numel():
@@ -183,12 +205,25 @@ class ProductSum:
         return self._packed
 
     def _zeros(self) -> Tensor:
+        numbers = packed_size(self.width)
+        _require(numbers * self._packed.itemsize, self._packed, self.width, "of more rows")
         return self._packed.new_zeros(packed_size(self.width))
 
     def _multiply_waiting(self, packed: Tensor) -> None:
         # Never more at once than later: rows' own type would round longer sums more.
         for part in torch.split(self.state[1], self._few()):
             _multiply(packed, part)
+
+
+def _require(needed: int, where: Tensor, width: int, what: str) -> None:
+    """Raises InputError where so many bytes are not free, beyond those that are taken unasked."""
+    if needed > AT_ONCE_BYTES:
+        require_memory(
+            needed,
+            where.device,
+            f"second moments of {width} numbers, {what}",
+            "projections (lora), hessian 'kfac' or 'ekfac', layers of fewer numbers, fewer samples",
+        )
 
 
 def _multiply(packed: Tensor, rows: Tensor) -> None:

@@ -31,6 +31,13 @@ class Pass(NamedTuple):
     saves: bool = False
 
 
+def lora_of(enabled: bool, config: LoRAConfig) -> LoRA:
+    """What LogIX's boolean means."""
+    if not enabled:
+        return "none"
+    return "pca" if config.init == "pca" else "random"
+
+
 class LogIXScheduler:
     """Sets a run up for each pass; iterating gives the number of the pass.
 
@@ -46,7 +53,8 @@ class LogIXScheduler:
 
     Args:
         run: that watches a model.
-        lora: ``none``, ``random``, or ``pca``, which takes one pass more.
+        lora: ``none``, ``random``, or ``pca``, which takes one pass more. True is as the run's
+            configuration says, False is ``none``.
         hessian: ``none``, ``raw``, ``kfac``, or ``ekfac``, which takes one pass more.
         save: ``none``, or ``grad`` to store gradients in the last pass.
 
@@ -57,10 +65,12 @@ class LogIXScheduler:
     def __init__(
         self,
         run: LogIX,
-        lora: LoRA = "none",
+        lora: LoRA | bool = "none",
         hessian: HessianName = "none",
         save: Save = "none",
     ) -> None:
+        if isinstance(lora, bool):
+            lora = lora_of(lora, run.get_lora_config())
         for option, value, kind in (
             ("lora", lora, LoRA),
             ("hessian", hessian, HessianName),

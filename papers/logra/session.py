@@ -5,20 +5,32 @@ Answers to the calls of LogIX 0.1.1 (Choe et al. 2024), so that a program change
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 
+from common.errors import InputError
+from papers.logra.batch_checks import BatchChecks
 from papers.logra.batch_logging import BatchLogging
+from papers.logra.check_report import CheckReport
 from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
-from papers.logra.influence import Influence, Log, Scores, SelfScores
+from papers.logra.data_ids import ids_of
+from papers.logra.gradient_check import check_gradients
+from papers.logra.influence import Influence, Log, Scores, SelfScores, TopScores
 from papers.logra.layout import Layout
-from papers.logra.log_folder import LogFolder, NestedRows, in_any_process
-from papers.logra.log_store import Rows
+from papers.logra.log_folder import LogFolder, NestedRows, in_any_process, rank
+from papers.logra.log_store import LogStore, Rows
+from papers.logra.parameter_coverage import Coverage, coverage_of
+from papers.logra.token_masks import Mask
 from papers.logra.watched_model import Filters, Names, Types, WatchedModel, new_projections
+
+LOGGER = logging.getLogger("logra")
 
 
 class LogIX(BatchLogging):
@@ -49,8 +61,13 @@ class LogIX(BatchLogging):
         if logging_config is not None:
             settings = settings.model_copy(update={"logging": logging_config})
         super().__init__(LogFolder(settings.root_dir / project), settings, resume)
-        self._filters = Filters()
+        self._filters = Filters(settings.bias)
+        #: What was said of coverage.
+        self._said: set[str] = set()
         self._influence: Influence | None = None
+        self._checks = BatchChecks()
+        #: Set while a block goes on whose batch :meth:`get_log` has ended.
+        self._ended_early: RemovableHandle | None = None
 
     # What is watched
 
@@ -59,18 +76,94 @@ class LogIX(BatchLogging):
         model: nn.Module,
         type_filter: Types | None = None,
         name_filter: Names | None = None,
+        bias: bool | None = None,
     ) -> None:
         """Watch layers of a model, as :func:`papers.logra.watching.watched` finds them.
 
         Filters hold until others are given. After :meth:`add_lora` only layers with a projection
         are watched. The model is not changed, but no parameter gets a gradient in a logged batch.
+        What share of the trained parameters is watched is said once, if not all are; see
+        :meth:`coverage`.
+
+        Args:
+            model: whose layers to watch.
+            type_filter, name_filter: of the layers.
+            bias: whether biases count, as the last column of a layer's gradient (n, out, in + 1);
+                by default as configured. LogIX knows weights alone, kronfluence counts both.
 
         Raises:
             InputError: no layer passes the filters.
         """
-        self._filters.update(type_filter, name_filter)
-        self._watched = WatchedModel(model, self._filters.layers(model), self.projections)
+        self._filters.update(type_filter, name_filter, bias)
+        self._watched = WatchedModel(
+            model, self._filters.layers(model), self.projections, self._filters.bias
+        )
         self._influence = None
+        self._say_coverage()
+
+    def coverage(self) -> Coverage:
+        """Which of the model's trained parameters are watched, and why others are not.
+
+        Raises:
+            InputError: no model is watched.
+        """
+        found = self._model()
+        return coverage_of(found.model, found.layers, bias=found.bias)
+
+    def _say_coverage(self) -> None:
+        found = self.coverage()
+        text = str(found)
+        if (found.share < 1 or found.frozen) and text not in self._said and rank() == 0:
+            LOGGER.warning(text)
+        self._said.add(text)
+
+    def check(
+        self,
+        batch: Any,
+        loss: Callable[[Any], Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+        loss_scale: float | Callable[[Any], float] = 1.0,
+        samples: int = 4,
+        tolerance: float | None = None,
+    ) -> CheckReport:
+        """Compare a few samples' logged gradients with autograd's, one sample at a time.
+
+        ::
+
+            report = run.check((inputs, targets), lambda batch: loss(model(batch[0]), batch[1]))
+            print(report)
+
+        Nothing is logged, stored or added to statistics, and the model stays as it is.
+
+        Args:
+            batch: tensors with the samples first, in tuples, lists and mappings.
+            loss: of a batch of this form: what the program differentiates in a ``with`` block;
+                by default of a mapping ``model(**batch).loss``.
+            mask, loss_scale: as of the call; a scale that hangs on the batch, such as 1 / tokens,
+                as a function of it.
+            samples: how many to compare, the first ones.
+            tolerance: largest relative error of a layer's gradient; by default what rounding in the
+                model's type may do.
+
+        Returns:
+            Errors by layer, and the probable causes of those above the tolerance.
+
+        Raises:
+            InputError: no model is watched, a batch is open, or there is no loss.
+        """
+        if self._open is not None:
+            raise InputError("check within a batch; allowed: before or after it")
+        capture = self._model().capture(None, True, self.config.logging)
+        return check_gradients(
+            capture,
+            batch,
+            loss,
+            mask=mask,
+            loss_scale=loss_scale,
+            samples=samples,
+            tolerance=tolerance,
+        )
 
     def add_lora(
         self,
@@ -103,11 +196,81 @@ class LogIX(BatchLogging):
         else:
             self.sum_statistics()
             layers = self._filters.layers(model)
-            self.projections = new_projections(layers, self.config.lora, self.statistics)
+            self.projections = new_projections(
+                layers, self.config.lora, self.statistics, self._filters.bias
+            )
         if watch or clear:
             self.clear()
         if watch:
             self.watch(model)
+
+    # Batches
+
+    def setup(self, log_option_kwargs: Mapping[str, Sequence[str]]) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.setup`; a new pass begins."""
+        super().setup(log_option_kwargs)
+        self.folder.close()  # so that samples of the pass before are not stored again
+
+    def _begin(
+        self, data_id: Iterable[Any], mask: Mask | None, loss_scale: float, save: bool = False
+    ) -> None:
+        """Begin a batch, unless it can be said before that it must fail."""
+        ids, saves = ids_of(data_id), save or self.saving
+        if self._open is None:
+            if saves and self.folder.has_written and not self.folder.is_writing:
+                self._begin_log()
+            if saves:
+                self.folder.refuse_repeated(ids)
+            keeps = self._gathering and self.statistics.wants("grad")
+            self._checks.of_batch(self._model(), len(ids), self.config.logging, keeps)
+        super()._begin(ids, mask, loss_scale, save)
+
+    def _begin_log(self) -> None:
+        again = self.folder.has_written
+        super()._begin_log()
+        if again:
+            self.folder.begin_pass(None if self._progress is None else self._progress.rows)
+
+    def get_log(self, copy: bool = False) -> Log:
+        """:meth:`papers.logra.batch_logging.BatchLogging.get_log`.
+
+        Within a batch, after its backward pass, it ends the batch: a layer that is watched may not
+        run again before the block, or :meth:`end`, is over.
+        """
+        if self._open is not None and self._open.has_gradients:
+            layer = next(iter(self._model().layers.values()))
+            super().end()
+            self._ended_early = layer.register_forward_pre_hook(_refuse_after_get_log)
+        return super().get_log(copy)
+
+    def end(self, save: bool = False) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.end`."""
+        if self._go_on():
+            if save and not self.saving:
+                raise InputError("end(save=True) after get_log; allowed: get_log after end")
+            return
+        super().end(save)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._go_on()
+        super().__exit__(kind, error, trace)
+
+    def clear(self) -> None:
+        """:meth:`papers.logra.batch_logging.BatchLogging.clear`."""
+        self._go_on()
+        super().clear()
+
+    def _go_on(self) -> bool:
+        """The block of a batch that :meth:`get_log` has ended is over; whether there was one."""
+        handle, self._ended_early = self._ended_early, None
+        if handle is not None:
+            handle.remove()
+        return handle is not None
 
     # What is kept
 
@@ -128,7 +291,8 @@ class LogIX(BatchLogging):
         self.folder.close()
         # Before the sums are finished below: what resumes shall not tell when it was last written.
         self.sum_statistics()
-        self.folder.write(self.statistics, self.projections, self.config)
+        identity = None if self._watched is None else self._watched.identity()
+        self.folder.write(self.statistics, self.projections, self.config, identity)
         self.eval()
 
     def initialize_from_log(
@@ -150,6 +314,11 @@ class LogIX(BatchLogging):
         state = LogFolder(Path(state_path)) if state_path is not None else self.folder
         layout = None if self._watched is None else self._watched.layout
         self.statistics = state.read_statistics(layout)
+        if self._watched is not None and not state.is_of(self._watched.identity()):
+            LOGGER.warning(
+                "%s: statistics were gathered with other weights or projections than the model has",
+                state.path,
+            )
         self._influence = None
         self.eval()
 
@@ -186,7 +355,8 @@ class LogIX(BatchLogging):
     def influence(self) -> Influence:
         """Scores logs with the statistics gathered so far."""
         if self._influence is None:
-            self._influence = Influence(self.layout, self.statistics)
+            identity = None if self._watched is None else self._watched.identity
+            self._influence = Influence(self.layout, self.statistics, identity=identity)
         return self._influence
 
     def compute_influence(self, src_log: Log, tgt_log: Log, *args: Any, **options: Any) -> Scores:
@@ -205,8 +375,24 @@ class LogIX(BatchLogging):
         By default of the last batch on all that is stored.
         """
         src_log = self.get_log() if src_log is None else src_log
-        loader = self.build_log_dataloader() if loader is None else loader
-        return self.influence.compute_influence_all(src_log, loader, *args, **options)
+        where = self.folder.open() if loader is None else loader
+        return self.influence.compute_influence_all(src_log, where, *args, **options)
+
+    def top_influences(
+        self,
+        src_log: Log | None = None,
+        loader: LogStore | Iterable[Any] | None = None,
+        k: int = 10,
+        *args: Any,
+        **options: Any,
+    ) -> TopScores:
+        """:meth:`papers.logra.influence.Influence.top_influences`.
+
+        By default the ten of all that is stored for each sample of the last batch.
+        """
+        src_log = self.get_log() if src_log is None else src_log
+        where = self.folder.open() if loader is None else loader
+        return self.influence.top_influences(src_log, where, k, *args, **options)
 
     def compute_self_influence(
         self, src_log: Log | None = None, *args: Any, **options: Any
@@ -238,3 +424,9 @@ class LogIX(BatchLogging):
     def get_lora_config(self) -> LoRAConfig:
         """Settings of projections."""
         return self.config.lora
+
+
+def _refuse_after_get_log(module: nn.Module, _inputs: Any) -> None:
+    raise InputError(
+        "the model runs in a batch that get_log() has ended; allowed: get_log() last in its block"
+    )

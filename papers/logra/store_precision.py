@@ -8,6 +8,7 @@ near zero, and an error that is large beside one of those moves nothing on the q
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from papers.logra.disk_usage import folder_bytes
 from papers.logra.image_task import ImageTask, ImageTaskSettings
 from papers.logra.linear_datamodeling_score import datamodeling_scores
 from papers.logra.log_store import LogStore
-from papers.logra.log_store.manifest import DtypeName
+from papers.logra.log_store.manifest import MANIFEST, DtypeName
 from papers.logra.rank_correlation import spearman
 from papers.logra.scores import TOTAL, scores
 from papers.logra.subset_retraining import read_retrained
@@ -55,7 +56,9 @@ def run_store_precision(settings: StorePrecisionSettings, run: Run) -> dict[str,
 
 
 def stored(function: InfluenceFunction, folder: Path, dtype: DtypeName) -> LogStore:
-    """The training set's gradients in a new store at ``folder``."""
+    """The training set's gradients in a new store at ``folder``, in the place of an older one."""
+    if (folder / MANIFEST).exists():  # a run that was killed has left it
+        shutil.rmtree(folder)
     with LogStore.create(folder, function.layout, identity={}, dtype=dtype) as writer:
         for start, rows in function.gradients(function.train):
             writer.append([str(start + place) for place in range(len(rows))], rows)

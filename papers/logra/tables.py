@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from common.results.lineage import runs_of
 from common.results.records import Published, Results
 from common.results.tables import Cell, Table, cell
 
@@ -219,6 +220,7 @@ def table2(results: Results) -> Table:
                     published=theirs.value if theirs else None,
                     published_text=theirs.text if theirs else "",
                     confidence=theirs.confidence if theirs else None,
+                    runs=runs_of(results.records(experiment, arm)) if present else [],
                 )
             )
     return Table(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool, ValidationError
 from torch import Tensor, nn
 
 from common.config import Settings
+from common.errors import InputError
+from papers.logra.capture import Capture
+from papers.logra.hessians import Damping
 from papers.logra.influence import HessianKind, Log, Scores, SelfScores, merge_logs
+from papers.logra.loss_reduction import Declared, Example, LossReduction
 from papers.logra.scheduler import HessianName, LogIXScheduler, LoRA, Save
 from papers.logra.scores import Mode
 from papers.logra.session import LogIX
+from papers.logra.watching import watched
 
 
 class LogIXArguments(Settings):
@@ -27,7 +33,7 @@ class LogIXArguments(Settings):
 
     project: str
     config: Path | str | None = None
-    lora: LoRA = "none"
+    lora: LoRA | StrictBool = Field("none", description="True: as the configuration says")
     hessian: HessianName = "raw"
     save: Save = "grad"
     initialize_from_log: bool = Field(
@@ -38,22 +44,26 @@ class LogIXArguments(Settings):
     )
     name_filter: list[str] | None = None
     type_filter: list[type[nn.Module]] | None = None
-    loss_reduction: Literal["mean", "sum"] = Field(
-        "mean", description="of the trainer's loss, over what its labels count"
+    loss_reduction: Declared = Field(
+        "auto", description="of the trainer's loss over what is counted; auto: found out"
     )
-    influence_damping: float | None = None
+    influence_damping: float | None = Field(None, description="lambda itself, as of LogIX")
+    influence_relative_damping: float | None = Field(
+        None, description="lambda over the mean eigenvalue of each layer's H; 0.1 by default"
+    )
     influence_mode: Mode = "dot"
     influence_groups: list[str] | None = None
+    log_batch_size: int = Field(16, gt=0, description="LogIX's; the log is read by its chunks")
+    log_num_workers: int = Field(1, ge=0, description="LogIX's; one thread reads ahead")
 
-
-class Example(NamedTuple):
-    """A batch: its ids, the mask of its tokens, how many terms a mean loss has, and a call that
-    runs it forward and backward."""
-
-    ids: list[str]
-    mask: Tensor | None
-    terms: int
-    backward: Callable[[], None]
+    def __init__(self, **settings: Any) -> None:
+        """Raises InputError: an unknown key, or a value that is not allowed."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            said = "; ".join(_said(detail, type(self)) for detail in error.errors())
+            raise InputError(f"LogIXArguments: {said}") from None
+        Damping.of(self.influence_damping, self.influence_relative_damping)
 
 
 Batches = Callable[[], Iterable[Example]]
@@ -65,10 +75,14 @@ class TrainerPasses:
     Args:
         model: in which layers are watched.
         arguments: how.
+        over, allowed: as of :class:`papers.logra.loss_reduction.LossReduction`.
     """
 
-    def __init__(self, model: nn.Module, arguments: LogIXArguments) -> None:
+    def __init__(
+        self, model: nn.Module, arguments: LogIXArguments, *, over: str, allowed: str
+    ) -> None:
         self.model, self.arguments = model, arguments
+        self.reduction = LossReduction(arguments.loss_reduction, over, allowed)
         self.run = LogIX(arguments.project, arguments.config, resume=arguments.resume)
         self.run.watch(model, arguments.type_filter, arguments.name_filter)
 
@@ -92,6 +106,7 @@ class TrainerPasses:
 
     def only_look(self) -> None:
         """Batches to come are neither stored nor counted."""
+        self.reduction.begin()
         if self.arguments.initialize_from_log:
             self.run.initialize_from_log()
         self.run.setup({"grad": ["log"]})
@@ -105,6 +120,7 @@ class TrainerPasses:
             hessian=self._hessian,
             influence_groups=self.arguments.influence_groups,
             damping=self.arguments.influence_damping,
+            relative_damping=self.arguments.influence_relative_damping,
         )
 
     def self_scores(self, samples: Log) -> SelfScores:
@@ -114,6 +130,7 @@ class TrainerPasses:
             hessian=self._hessian,
             influence_groups=self.arguments.influence_groups,
             damping=self.arguments.influence_damping,
+            relative_damping=self.arguments.influence_relative_damping,
         )
 
     @property
@@ -127,14 +144,41 @@ class TrainerPasses:
             for example in batches():
                 if self.run.has_logged(example.ids):
                     continue
-                with self.logged(example.ids, example.mask, example.terms):
+                with self.logged(example):
                     example.backward()
                 yield self.run.get_log()
 
-    def logged(self, ids: list[str], mask: Tensor | None, terms: int) -> LogIX:
-        """A batch of the run, for a ``with`` block."""
-        scale = 1.0 if self.arguments.loss_reduction == "sum" else 1.0 / terms
-        return self.run(data_id=ids, mask=mask, loss_scale=scale)
+    def logged(self, example: Example, loss_scale: float = 1.0) -> LogIX:
+        """A batch of the run, for a ``with`` block.
+
+        Args:
+            example: the batch; what its loss is over is checked now and then.
+            loss_scale: of a GradScaler.
+        """
+        self.reduction.check(example, self._gradients)
+        scale = self.reduction.scale(example.terms) * loss_scale
+        return self.run(data_id=example.ids, mask=example.mask, loss_scale=scale)
+
+    def _gradients(self, backward: Callable[[], None]) -> Tensor:
+        """(n, width) of the smallest layer that is watched; neither stored nor counted."""
+        with self._of_one_layer.batch() as batch:
+            backward()
+        return batch.matrix
+
+    @cached_property
+    def _of_one_layer(self) -> Capture:
+        layers = watched(self.model, self.arguments.type_filter, self.arguments.name_filter)
+        sizes = {name: sum(p.numel() for p in layer.parameters()) for name, layer in layers.items()}
+        name = min(sizes, key=lambda layer: sizes[layer])
+        return Capture(self.model, {name: layers[name]})
+
+
+def _said(detail: Any, arguments: type[LogIXArguments]) -> str:
+    """One of pydantic's complaints."""
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{name}'; allowed: {', '.join(arguments.model_fields)}"
+    return f"{name}: {detail['msg']}, got {detail['input']!r}"
 
 
 @contextmanager
@@ -148,11 +192,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def rows_in(batch: Any) -> int:
-    """Samples of a nested batch: the length of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    parts = batch.values() if isinstance(batch, dict) else batch
-    return rows_in(next(iter(parts)))

@@ -6,9 +6,13 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from common.errors import InputError
+from papers.mmt_how2.plain_text import read_words
+
+#: What fairseq's dictionaries begin with, but for ``<unk>``, which as a word is what it says.
+RESERVED: Final = frozenset({"<s>", "<pad>", "</s>"})
 
 
 class SentencePairs(NamedTuple):
@@ -19,25 +23,22 @@ class SentencePairs(NamedTuple):
 
 
 def read_pairs(source: Path, target: Path) -> SentencePairs:
-    """The lines of two files.
+    """The lines of two files, as :func:`~.plain_text.read_words` reads them.
 
     Raises:
-        InputError: a file is absent or no UTF-8 text, their line counts differ, or a line is empty.
+        InputError: a file is absent or no UTF-8 text, their line counts differ, or a line is empty
+            or holds a symbol of fairseq's.
     """
-
-    def lines(path: Path) -> list[str]:
-        try:
-            return path.read_text(encoding="utf8").removesuffix("\n").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as text ({error})") from None
-
-    pairs = SentencePairs(lines(source), lines(target))
+    pairs = SentencePairs(read_words(source), read_words(target))
     check_pairs(pairs, str(source), str(target))
     return pairs
 
 
 def check_pairs(pairs: SentencePairs, source: str, target: str) -> None:
-    """Raises InputError, naming file and line, unless all lines have words and a counterpart."""
+    """Raises InputError, naming file and line, unless all lines have words and a counterpart.
+
+    Words that fairseq takes for its own symbols are refused, as they would be lost.
+    """
     if not pairs.source or len(pairs.source) != len(pairs.target):
         raise InputError(
             f"{source}: {len(pairs.source)} lines, {target} has {len(pairs.target)}: line"
@@ -45,8 +46,14 @@ def check_pairs(pairs: SentencePairs, source: str, target: str) -> None:
         )
     for name, lines in ((source, pairs.source), (target, pairs.target)):
         for number, line in enumerate(lines, start=1):
-            if not line.split():
+            words = line.split()
+            if not words:
                 raise InputError(f"{name}: line {number} is empty")
+            for symbol in RESERVED.intersection(words):
+                raise InputError(
+                    f"{name}: line {number} holds the word {symbol}, a symbol of fairseq's;"
+                    f" allowed: any word but {', '.join(sorted(RESERVED))}"
+                )
 
 
 def binarise(

@@ -14,6 +14,8 @@ from common.errors import InputError
 from papers.mmt_how2.fairseq_start import old_calls, start_fairseq
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
 
 
@@ -71,7 +73,8 @@ class Translator:
     Args:
         checkpoint: of a translation model.
         data: folder of binarised text, with the dictionaries of the training.
-        visual: folder of ``<split>.npy``; not looked at by a model that was trained without.
+        visual: folder of ``<split>.npy``; not looked at by a model that was trained without, and
+            not needed for :meth:`translate_lines`.
         shuffle: seed of a permutation that gives every sentence another one's picture.
         gpu: compute on the GPU.
 
@@ -105,6 +108,8 @@ class Translator:
         config.visual_dir = None if visual is None or width is None else str(visual)
         config.visual_shuffle = shuffle if config.visual_dir else None
         self.task = tasks.setup_task(config)
+        if visual is None:
+            self.task.visual_width = width
         try:
             (self.model,), _ = checkpoint_utils.load_model_ensemble(
                 [str(checkpoint)], task=self.task, state=state
@@ -134,6 +139,31 @@ class Translator:
         if len(found) != lines:
             raise InputError(f"{split}: {len(found)} of {lines} lines were translated")
         return Translations([found[number] for number in range(lines)], tokens, wall, cpu)
+
+    def translate_lines(
+        self, lines: Sequence[str], search: Search, pictures: NDArray[Any] | None = None
+    ) -> Translations:
+        """Translate lines that are in no file, cut into the units that the model was trained on.
+
+        Args:
+            pictures: a vector of each line, (n, D), or t of them that are averaged, (n, t, D); not
+                looked at by a model that was trained without.
+
+        Raises:
+            InputError: a line is empty or unusable, or the model reads pictures and there is not
+                one of its width for each line.
+        """
+        fusion = getattr(self.model.encoder, "fusion", "none")
+        if pictures is None and fusion != "none":
+            raise InputError(
+                f"pictures: None; fusion {fusion} reads {self.task.visual_width} numbers a line"
+            )
+        name = "lines"
+        self.task.datasets[name] = self.task.lines_dataset(lines, pictures)
+        try:
+            return self.translate(name, search)
+        finally:
+            del self.task.datasets[name]
 
     def attention(
         self, split: str, search: Search, sentences: Sequence[int]

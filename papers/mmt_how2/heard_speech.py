@@ -11,6 +11,7 @@ import numpy as np
 from common.data.how2 import hypotheses, sentences
 from common.errors import InputError
 from papers.mmt_how2.binarised_text import SentencePairs
+from papers.mmt_how2.fairseq_start import start_fairseq
 from papers.mmt_how2.parallel_corpora import HOW2_SPLITS, link_how2_pictures
 from papers.mmt_how2.pictured_text import Corpus, write_pictures
 from papers.mmt_how2.spoken_words import NOTHING, spoken
@@ -39,11 +40,18 @@ class HeardSpeech:
         }
 
     def pictures_of(self, split: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """Pictures of a split, (utterances, size)."""
-        found: np.ndarray[tuple[int, int], np.dtype[np.float32]] = np.load(
-            self.pictures / f"{split}.npy"
-        )
-        return found.astype(np.float32, copy=False)
+        """Pictures of a split, (utterances, size).
+
+        Raises:
+            InputError: the file is absent, no array, or holds NaN or infinity.
+        """
+        start_fairseq()
+        from papers.mmt_how2.fairseq_plugin.visual_features import check_finite, open_features
+
+        path = self.pictures / f"{split}.npy"
+        found = open_features(path)
+        check_finite(path, found)
+        return np.array(found, dtype=np.float32)
 
 
 def made_up(corpus: Corpus, folder: Path) -> HeardSpeech:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from pydantic import Field
+
 from common.config import Program, Settings
 from common.data.how2 import HYPOTHESIS, REFERENCE, transcripts
 from common.data.registry import identity
@@ -24,12 +26,13 @@ class RecognitionSettings(Settings):
 
     transcripts: Literal["how2", "noise_channel"]
     text: CorrectionText = CorrectionText()
+    weights: Literal["unit", "sclite"] = Field("unit", description="of edits, to align words by")
 
 
 def run_errors(settings: RecognitionSettings, run: Run) -> dict[str, float]:
     """Word error rate, kinds of errors, and how many substitutions swap function words."""
     said, heard = spoken(settings, run)
-    errors = word_errors(heard, said)
+    errors = word_errors(heard, said, settings.weights)
     ranked = ranked_pairs(errors)
     # Not as CSV, where the words "null" and "nan" would be read as missing.
     run.write_json("substitutions.json", ranked)

@@ -80,7 +80,7 @@ def read_wave(path: Path, sample_rate: int) -> Tensor:
     """Samples (n,) from -1 to 1 of a WAV file of one channel and 16 bits, resampled.
 
     Raises:
-        InputError: the file is absent or of another kind.
+        InputError: the file is absent, of another kind, empty, or shorter than its header says.
     """
     from torchaudio.functional import resample
 
@@ -88,11 +88,14 @@ def read_wave(path: Path, sample_rate: int) -> Tensor:
         try:
             with wave.open(str(path), "rb") as stream:
                 kind = stream.getnchannels(), stream.getsampwidth()
-                rate, data = stream.getframerate(), stream.readframes(stream.getnframes())
+                rate, count = stream.getframerate(), stream.getnframes()
+                data = stream.readframes(count)
         except wave.Error as error:
             raise InputError(f"{path}: no WAV file ({error})") from None
     if kind != (1, 2):
         raise InputError(f"{path}: {kind[0]} channels of {kind[1]} bytes; allowed: 1 of 2")
+    if not count or len(data) != 2 * count:
+        raise InputError(f"{path}: {len(data) / 2:g} of {count} samples; allowed: all, from 1")
     samples = torch.from_numpy(np.frombuffer(data, dtype="<i2").astype(np.float32) / 2**15)
     resampled: Tensor = resample(samples, rate, sample_rate)
     return resampled

@@ -7,6 +7,7 @@ that everything else works on tokens separated by blanks.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -14,7 +15,9 @@ from pydantic import Field
 
 from common.config import Settings
 from common.errors import InputError
+from papers.mmt_how2.plain_text import single_blanks
 
+log = logging.getLogger("mmt_how2.subwords")
 #: Stands for the blank between words where each character is a token.
 BLANK: Final = "▁"
 
@@ -70,13 +73,13 @@ class BytePairs:
         if not any(line.split() for line in lines):
             raise InputError("byte-pair encoding: no text to learn from")
         codes = io.StringIO()
-        learn_bpe(io.StringIO("\n".join(lines) + "\n"), codes, merges)
+        learn_bpe(io.StringIO("".join(f"{single_blanks(line)}\n" for line in lines)), codes, merges)
         codes.seek(0)
         self._bpe: Any = BPE(codes)
 
     def cut(self, line: str) -> str:
         """Units of a line of words."""
-        return str(self._bpe.process_line(line))
+        return str(self._bpe.process_line(single_blanks(line)))
 
     def join(self, line: str) -> str:
         """The words of a line of units."""
@@ -124,8 +127,8 @@ class Words:
     """A unit is a word."""
 
     def cut(self, line: str) -> str:
-        """The line as it is."""
-        return line
+        """The line's words."""
+        return single_blanks(line)
 
     def join(self, line: str) -> str:
         """The line as it is."""
@@ -137,8 +140,32 @@ class Characters:
 
     def cut(self, line: str) -> str:
         """``a b ▁ c`` for ``ab c``."""
-        return " ".join(line.replace(" ", BLANK))
+        return " ".join(BLANK.join(line.split()))
 
     def join(self, line: str) -> str:
         """The words of a line of characters."""
         return line.replace(" ", "").replace(BLANK, " ")
+
+
+def cut_lines(units: Subwords, lines: Sequence[str], name: str) -> list[str]:
+    """Units of each line, from which its words come back.
+
+    SentencePiece normalises characters (NFKC); how many lines that changes is said.
+
+    Raises:
+        InputError: words do not come back, since they hold a unit's own mark, naming the line.
+    """
+    cut = [units.cut(line) for line in lines]
+    changed = [
+        (number, line, back)
+        for number, (line, back) in enumerate(zip(lines, map(units.join, cut), strict=True), 1)
+        if back != single_blanks(line)
+    ]
+    if not changed:
+        return cut
+    number, line, back = changed[0]
+    first = f"line {number}, {line!r}, comes back from its units as {back!r}"
+    if not isinstance(units, SentencePieces):
+        raise InputError(f"{name}: {first}; allowed: text without the units' marks, @@ and {BLANK}")
+    log.warning("%s: %d lines are normalised by SentencePiece; %s", name, len(changed), first)
+    return cut

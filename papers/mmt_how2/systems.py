@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,10 +14,12 @@ from common.errors import InputError
 from common.run import Progress, Run
 from papers.mmt_how2.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.generation import Search, Translations, Translator
-from papers.mmt_how2.subwords import Subwords, Units
+from papers.mmt_how2.subwords import Subwords, Units, cut_lines
 from papers.mmt_how2.training import Schedule, TranslationModel, train
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
 
 
@@ -67,8 +69,8 @@ class CorpusText:
             target = system.target.learned(self.splits["train"].target)
             units = {
                 name: SentencePairs(
-                    [source.cut(line) for line in pairs.source],
-                    [target.cut(line) for line in pairs.target],
+                    cut_lines(source, pairs.source, f"{name}.src"),
+                    cut_lines(target, pairs.target, f"{name}.tgt"),
                 )
                 for name, pairs in self.splits.items()
             }
@@ -135,7 +137,17 @@ class TrainedSystem:
 
     def translate(self, split: str, search: Search, shuffle: int | None = None) -> Translations:
         """Translations of a split in words, in the order of its lines."""
-        found = self.translator(shuffle).translate(split, search)
+        return self._in_words(self.translator(shuffle).translate(split, search))
+
+    def translate_lines(
+        self, lines: Sequence[str], search: Search, pictures: NDArray[Any] | None = None
+    ) -> Translations:
+        """Translations of lines of words that are in no file, as :class:`Translator` has them."""
+        cut = cut_lines(self.text.source, lines, "lines")
+        return self._in_words(self.translator().translate_lines(cut, search, pictures))
+
+    def _in_words(self, found: Translations) -> Translations:
+        """Units put together to words."""
         joined = [
             [one._replace(text=self.text.target.join(one.text)) for one in hypotheses]
             for hypotheses in found.hypotheses

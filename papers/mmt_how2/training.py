@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,10 +11,16 @@ from pydantic import Field
 
 from common.config import Settings
 from common.errors import InputError
-from common.run import Progress, file_sha256
+from common.run import Progress
 from papers.mmt_how2.fairseq_start import old_calls, start_fairseq
-
-log = logging.getLogger("mmt_how2.training")
+from papers.mmt_how2.training_folder import (
+    best_path,
+    epoch_path,
+    last_path,
+    prepare_folder,
+    save,
+    training_fingerprint,
+)
 
 
 class TranslationModel(Settings):
@@ -83,6 +85,7 @@ class Training(NamedTuple):
         history: all epochs, those before a resume included.
         parameters: number of trained parameters.
         resumed: epochs that were taken from an earlier, interrupted training.
+        kept: checkpoints of the last epochs, if some were to be kept; the oldest first.
     """
 
     best: Path
@@ -90,6 +93,7 @@ class Training(NamedTuple):
     history: list[Epoch]
     parameters: int
     resumed: int
+    kept: tuple[Path, ...] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -111,28 +115,30 @@ def train(
     seed: int,
     visual: Path | None = None,
     progress: Progress | None = None,
+    keep: int = 0,
 ) -> Training:
     """Train on ``train``, choose by ``valid``, and keep fairseq's checkpoints in ``work``.
 
-    A training that was killed goes on after its last whole epoch; one of other settings, data or
-    seed in ``work`` is thrown away.
+    A training that was killed goes on after its last whole epoch; one of other settings, data,
+    pictures or seed in ``work`` is thrown away.
 
     Args:
         data: folder of fairseq-preprocess, or of :func:`~.binarised_text.binarise`.
         visual: folder of ``train.npy`` and ``valid.npy``.
+        keep: of so many last epochs the checkpoints stay, to be averaged
+            (:func:`~.checkpoint_averaging.average_checkpoints`).
 
     Raises:
         InputError: settings, text or features are unusable.
     """
     start_fairseq()
-    from fairseq import checkpoint_utils
-
     config = configuration(data, work, model, schedule, seed, visual)
-    prepare_folder(work, training_fingerprint(data, model, schedule, seed))
     trainer = make_trainer(config)
-    trainer.task.load_dataset("valid")
-    extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
-    history = [Epoch(*values) for values in (extra or {}).get("history", ())]
+    for split in ("train", "valid"):
+        trainer.task.load_dataset(split)
+    # Only now, as an earlier training must not be thrown away for a file that is not usable.
+    prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
+    history, batches = restored(config, trainer)
     resumed = len(history)
     bar = progress(schedule.epochs, "train", "epoch") if progress else None
     if bar:
@@ -141,7 +147,7 @@ def train(
         history.append(one_epoch(trainer, batches))
         # Before the checkpoint, which so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
-        save(trainer, batches, work, history)
+        save(trainer, batches, work, history, keep)
         if bar:
             bar.update(1)
             bar.set_postfix(valid=history[-1].valid_loss)
@@ -149,7 +155,36 @@ def train(
     if bar:
         bar.close()
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return Training(best_path(work), last_path(work), history, parameters, resumed)
+    newest = [epoch_path(work, epoch.epoch) for epoch in history[-keep:]] if keep else []
+    kept = tuple(path for path in newest if path.exists())
+    return Training(best_path(work), last_path(work), history, parameters, resumed, kept)
+
+
+def restored(config: Any, trainer: Any) -> tuple[list[Epoch], Any]:
+    """Epochs that ``trainer`` goes on after, once it is as its checkpoint left it; and batches.
+
+    Where there is none yet, it has the parameters of the option ``finetune_from_model``, if one is
+    given, and no epochs.
+
+    Raises:
+        InputError: the model to start from is absent or does not fit.
+    """
+    from fairseq import checkpoint_utils
+
+    start = config.checkpoint.finetune_from_model
+    going_on = last_path(Path(config.checkpoint.save_dir)).exists()
+    try:
+        extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
+    except InputError:
+        raise
+    except Exception as error:  # fairseq raises whatever the file leads it to
+        if start is None or going_on:
+            raise
+        reason = " ".join(str(error.__context__ or error).split())[:300]
+        raise InputError(f"finetune_from_model {start}: cannot be loaded ({reason})") from None
+    if extra is None or (start is not None and not going_on):
+        return [], batches
+    return [Epoch(*values) for values in extra.get("history", ())], batches
 
 
 def make_trainer(config: Any) -> Any:
@@ -223,62 +258,6 @@ def out_of_patience(history: list[Epoch], patience: int | None) -> bool:
         return False
     losses = [epoch.valid_loss for epoch in history]
     return len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-def save(trainer: Any, batches: Any, work: Path, history: list[Epoch]) -> None:
-    """Write the checkpoint of this epoch, as the best one too if it is; each by one rename."""
-    losses = [epoch.valid_loss for epoch in history]
-    extra = {
-        "train_iterator": batches.state_dict(),
-        "val_loss": losses[-1],
-        "best": min(losses),
-        "history": [list(epoch) for epoch in history],
-        **trainer.task.get_checkpoint_dict(),
-    }
-    # The best one first: killed between the two, the epoch is trained again and written again.
-    trainer.consolidate_optimizer()
-    names = [best_path(work)] if losses[-1] <= min(losses) else []
-    for path in (*names, last_path(work)):
-        partial = path.with_name(f".{path.name}.partial")
-        trainer.save_checkpoint(str(partial), dict(extra))
-        partial.replace(path)
-
-
-def best_path(work: Path) -> Path:
-    """fairseq's name of the checkpoint with the lowest validation loss."""
-    return work / "checkpoint_best.pt"
-
-
-def last_path(work: Path) -> Path:
-    """fairseq's name of the newest checkpoint."""
-    return work / "checkpoint_last.pt"
-
-
-def prepare_folder(work: Path, fingerprint: str) -> None:
-    """Make ``work`` ready for a training: checkpoints of another one in it are removed."""
-    work.mkdir(parents=True, exist_ok=True)
-    note = work / "training.json"
-    with suppress(FileNotFoundError, ValueError):
-        if json.loads(note.read_text(encoding="utf8")) == fingerprint:
-            return
-    for path in (best_path(work), last_path(work)):
-        if path.exists():
-            log.warning("%s: of another training; removed", path)
-            path.unlink()
-    note.write_text(json.dumps(fingerprint), encoding="utf8")
-
-
-def training_fingerprint(data: Path, model: TranslationModel, schedule: Schedule, seed: int) -> str:
-    """SHA-256 of what a training is a function of, but for the picture features."""
-    lengthening = {"epochs", "patience"}  # a longer training may go on from a shorter one
-    digest = hashlib.sha256(
-        json.dumps(
-            [model.model_dump(), schedule.model_dump(exclude=lengthening), seed], sort_keys=True
-        ).encode()
-    )
-    for path in sorted([*data.glob("dict.*.txt"), *data.glob("train.*"), *data.glob("valid.*")]):
-        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def configuration(

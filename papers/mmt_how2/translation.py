@@ -69,12 +69,17 @@ class TranslationSettings(Settings):
 
 
 class Text:
-    """The corpus of a run: its splits, and a folder of pictures for each system."""
+    """The corpus of a run: its splits, and a folder of pictures for each system.
+
+    Raises:
+        InputError: a system reads pictures and the corpus has none, or it cannot be read.
+    """
 
     def __init__(self, settings: TranslationSettings, run: Run) -> None:
         self.settings, self.run = settings, run
         self._pictures: dict[float, Path] = {}
         languages = settings.source, settings.target
+        pictured = any(one.model.reads_pictures for one in settings.systems.values())
         self.splits: Mapping[str, SentencePairs]
         if settings.corpus == "compositional":
             generator = "papers.mmt_how2.compositional_corpus"
@@ -86,23 +91,18 @@ class Text:
                 for split, text in self._made_up(settings.text.pictures.quality).items()
             }
         elif settings.corpus == "how2":
-            pictured = any(one.model.reads_pictures for one in settings.systems.values())
             run.uses(how2_identity(*languages, pictures=pictured))
             self.splits = how2_pairs(*languages)
+        elif pictured:
+            raise InputError("systems: one reads pictures; multi30k has text alone here")
         else:
             run.uses(multi30k_identity(*languages))
             self.splits = multi30k_pairs(*languages)
 
     def pictures(self, system: PicturedSystem) -> Path | None:
-        """Folder of the pictures of a system, or None if it reads none.
-
-        Raises:
-            InputError: the corpus has none.
-        """
+        """Folder of the pictures of a system, or None if it reads none."""
         if not system.model.reads_pictures:
             return None
-        if self.settings.corpus == "multi30k":
-            raise InputError("systems: one reads pictures; multi30k has text alone here")
         if self.settings.corpus == "how2":
             return link_how2_pictures(self.run.work / "pictures")
         quality = system.quality

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from common.errors import InputError
+from common.results.lineage import runs_of
 from common.results.records import Results
 from common.results.tables import Cell, Table, cell, cell_of
 
@@ -129,6 +130,7 @@ def systems_table(
 ) -> Table:
     """A row for each system that was run; ``printed`` is table and column in published.csv."""
     known = results.metrics_of(*place)
+    runs = runs_of(results.records(*place))
     first = systems[0][1]
     cells: list[Cell] = []
     for row, name, theirs in systems:
@@ -139,12 +141,16 @@ def systems_table(
             for metric in ("BLEU", "BLEU gain over baseline")
         )
         bleu = results.values(*place, f"{name}_bleu")
-        cells.append(cell_of(results, row, "BLEU", bleu, label="BLEU", published=score))
+        cells.append(cell_of(results, row, "BLEU", bleu, label="BLEU", published=score, runs=runs))
         if name != first:
             more = bleu - results.values(*place, f"{first}_bleu")
-            cells.append(cell_of(results, row, "gain", more, label="gain", published=gain))
+            cells.append(
+                cell_of(results, row, "gain", more, label="gain", published=gain, runs=runs)
+            )
             largest = results.values(*place, f"{name}_p_value").max()
-            cells.append(Cell(row=row, column="p", metric="p", mean=float(largest), n=len(bleu)))
+            cells.append(
+                Cell(row=row, column="p", metric="p", mean=float(largest), n=len(bleu), runs=runs)
+            )
         cells += [
             measured(results, place, row, name, *measure)
             for measure in MEASURES

@@ -29,10 +29,13 @@ def variance_shares(
         features (n, d): one row a sentence.
 
     Returns: (min(components, n, d),), falling.
-    Raises: InputError if all rows are alike, or there is only one.
+    Raises: InputError if all rows are alike, there is only one, or a number is NaN or infinite.
     """
     from sklearn.decomposition import PCA
 
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise InputError(f"row {int(np.argmin(finite)) + 1} of the features holds NaN or infinity")
     if len(features) < 2 or not np.ptp(features, axis=0).any():
         raise InputError(f"{len(features)} rows of features do not vary; needed two that differ")
     # In float64: the solver subtracts the mean from a sum of squares.

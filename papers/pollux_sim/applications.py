@@ -18,11 +18,49 @@ from common.errors import InputError
 Placement = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Constants:
-    """One row of Table 1, with the limits under which the model was measured."""
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a scheduler is told of an application: batch sizes it may try, and its length.
+
+    Attributes:
+        init_batch_size: M0, the total batch size that progress is counted in.
+        max_batch_size: largest total batch size.
+        min_local_bsz, max_local_bsz: range of m, samples per GPU.
+        max_epochs: epochs after which a job is finished.
+    """
 
     name: str
+    init_batch_size: int
+    max_batch_size: int
+    min_local_bsz: int
+    max_local_bsz: int
+    max_epochs: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.init_batch_size <= self.max_batch_size:
+            raise ValueError(
+                f"{self.name}: init_batch_size {self.init_batch_size}; allowed: 1 to"
+                f" max_batch_size ({self.max_batch_size})"
+            )
+        if not 1 <= self.min_local_bsz <= self.max_local_bsz:
+            raise ValueError(
+                f"{self.name}: min_local_bsz {self.min_local_bsz}; allowed: 1 to max_local_bsz"
+                f" ({self.max_local_bsz})"
+            )
+        if self.max_epochs < 1:
+            raise ValueError(f"{self.name}: max_epochs {self.max_epochs}; allowed: at least 1")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Total batch sizes M0, 2 M0, 4 M0, ... up to the largest."""
+        doublings = (self.max_batch_size // self.init_batch_size).bit_length()
+        return tuple(self.init_batch_size << k for k in range(doublings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants(Limits):
+    """One row of Table 1; the limits are those under which the model was measured."""
+
     model: str
     dataset: str
     task: str
@@ -31,17 +69,6 @@ class Constants:
     target: str
     size: str
     job_share: float
-    init_batch_size: int
-    max_batch_size: int
-    min_local_bsz: int
-    max_local_bsz: int
-    max_epochs: int
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Total batch sizes with a measured training run: M0, 2 M0, 4 M0, ... up to the largest."""
-        doublings = (self.max_batch_size // self.init_batch_size).bit_length()
-        return tuple(self.init_batch_size << k for k in range(doublings))
 
 
 #: Batch limits are the measured ranges; YOLOv3's m stops at 8 though it was timed up to 16.
@@ -163,9 +190,13 @@ def canonical_placement(placement: Placement) -> Placement:
 
 
 class Application(ABC):
-    """Ground truth of one application; answers are memoised."""
+    """Ground truth of one application: four methods to fill in, whose answers are memoised.
 
-    def __init__(self, constants: Constants) -> None:
+    Args:
+        constants: what a scheduler is told of it.
+    """
+
+    def __init__(self, constants: Limits) -> None:
         self.constants = constants
         self.name = constants.name
         self.init_batch_size = constants.init_batch_size
@@ -191,7 +222,7 @@ class Application(ABC):
             canonical = canonical_placement(placement)
             known = self._timings.get((canonical, local_bsz))
             if known is None:
-                known = self._compute_timing(canonical, local_bsz)
+                known = self.compute_timing(canonical, local_bsz)
                 self._timings[canonical, local_bsz] = known
             self._timings[placement, local_bsz] = known
         return known
@@ -207,7 +238,7 @@ class Application(ABC):
         """
         known = self._statistics.get((batch_size, epoch))
         if known is None:
-            known = self._compute_statistics(batch_size, epoch)
+            known = self.compute_statistics(batch_size, epoch)
             self._statistics[batch_size, epoch] = known
         return known
 
@@ -220,9 +251,9 @@ class Application(ABC):
         """Real iterations at total batch M that complete the first ``epochs`` epochs."""
 
     @abstractmethod
-    def _compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
+    def compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
         """:meth:`timing` of a canonical placement."""
 
     @abstractmethod
-    def _compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
+    def compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
         """:meth:`statistics`, computed."""

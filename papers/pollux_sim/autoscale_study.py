@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.run import Run
 from papers.pollux_sim.autoscaling import EqualShares, Measure, ThroughputAgent, UtilityAutoscaler
 from papers.pollux_sim.cluster import Cluster
@@ -22,9 +22,9 @@ class AutoscaleSettings(Settings):
     application: str = "imagenet"
     scale_by: Measure = Field(description="what the scaling rule counts as speedup")
     tune_by: Measure = Field("goodput", description="what the job's batch size maximises")
-    max_nodes: int = Field(16, gt=0)
+    max_nodes: int = Field(16, gt=0, le=100_000)
     gpus_per_node: int = Field(4, gt=0, le=4)
-    interval_s: int = Field(60, gt=0)
+    interval_s: int = Field(60, gt=0, le=10**9)
     upper: float = Field(2 / 3, gt=0, description="U: grow above this speedup per GPU")
     lower: float = Field(1 / 2, gt=0, description="L: grow to about this speedup per GPU")
     data_root: str | None = None
@@ -49,3 +49,6 @@ def run_autoscaling(settings: AutoscaleSettings, run: Run) -> dict[str, float]:
     metrics = outcome.metrics()
     kept = ("avg_jct_s", "node_hours", "mean_efficiency", "restarts_per_job")
     return {name: metrics[name] for name in kept}
+
+
+PROGRAM = Program(AutoscaleSettings, run_autoscaling)

@@ -21,7 +21,11 @@ class Kind(NamedTuple):
 def _at_least(parse: Callable[[str], Any], lowest: float, strict: bool) -> Callable[[str], Any]:
     def checked(text: str) -> Any:
         value = parse(text)
-        if not math.isfinite(value) or value < lowest or (strict and value == lowest):
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond every float
+            finite = False
+        if not finite or value < lowest or (strict and value == lowest):
             raise ValueError(text)
         return value
 
@@ -35,6 +39,18 @@ COUNT: Final = Kind(_at_least(int, 1, strict=False), "a whole number >= 1")
 WHOLE: Final = Kind(_at_least(int, 0, strict=False), "a whole number >= 0")
 
 
+def whole_up_to(most: int) -> Kind:
+    """A whole number from 0 to ``most``."""
+
+    def checked(text: str) -> int:
+        value = int(text)
+        if not 0 <= value <= most:
+            raise ValueError(text)
+        return value
+
+    return Kind(checked, f"a whole number 0..{most}")
+
+
 def read_columns(path: Path, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
     """The named columns of a CSV file with a header, in file order; other columns are ignored.
 
@@ -46,7 +62,7 @@ def read_columns(path: Path, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
             column, value and what is allowed.
     """
     try:
-        with path.open(newline="", encoding="utf8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return _read(path, csv.reader(file), kinds)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -66,6 +82,9 @@ def _read(path: Path, rows: Any, kinds: Mapping[str, Kind]) -> dict[str, list[An
         raise InputError(
             f"{path}, line 1: column '{missing[0]}' is missing; needed: {', '.join(kinds)}"
         )
+    twice = [name for name in kinds if header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path}, line 1: column '{twice[0]}' is given twice; allowed: once")
     wanted = [(header.index(name), kind.parse) for name, kind in kinds.items()]
     values: list[list[Any]] = []
     for row in rows:

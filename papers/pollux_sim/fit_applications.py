@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.cli import Parser, guarded
 from common.errors import InputError
-from papers.pollux_sim.applications import APPLICATIONS, Constants
+from papers.pollux_sim.applications import APPLICATIONS, Limits
 from papers.pollux_sim.goodput import Theta, grad_time, iteration_time
 from papers.pollux_sim.ground_truth import pollux_folder
 from papers.pollux_sim.parametric import (
@@ -149,7 +149,7 @@ def efficiency_error(fitted: ParametricApplication, traces: TraceApplication) ->
     )
 
 
-def digest(folder: Path, constants: Constants) -> str:
+def digest(folder: Path, constants: Limits) -> str:
     """sha256 over names and contents of an application's files, in alphabetical order."""
     names = ["placements.csv", "scalability.csv"]
     names += [f"validation-{size}.csv" for size in constants.batch_sizes]

@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from papers.pollux_sim import compiled  # noqa: F401  (where compiled code is kept)
+
 #: Candidate total batch sizes tried per allocation, geometrically spaced (artifact).
 NUM_CANDIDATES = 50
 #: Tolerance of the ceilings below: 3.0000000001 samples are 3.

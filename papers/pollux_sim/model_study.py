@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.run import DataIdentity, Run
 from papers.pollux_sim.applications import Application
 from papers.pollux_sim.csv_columns import NON_NEGATIVE, read_columns
@@ -397,3 +397,6 @@ def measured_throughput(
     """Samples per second, given (step, sync) seconds; accumulation passes do not synchronise."""
     step, sync = times
     return num_gpus * local_bsz * (accum_steps + 1) / (step + accum_steps * (step - sync))
+
+
+PROGRAM = Program(ModelStudySettings, study)

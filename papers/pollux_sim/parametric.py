@@ -118,11 +118,11 @@ class ParametricApplication(Application):
             total = self._iterations[batch_size] = list(accumulate(each, initial=0.0))
         return total[epochs]
 
-    def _compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
+    def compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
         step = iteration_time(self.theta, len(placement) > 1, sum(placement), local_bsz)
         return step, step - grad_time(self.theta, local_bsz)
 
-    def _compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
+    def compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
         phi = np.exp(np.interp(np.log(batch_size), self._log_sizes, self._log_phi[epoch]))
         return 1.0, float(phi) / self.init_batch_size
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from common.config import Program
-from papers.pollux_sim.autoscale_study import AutoscaleSettings, run_autoscaling
-from papers.pollux_sim.model_study import ModelStudySettings, study
-from papers.pollux_sim.scenario import SimulateSettings, run_simulation
+from common.config import Programs
 
-PROGRAMS = {
-    "simulate": Program(SimulateSettings, run_simulation),
-    "model_study": Program(ModelStudySettings, study),
-    "autoscale": Program(AutoscaleSettings, run_autoscaling),
-}
+PROGRAMS = Programs(
+    simulate="papers.pollux_sim.scenario",
+    model_study="papers.pollux_sim.model_study",
+    autoscale="papers.pollux_sim.autoscale_study",
+)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from common.config import Settings
+from common.config import Program, Settings
 from common.errors import InputError
 from common.run import DataIdentity, Run, file_sha256
 from papers.pollux_sim.applications import Application
@@ -20,6 +20,7 @@ from papers.pollux_sim.job import BatchChoice, FixedBatch, Job
 from papers.pollux_sim.parametric import fitted_theta, load_fits
 from papers.pollux_sim.simulator import Autoscaler, Simulation, simulate
 from papers.pollux_sim.workloads import (
+    LATEST_S,
     PHILLY_MIX,
     JobSpec,
     read_workload,
@@ -34,8 +35,10 @@ RIGID_APPLICATION, RIGID_BATCH = "ncf", 32768
 class SyntheticWorkload(Settings):
     """Size and mix of a generated workload; the seed of the run draws it."""
 
-    jobs: int = Field(160, gt=0, description="jobs at load 1")
-    duration_s: int = Field(8 * 3600, gt=0, description="submissions fall in this window")
+    jobs: int = Field(160, gt=0, le=100_000, description="jobs at load 1")
+    duration_s: int = Field(
+        8 * 3600, gt=0, le=LATEST_S, description="submissions fall in this window"
+    )
     mix: dict[str, float] = Field(dict(PHILLY_MIX), description="weight of each size class")
     max_replicas: int = Field(64, gt=0, description="cap on the GPUs a user asks for")
 
@@ -43,15 +46,15 @@ class SyntheticWorkload(Settings):
 class ClusterSettings(Settings):
     """The simulated cluster."""
 
-    nodes: int = Field(16, gt=0)
-    gpus_per_node: int = Field(4, gt=0, le=4, description="nodes of one to four were measured")
+    nodes: int = Field(16, gt=0, le=100_000)
+    gpus_per_node: int = Field(4, gt=0, le=64, description="with traces at most four: as measured")
 
 
 class SearchSettings(Settings):
     """PolluxSched's genetic search."""
 
     population_size: int = Field(100, ge=2, le=1000)
-    generations: int = Field(100, ge=1)
+    generations: int = Field(100, ge=1, le=100_000)
     upstream: bool = Field(False, description="keep two quirks of the authors' artifact")
 
 
@@ -62,21 +65,23 @@ class SimulateSettings(Settings):
     applications: Source
     workload: Literal["artifact", "synthetic", "file"]
     file: str = Field("", description="workload CSV, with workload: file")
-    load: float = Field(1.0, gt=0, description="multiplies the number of jobs")
+    load: float = Field(1.0, gt=0, le=1000, description="multiplies the number of jobs")
     realistic: bool = Field(False, description="GPUs and batch as users ask, not tuned")
     index: int | None = Field(
         None, ge=1, le=8, description="which of the artifact's workloads; null: the run's seed"
     )
     synthetic: SyntheticWorkload = SyntheticWorkload()
     cluster: ClusterSettings = ClusterSettings()
-    interval_s: int = Field(60, gt=0, description="scheduling interval")
+    interval_s: int = Field(60, gt=0, le=10**9, description="scheduling interval")
     interference: float = Field(0.0, ge=0, lt=1, description="speed lost by jobs sharing a node")
     avoid_interference: bool = True
-    power: float = Field(-1.0, description="p of FITNESS_p")
+    power: float = Field(-1.0, ge=-100, le=100, description="p of FITNESS_p")
     search: SearchSettings = SearchSettings()
     known_theta: bool = Field(False, description="throughput models fitted offline, no exploring")
     autoscale: Literal["", "goodput", "throughput"] = ""
-    max_nodes: int | None = Field(None, gt=0, description="largest cluster when auto-scaling")
+    max_nodes: int | None = Field(
+        None, gt=0, le=100_000, description="largest cluster when auto-scaling"
+    )
     fairness: bool = Field(False, description="also compute finish-time fairness")
     trace: bool = Field(False, description="also write allocations over time")
     data_root: str | None = None
@@ -85,6 +90,11 @@ class SimulateSettings(Settings):
     def _check(self) -> SimulateSettings:
         if (self.workload == "file") != bool(self.file):
             raise ValueError("file: must be given with workload: file, and only then")
+        if self.applications == "traces" and self.cluster.gpus_per_node > 4:
+            raise ValueError(
+                f"cluster.gpus_per_node: {self.cluster.gpus_per_node}; with applications: traces at"
+                " most 4, on which they were measured; more with applications: fitted"
+            )
         if self.autoscale and self.policy != "pollux":
             raise ValueError("autoscale: needs policy: pollux")
         if bool(self.autoscale) != (self.max_nodes is not None):
@@ -243,7 +253,7 @@ def _workload(settings: SimulateSettings, run: Run) -> list[JobSpec]:
                 real=False,
                 source="generator",
                 seed=run.seed,
-                generator="papers.pollux_sim.workloads.synthetic_workload",
+                generator="jobs with the statistics of the Philly trace",
             )
         )
         size = settings.synthetic
@@ -326,3 +336,6 @@ def _write_artifacts(
                 for node, gpus in span.allocation
             ],
         )
+
+
+PROGRAM = Program(SimulateSettings, run_simulation)

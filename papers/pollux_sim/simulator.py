@@ -6,14 +6,20 @@ Times are whole seconds; a simulation is a function of its arguments.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from papers.pollux_sim.cluster import Cluster, Policy
+from papers.pollux_sim.cluster import Cluster, Policy, refuse_impossible
 from papers.pollux_sim.job import Allocation, Job
+
+#: Rounds without a job to run, or without a GPU for those there are, that are waited through: a
+#: week of rounds of a minute. A cluster that idles longer has nothing to show and may never end.
+IDLE_ROUNDS: Final = 10_000
 
 
 class Interval(NamedTuple):
@@ -117,13 +123,23 @@ def simulate(
             loses.
         on_round: told the clock and the number of finished jobs after each round.
 
+    Times between two jobs at which nothing is there to run are recorded round by round up to
+    :data:`IDLE_ROUNDS`; what is longer is skipped.
+
     Raises:
-        RuntimeError: the policy handed out a GPU twice.
+        ValueError: no job, jobs out of order or of one name, or an interval below a second.
+        RuntimeError: the policy hands out what is not there, or leaves all GPUs idle for
+            :data:`IDLE_ROUNDS` rounds while jobs wait.
     """
+    _refuse_workload(jobs, interval_s)
     outcome = Simulation(jobs)
     recorder = _SpanRecorder(outcome.spans)
-    now, waiting, active, finished = 0, list(jobs), list[Job](), 0
+    now, waiting, active, finished = 0, deque(jobs), list[Job](), 0
+    unused = 0
     while waiting or active:
+        if not active:
+            rounds = (waiting[0].submission_time - now) // interval_s
+            now += interval_s * (rounds if rounds > IDLE_ROUNDS else 0)
         slowed = _interfered(active) if interference else set()
         for job in active:
             job.advance(now, interval_s, interference if job.name in slowed else 0.0)
@@ -138,22 +154,48 @@ def simulate(
                 recorder.close(job, job.completion_time)
         active = [job for job in active if job.completion_time is None]
         while waiting and waiting[0].submission_time <= now:
-            active.append(waiting.pop(0))
+            active.append(waiting.popleft())
         if active:
             if autoscaler is not None:
                 cluster.num_nodes = autoscaler.num_nodes(active, cluster, now)
             allocations = policy.allocate(active, cluster, now)
-            if min(cluster.free_gpus(allocations.values())) < 0:
-                raise RuntimeError(f"{type(policy).__name__} overbooked a node at {now} s")
+            try:
+                refuse_impossible(allocations, active, cluster)
+            except ValueError as error:
+                name = type(policy).__name__
+                raise RuntimeError(f"policy {name} at {now} s: {error}") from None
             for job in active:
                 allocation = allocations.get(job.name, ())
                 if allocation != job.allocation:
                     recorder.close(job, now)
                     job.reallocate(allocation, now)
                     recorder.open(job, now)
+            unused = 0 if any(job.allocation for job in active) else unused + 1
+            if unused > IDLE_ROUNDS:
+                raise RuntimeError(
+                    f"policy {type(policy).__name__} at {now} s: no job was given a GPU for"
+                    f" {unused} rounds; waiting: {', '.join(job.name for job in active[:5])}"
+                )
         outcome.intervals.append(_snapshot(now, cluster, active))
         on_round(now, finished)
     return outcome
+
+
+def _refuse_workload(jobs: list[Job], interval_s: int) -> None:
+    if not jobs:
+        raise ValueError("no jobs; at least one is needed")
+    if interval_s < 1:
+        raise ValueError(f"interval_s: {interval_s}; allowed: at least 1")
+    names = Counter(job.name for job in jobs)
+    (name, times), *_ = names.most_common(1)
+    if times > 1:
+        raise ValueError(f"{times} jobs are named {name!r}; allowed: a name of its own for each")
+    for earlier, later in pairwise(jobs):
+        if later.submission_time < earlier.submission_time:
+            raise ValueError(
+                f"job {later.name!r} ({later.submission_time} s) stands after {earlier.name!r}"
+                f" ({earlier.submission_time} s); allowed: jobs in order of submission"
+            )
 
 
 def _snapshot(now: int, cluster: Cluster, active: list[Job]) -> Interval:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from common.results.lineage import Runs
 from common.results.records import Results
 from common.results.tables import Cell, Table, cell
 from papers.pollux_sim.applications import APPLICATIONS
@@ -195,6 +196,7 @@ def table_workloads(results: Results) -> Table:
                     published=shown.value if shown else None,
                     published_text=shown.text if shown else "",
                     confidence=shown.confidence if shown else None,
+                    runs=[Runs(experiment="job_load", arm=arm, seeds=[seed])],
                 )
             )
     return Table(row_header="Workload", cells=cells)

@@ -112,7 +112,7 @@ class TraceApplication(Application):
         keep = rows.points[:, 2] <= (max_local_bsz or np.inf)
         return TimingRows(rows.points[keep], rows.times[keep])
 
-    def _compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
+    def compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
         return (
             self._between_runs("grad_sqr", batch_size, epoch),
             self._between_runs("grad_var", batch_size, epoch),
@@ -134,7 +134,7 @@ class TraceApplication(Application):
         below = float(self.runs[upper - 1][column][epoch])
         return ((batch_size - low) * above + (high - batch_size) * below) / (high - low)
 
-    def _compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
+    def compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
         curve = self._curves.get(placement)
         if curve is None:
             return self._far_timing(placement, local_bsz)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.cli import guarded, paper_parser, run_experiment
+from common.cli import folder, guarded, paper_parser, run_experiment
 from common.config import RunKey, load_paper, validated
 from common.errors import InputError
 from common.run import Run
@@ -39,9 +39,15 @@ def add_simulate(command: argparse.ArgumentParser) -> None:
     )
     add("--policy", choices=("pollux", "tiresias", "optimus"), default="pollux")
     add("--nodes", type=int, default=16, help="nodes of the cluster (default: 16)")
-    add("--gpus-per-node", type=int, default=4, help="1 to 4 (default: 4)")
+    add("--gpus-per-node", type=int, default=4, help="at most 4 with traces (default: 4)")
     add("--seed", type=int, default=0, help="of Pollux's search (default: 0)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of record.json and jobs.csv")
+    add(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="folder of record.json and jobs.csv",
+    )
     add(
         "--interval", type=int, default=60, metavar="S", help="scheduling interval, s (default: 60)"
     )
@@ -88,13 +94,13 @@ def run_file(options: argparse.Namespace) -> Path:
     from papers.pollux_sim.ground_truth import pollux_folder
     from papers.pollux_sim.scenario import SimulateSettings, run_simulation
 
-    applications = options.applications
+    applications, fallen_back = options.applications, False
     if applications == "auto":
         try:
             pollux_folder(options.data_root)
             applications = "traces"
         except InputError:
-            applications = "fitted"
+            applications, fallen_back = "fitted", True
     raw = {
         "policy": options.policy,
         "applications": applications,
@@ -117,12 +123,16 @@ def run_file(options: argparse.Namespace) -> Path:
         "data_root": options.data_root,
     }
     settings = validated(SimulateSettings, raw, "simulate", OPTIONS)
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: must be >= 0")
     scale = "paper" if applications == "traces" else "laptop"
     key = RunKey("pollux_sim", "simulate", options.policy, options.seed, scale)
-    with Run(key, "simulate", settings, options.out, options.out / "work") as run:
-        return run.finish(run_simulation(settings, run))
+    with Run(key, "simulate", settings, options.out, options.out / key.name) as run:
+        metrics = run_simulation(settings, run)
+        record = run.finish(metrics)
+    source = "the authors' traces" if applications == "traces" else "formulas fitted to the traces"
+    print(f"applications: {source}{' (no traces were found)' if fallen_back else ''}")
+    print(f"average completion time: {metrics['avg_jct_s']:.1f} s, {metrics['num_jobs']:.0f} jobs")
+    print(f"record: {record}")
+    return record
 
 
 def main() -> None:

@@ -17,15 +17,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from papers.pollux_sim.applications import APPLICATIONS
+from papers.pollux_sim.applications import APPLICATIONS, Limits
 from papers.pollux_sim.csv_columns import (
     COUNT,
     NON_NEGATIVE,
     TEXT,
-    WHOLE,
     Kind,
     read_columns,
     refuse,
+    whole_up_to,
 )
 from papers.pollux_sim.tuned_jobs import TunedJob
 
@@ -64,36 +64,44 @@ class JobSpec(NamedTuple):
     batch_size: int  # total
 
 
+#: Latest submission, s: seconds since 1970 fit, milliseconds do not.
+LATEST_S: Final = 10**10
+
 Configurations = Mapping[str, Sequence[TunedJob]]
 
 
-def _application(text: str) -> str:
-    if text not in APPLICATIONS:
-        raise ValueError(text)
-    return text
+def _columns(applications: Mapping[str, Limits]) -> dict[str, Kind]:
+    """What each column of a workload holds."""
+
+    def known(text: str) -> str:
+        if text not in applications:
+            raise ValueError(text)
+        return text
+
+    return {
+        "name": TEXT,
+        "time": whole_up_to(LATEST_S),
+        "application": Kind(known, ", ".join(applications)),
+        "num_replicas": COUNT,
+        "batch_size": COUNT,
+    }
 
 
-COLUMNS: Final = {
-    "name": TEXT,
-    "time": WHOLE,
-    "application": Kind(_application, ", ".join(APPLICATIONS)),
-    "num_replicas": COUNT,
-    "batch_size": COUNT,
-}
-
-
-def read_workload(path: Path) -> list[JobSpec]:
+def read_workload(path: Path, applications: Mapping[str, Limits] = APPLICATIONS) -> list[JobSpec]:
     """Jobs of a workload CSV, in file order.
+
+    Args:
+        applications: those that it may name (default: the six of the evaluation).
 
     Raises:
         InputError: absent file, missing column, bad value, a name given twice, or no job.
     """
-    columns = read_columns(path, COLUMNS)
+    columns = read_columns(path, _columns(applications))
     lines = columns.pop("line")
     jobs = [JobSpec(*values) for values in zip(*columns.values(), strict=True)]
     seen: set[str] = set()
     for line, job in zip(lines, jobs, strict=True):
-        limits = APPLICATIONS[job.application]
+        limits = applications[job.application]
         smallest = max(limits.init_batch_size, job.num_replicas * limits.min_local_bsz)
         if job.name in seen:
             raise refuse(path, line, "name", job.name, "a name not used above")

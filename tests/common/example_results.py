@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.config import RunKey, Scale, load_paper
-from common.run import Artifact, DataIdentity, Provenance, Record, code_sha256, file_sha256
+from common.run import Artifact, DataIdentity, Provenance, Record, file_sha256
 
 EXPERIMENTS = """
 paper: {name}
@@ -193,8 +193,7 @@ def record_of(key: RunKey, settings: Mapping[str, object], metrics: Mapping[str,
             command=["train.py"],
             git_commit="0123456789abcdef",
             git_dirty=False,
-            code=[],
-            code_sha256=code_sha256([]),
+            code={},
             python="3.11.2",
             packages={"numpy": "2.4.6"},
             platform="Linux",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from common import ROOT
 from common.run import read_record
-from tests.common.test_config import FRAME
+from tests.common.test_config import FRAME, frame
 
 TRAIN = """
 import sys
@@ -87,7 +88,9 @@ def test_out_and_work_move_the_record(folder: Path, tmp_path: Path) -> None:
         ("study --arm ours --colour red", ["--colour"]),
         ("study --arm ours --set steps", ["--set 'steps'", "key=value"]),
         ("study --arm ours --set stepps=1", ["unknown key 'stepps' (value 1)", "optim, steps"]),
-        ("study --arm ours --set steps=many", ["key 'steps'", "'many'"]),
+        ("study --arm ours --set steps=many", ["error: --set: key 'steps'", "'many'"]),
+        ("study --arm ours --set optim.lr=.nan", ["error: --set: key 'optim.lr'", "finite"]),
+        ("study --arm ours --set steps=2020-13-45", ["--set 'steps=2020-13-45'", "timestamp"]),
         ("study --arm ours --set steps=13", ["['loss'] are not finite"]),
         ("study --arm ours --out tiny/train.py", ["--out tiny/train.py", "is a file"]),
     ],
@@ -100,6 +103,32 @@ def test_bad_input_is_one_line_and_status_2(folder: Path, words: str, expected: 
     assert lines[0].startswith("error: ")
     for word in expected:
         assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"experiments__study__program": "trian"},
+            ["experiments.yaml: tiny.study", "'program'", "one of train", "'trian'"],
+        ),
+        (
+            {"experiments__study__settings": {"steps": "many"}},
+            ["error: experiments.yaml: tiny.study.ours at laptop", "key 'steps'"],
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_of_the_file(
+    folder: Path, tmp_path: Path, changes: dict[str, object], expected: list[str]
+) -> None:
+    """Even where ``--set`` changes something else."""
+    shutil.copytree(folder, tmp_path / "tiny")
+    (tmp_path / "tiny" / "experiments.yaml").write_text(yaml.safe_dump(frame(**changes)))
+    done = call(tmp_path / "tiny", "study", "--arm", "ours", "--set", "optim.lr=1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    for word in expected:
+        assert word in line
 
 
 def test_help_lists_experiments_and_arms(folder: Path) -> None:

@@ -22,6 +22,7 @@ from common.config import (
     parse_overrides,
     read_yaml,
     schema_text,
+    user_path,
     validated,
 )
 from common.errors import InputError
@@ -169,6 +170,7 @@ def test_resources_default_where_a_scale_names_none() -> None:
         ({"experiments__study__seeds__smoke": []}, ["seeds.smoke", "at least one seed"]),
         ({"experiments__study__seeds__smoke": [1, 1]}, ["seeds.smoke", "[1, 1]", "distinct"]),
         ({"experiments__study__seeds__smoke": [-1]}, ["seeds.smoke", "[-1]", ">= 0"]),
+        ({"experiments__study__seeds__smoke": [2**32]}, ["seeds.smoke", "< 4294967296"]),
         ({"experiments__study__arms_at": {"smoke": ["mine"]}}, ["mine", "['ours', 'theirs']"]),
         ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
         ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),
@@ -212,6 +214,44 @@ def test_yaml_that_is_malformed_or_asks_for_code_is_refused(tmp_path: Path, text
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=r"bad\.yaml: not valid YAML"):
         read_yaml(tmp_path / "bad.yaml")
+
+
+#: Texts that YAML's grammar takes and of which no value can be built, with what is said of each.
+UNBUILDABLE = [
+    ("2020-13-45", "a timestamp is not allowed"),
+    ("2020-01-01", "a timestamp is not allowed"),
+    ("!!timestamp x", "a timestamp is not allowed"),
+    ("!!binary aGk=", "a binary is not allowed"),
+    ("!!set {a}", "a set is not allowed"),
+    ("0x_", "'0x_' is not a valid int"),
+    ("!!int abc", "'abc' is not a valid int"),
+    ("!!int ''", "'' is not a valid int"),
+    ("9" * 5000, "not a valid int"),
+    ("!!float x", "'x' is not a valid float"),
+    ("!!bool x", "'x' is not a valid bool"),
+    ("[" * 3000, "nested too deeply"),
+    ("[" * 3000 + "]" * 3000, "nested too deeply"),
+    ("&a [*a]", "recursive"),
+    ("{a: 1, a: 2}", "'a' is given twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), UNBUILDABLE, ids=lambda text: text[:20])
+def test_a_value_that_cannot_be_built_is_refused_by_file(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text(f"title:\n  {text}\n")
+    with pytest.raises(InputError, match=r"bad\.yaml: not valid YAML") as caught:
+        read_yaml(tmp_path / "bad.yaml")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "words"), UNBUILDABLE, ids=lambda text: text[:20])
+def test_a_value_that_cannot_be_built_is_refused_by_option(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=r"--set .*interval_s=") as caught:
+        parse_overrides([f"interval_s={text}"])
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -272,6 +312,61 @@ def test_settings_are_refused_with_key_and_value(data: Any, words: list[str]) ->
         validated(Training, data, "here")
     for word in ["here: ", *words]:
         assert word in str(caught.value)
+
+
+class Numbers(Settings):
+    share: float = 0.5
+    free: float | None = None
+    many: dict[str, list[float]] = Field({})
+    count: int = 0
+    counts: tuple[int, ...] = ()
+    raw: dict[str, Any] = Field({})
+
+
+@pytest.mark.parametrize("field", ["share", "free"])
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf", "nan", "1e400", "1.0e+400", "9" * 400])
+def test_no_setting_is_infinite_or_not_a_number(field: str, text: str) -> None:
+    data = parse_overrides([f"{field}={text}"])
+    with pytest.raises(InputError, match=f"here: key '{field}'"):
+        validated(Numbers, data, "here")
+
+
+def test_a_number_within_a_setting_is_finite_too() -> None:
+    with pytest.raises(InputError, match=r"key 'many\.a\.1': .*finite number, got inf"):
+        validated(Numbers, {"many": {"a": [1.0, float("inf")]}}, "here")
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**30, 1 << 20000], ids=int.bit_length)
+@pytest.mark.parametrize("field", ["count", "counts", "raw"])
+def test_whole_numbers_fit_into_64_bits(field: str, value: int) -> None:
+    data = {"count": value, "counts": [1, value], "raw": {"deep": [{"er": value}]}}
+    with pytest.raises(InputError, match=f"key '{field}': .*between") as caught:
+        validated(Numbers, {field: data[field]}, "here")
+    assert len(str(caught.value)) < 200
+
+
+def test_the_largest_numbers_are_settings() -> None:
+    largest = {"share": 1.7e308, "count": 2**63 - 1, "counts": [1 - 2**63]}
+    made = validated(Numbers, largest, "here")
+    assert (made.share, made.count, made.counts) == (1.7e308, 2**63 - 1, (1 - 2**63,))
+
+
+def test_a_long_value_is_not_repeated() -> None:
+    with pytest.raises(InputError, match=r"unknown key 'colour'; allowed") as caught:
+        validated(Numbers, {"colour": "x" * 5000}, "here")
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("path", ["", "~no_such_user/data"])
+def test_a_path_that_leads_nowhere_is_refused(path: str) -> None:
+    with pytest.raises(InputError):
+        user_path(path)
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/homes/me")
+    assert user_path("~/data") == Path("/homes/me/data")
+    assert user_path("data/~") == Path("data/~")
 
 
 def test_exponents_without_a_dot_are_numbers() -> None:

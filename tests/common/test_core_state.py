@@ -61,10 +61,10 @@ def test_a_state_saved_by_other_code_is_taken_with_a_warning(
     assert "other code" not in caplog.text
     manifest = tmp_path / "step-0000000001" / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["code"]["common/run.py"] = "0" * 64
+    content["code"]["common/seeds.py"]["seed_python"] = "0" * 16
     manifest.write_text(json.dumps(content))
     assert read_state(tmp_path, "mine") == {"step": 1}
-    assert "was saved by other code (common/run.py)" in caplog.text
+    assert "was saved by other code (common/seeds.py: seed_python)" in caplog.text
 
 
 def test_no_state_is_no_state(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common import ROOT
 from common.cli import guarded
 from common.config import validated
 from common.data import __main__ as commands
@@ -17,6 +19,7 @@ from common.data import registry as registered
 from common.data.__main__ import main
 from common.data.registry import DataSet, File, Layout, registry
 from common.errors import InputError
+from tests.common.without_privileges import without_privileges
 
 TEXT = b"one\n"
 SUM = hashlib.sha256(TEXT).hexdigest()
@@ -122,6 +125,92 @@ def test_manifest_prints_a_section_that_a_manifest_takes(
     printed = validated(Layout, yaml.safe_load(capsys.readouterr().out), "printed")
     expected = File(sha256=SUM, bytes=len(TEXT))
     assert printed.files == {"one": expected, "sub/README.md": expected}
+
+
+@pytest.mark.parametrize("given", ["--data-root", "REPRO_DATA", "REPRO_CACHE"])
+def test_a_tilde_is_the_home(
+    root: Path, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.chdir(root / "here")
+    words = ["verify", "here"]
+    if given == "--data-root":
+        words += [given, f"~/{root.name}"]
+    else:
+        monkeypatch.setenv(given, f"~/{root.name}")
+    assert status(*words) == 0
+    assert capsys.readouterr().out == "here: 1 of 1 files good\n"
+    assert [path.name for path in Path().iterdir()] == ["one"]
+
+
+def test_a_home_of_nobody_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REPRO_DATA", "~no_such_user/data")
+    assert status("list") == 2
+    assert capsys.readouterr().err == "error: ~no_such_user/data: there is no such home\n"
+    assert status("list", "--data-root", "") == 2
+    assert "--data-root: a path is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("checksum", [SUM, None])
+def test_a_pipe_in_a_set_is_wrong_and_nobody_waits_for_it(
+    tmp_path: Path, checksum: str | None
+) -> None:
+    os.mkfifo(tmp_path / "one")
+    (found,) = registered.check_layout(Layout(files={"one": File(sha256=checksum)}), tmp_path)
+    assert not found.good
+    assert found.detail == "is neither a file nor a folder"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_manifest_of_what_is_no_file_is_refused(root: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(root / "here" / "two")
+    else:
+        (root / "here" / "two").symlink_to("nowhere")
+    with pytest.raises(InputError, match="here/two: is neither a file nor a folder"):
+        main(["manifest", str(root / "here")])
+
+
+def unprivileged(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command, of whose folder ``root`` the permissions count."""
+    return subprocess.run(
+        (*without_privileges(), sys.executable, "-m", "common.data", *words),
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "REPRO_DATA": str(folder / "root")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("verify", "mnist"), ("verify", "--all"), ("fetch", "mnist")]
+)
+def test_a_root_that_cannot_be_searched_is_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root").chmod(0o666)
+    done = unprivileged(tmp_path, *words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/root/")
+    assert line.endswith(": Permission denied")
+
+
+@pytest.mark.parametrize("bits", [0o000, 0o222])
+@pytest.mark.parametrize("name", ["file", "sub"])
+def test_a_manifest_leaves_out_nothing_that_cannot_be_read(
+    tmp_path: Path, name: str, bits: int
+) -> None:
+    (tmp_path / "root" / "sub").mkdir(parents=True)
+    for path in ("file", "other", "sub/deep"):
+        (tmp_path / "root" / path).write_bytes(TEXT)
+    (tmp_path / "root" / name).chmod(bits)
+    done = unprivileged(tmp_path, "manifest", str(tmp_path / "root"))
+    (tmp_path / "root" / name).chmod(0o755)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/root/{name}: Permission denied\n"
 
 
 @pytest.mark.parametrize(

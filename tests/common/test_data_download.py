@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import stat
 import tarfile
 import threading
@@ -26,6 +27,7 @@ from common.errors import InputError
 
 TEXT = b"weights\n" * 4000
 OTHER = b"labels\n" * 100
+NOISE = random.Random(0).randbytes(20_000)
 Kind = Literal["tar", "zip"]
 KINDS: tuple[Kind, ...] = ("tar", "zip")
 
@@ -355,6 +357,49 @@ def test_what_is_no_archive_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=f"not a readable {kind} archive"):
         download(archived(home, kind, content or b" "), tmp_path / "a_set")
+    assert below(tmp_path) == {}
+
+
+def damaged(how: str) -> tuple[Kind, bytes]:
+    """An archive whose directory can be read and whose contents cannot."""
+    stream = io.BytesIO()
+    if how in ("xz", "bz2"):
+        with tarfile.open(fileobj=stream, mode=f"w:{how}") as tar:
+            entry = tarfile.TarInfo("top/one")
+            entry.size = len(NOISE)
+            tar.addfile(entry, io.BytesIO(NOISE))
+        content = bytearray(stream.getvalue())
+        content[len(content) // 2 : len(content) // 2 + 8] = bytes(8)
+        return "tar", bytes(content)
+    methods = {"zip bzip2": zipfile.ZIP_BZIP2, "zip lzma": zipfile.ZIP_LZMA}
+    with zipfile.ZipFile(stream, "w", methods.get(how, zipfile.ZIP_DEFLATED)) as archive:
+        archive.writestr("top/one", NOISE)
+    content = bytearray(stream.getvalue())
+    local, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
+    if how == "zip encrypted":
+        content[local + 6] |= 1
+        content[central + 8] |= 1
+    elif how == "zip of an unknown method":
+        content[local + 8] = content[central + 10] = 97
+    else:
+        content[len(NOISE) // 2 : len(NOISE) // 2 + 8] = bytes(8)
+    return "zip", bytes(content)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("bz2", "xz", "zip deflate", "zip bzip2", "zip lzma"),
+        *("zip encrypted", "zip of an unknown method"),
+    ],
+)
+def test_an_archive_with_unreadable_contents_is_refused(
+    home: Home, tmp_path: Path, how: str
+) -> None:
+    kind, content = damaged(how)
+    entry = archived(home, kind, content, {"top/one": File(sha256=sha256(NOISE))})
+    with pytest.raises(InputError, match=f"not a readable {kind} archive"):
+        download(entry, tmp_path / "a_set")
     assert below(tmp_path) == {}
 
 

@@ -182,11 +182,82 @@ def test_the_filter_keeps_rows_with_every_word(browser: sync_api.Browser, report
 def test_a_figure_opens_large_and_escape_closes_it(browser: sync_api.Browser, report: Path) -> None:
     page = opened(browser, report).page
     page.locator(".expand").first.click()
-    dialog = page.locator("dialog")
+    dialog = page.locator("#enlarged")
     assert dialog.is_visible()
     assert dialog.locator("img").get_attribute("alt") == "Three lines; slow cooling is lowest."
     page.keyboard.press("Escape")
     assert dialog.is_hidden()
+
+
+def commands_behind(page: sync_api.Page, number: sync_api.Locator) -> list[str]:
+    """Open what lies behind a number; the commands shown. Escape closes it."""
+    number.click()
+    found: list[str] = page.locator("#behind code").all_text_contents()
+    assert page.locator("#behind").is_visible()
+    return found
+
+
+@in_browser
+def test_a_number_leads_to_its_records_and_their_commands(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    row = page.locator("#annealing-table1 tbody tr", has_text="Fast cooling")
+    assert commands_behind(page, row.locator("button").first) == [
+        line
+        for seed in range(4)
+        for line in (
+            f"python papers/annealing/train.py search --arm fast --seed {seed} --scale laptop",
+            f"python -m common.results replay {report.parents[2]}/laptop/annealing/search/fast/"
+            f"seed{seed}/record.json",
+        )
+    ]
+    assert "Fast cooling, city: 14.38" in page.locator("#behind h3").inner_text()
+    links = page.eval_on_selector_all("#behind a", "links => links.map(link => link.href)")
+    runs = report.parents[2] / "laptop/annealing/search/fast"
+    assert links == [(runs / f"seed{seed}/record.json").as_uri() for seed in range(4)]
+    assert all((runs / f"seed{seed}/record.json").is_file() for seed in range(4))
+    page.keyboard.press("Escape")
+    assert page.locator("#behind").is_hidden()
+
+
+@in_browser
+def test_a_claim_and_a_figure_lead_to_all_that_they_were_made_of(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    claim = page.locator("#annealing-claim-slow_beats_fast button.behind")
+    arms = re.findall(r"--arm (\w+)", " ".join(commands_behind(page, claim)))
+    assert arms == ["slow"] * 4 + ["fast"] * 4
+    assert "0.143 (seed 0), 0.140 (seed 1)" in page.locator("#behind .each").inner_text()
+    page.locator("#behind .close").click()
+    figure = page.locator("#annealing-figure1 button.behind")
+    arms = re.findall(r"--arm (\w+)", " ".join(commands_behind(page, figure)))
+    assert arms == ["slow"] * 4 + ["fast"] * 4 + ["greedy"] * 4
+
+
+@in_browser
+def test_a_number_from_an_archive_is_replayed_from_there(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    kept = page.locator("#annealing-paper-table1 tbody tr").first.locator("button").first
+    made, repeated = commands_behind(page, kept)[:2]
+    assert made.endswith("--arm slow --seed 0 --scale paper")
+    assert repeated == "python -m common.results replay annealing/search/slow/0 --scale paper"
+    assert page.locator("#behind a").count() == 0
+
+
+@in_browser
+def test_every_number_of_ours_has_records_behind_it(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    cells = page.locator(".target td.ours:not([data-value=''])")
+    assert cells.count() == 12  # two tables of three arms and two problems
+    assert cells.locator("button.behind").count() == 12
+    claims = page.locator("li.claim")
+    assert claims.locator("button.behind").count() == claims.count() == 6
 
 
 @in_browser
@@ -199,6 +270,15 @@ def test_the_button_switches_the_colours(browser: sync_api.Browser, report: Path
     assert switched != before
     dark = opened(browser, report, color_scheme="dark").page
     assert dark.evaluate(colour) == switched
+
+
+@in_browser
+def test_in_print_the_results_take_the_whole_width(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    page.emulate_media(media="print")
+    assert page.evaluate("document.getElementById('main').offsetWidth") > 1200
+    assert page.locator("td.ours button.behind").first.is_visible()
+    assert not page.locator("nav").is_visible()
 
 
 @in_browser

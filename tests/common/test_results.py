@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.results import figures, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
+from common.results.lineage import runs_of
 from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
@@ -22,7 +23,14 @@ from common.results.targets import context_notes
 from tests.common.example_results import COSTS, write_paper, write_records
 
 CONTEXT = Context(
-    scale="laptop", data=["x (real)"], devices=["cpu"], seeds=[0], runs=1, newest="", stale=[]
+    scale="laptop",
+    data=["x (real)"],
+    devices=["cpu"],
+    seeds=[0],
+    runs=1,
+    newest="",
+    recertified=[],
+    stale=[],
 )
 
 
@@ -64,6 +72,37 @@ def test_a_cell_is_mean_and_sample_deviation_in_the_unit_asked_for(root: Path) -
     assert cell.mean == pytest.approx(10 * (12 + 0.25 * 1.5))
     assert cell.std == pytest.approx(2.5 * np.sqrt(5 / 3))
     assert cell.n == 4
+
+
+def test_a_cell_names_the_records_that_it_is_of(root: Path) -> None:
+    results = load(root)
+    found = cell_of(results, "slow", "city")
+    assert [str(runs) for runs in found.runs] == [
+        "search/slow/seed0 search/slow/seed1 search/slow/seed2 search/slow/seed3"
+    ]
+    assert "search/slow/seed3" in tables.to_csv(Table(cells=[found]))
+
+
+def test_a_cell_without_records_of_its_own_is_of_what_its_table_read(root: Path) -> None:
+    def table1(results: Results) -> Table:
+        slow, fast = (results.values("search", arm, "city_cost") for arm in ("slow", "fast"))
+        gain = tables.cell_of(results, "gain", "city", fast - slow, label="cost")
+        return Table(cells=[gain, Cell(row="paper", column="city", metric="cost")])
+
+    results = load(root)
+    results.values("search", "greedy", "city_cost")  # read before, for something else
+    made = tables.build(table1, results, "table1")
+    gain, empty = made.cells
+    assert [runs.arm for runs in made.runs_behind(gain)] == ["slow", "fast"]
+    assert made.runs_behind(empty) == []
+
+
+def test_all_records_are_read_by_who_asks_for_all(root: Path) -> None:
+    results = load(root)
+    for ask in (lambda: results.frame, lambda: results.frame, lambda: results.stored):
+        with results.reading() as read:
+            ask()
+        assert [len(runs.seeds) for runs in runs_of(read)] == [4, 4, 4]
 
 
 def test_a_missing_run_is_named_with_the_command_that_makes_it(root: Path) -> None:

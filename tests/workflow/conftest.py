@@ -24,7 +24,9 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("workflow", "profiles", "common"):
-            shutil.copytree(ROOT / name, folder / name, symlinks=True)
+            # Without what other processes compile at this moment: its files come and go.
+            compiled = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=compiled)
         shutil.copy(ROOT / "Snakefile", folder)
         shutil.copytree(EXAMPLE, folder / "papers" / EXAMPLE.name)
         (folder / "papers" / "__init__.py").touch()

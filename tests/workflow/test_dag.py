@@ -26,7 +26,8 @@ RUNS = {
 TABLE = {f"example_paper/tables/table1.{suffix}" for suffix in ("json", "csv", "md", "tex")}
 FIGURE = {f"example_paper/figures/figure1.{suffix}" for suffix in ("json", "png", "svg")}
 CLAIMS = {"example_paper/claims.json"}
-PAGES = {"coverage.json", "claims.json", "benchmarks.json", "report/index.html"}
+PAGES = {f"{name}.json" for name in ("coverage", "claims", "verdicts", "benchmarks")}
+PAGES |= {"report/index.html"}
 BENCHMARK = {"example_paper/benchmarks/speed.json"}
 
 
@@ -85,7 +86,7 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("papers/example_paper/claims.yaml", CLAIMS | PAGES),
         ("papers/example_paper/published.csv", TABLE | FIGURE | PAGES),
         ("papers/example_paper/train.py", set()),
-        ("papers/example_paper/programs.py", set()),
+        ("papers/example_paper/classification.py", set()),
         ("common/results/tables.py", TABLE | PAGES),
         ("common/results/figures.py", FIGURE | PAGES),
         ("common/results/style.mplstyle", FIGURE | PAGES),
@@ -316,3 +317,12 @@ def test_snakefiles_are_formatted() -> None:
     command = (SNAKEMAKE[0], "-m", "snakefmt", "--check", *map(str, files))
     done = call(ROOT, *command)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_with_braces_in_its_path_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Snakemake takes them for wildcards: its own words were a traceback."""
+    (tmp_path / "a{b}c").mkdir()
+    done = Checkout(tmp_path / "a{b}c").snakemake("--dry-run", "--quiet")
+    assert done.returncode == 2
+    assert f"error: {tmp_path}/a{{b}}c: Snakemake needs a checkout without" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -59,7 +59,15 @@ for (const input of document.querySelectorAll(".filter input")) {
   });
 }
 
-// Figures: enlarge in a dialog; Escape, its button or a click beside it closes.
+// Dialogs: Escape, their button or a click beside them closes.
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+}
+
+// Figures: enlarge in a dialog.
 const dialog = document.getElementById("enlarged");
 for (const button of document.querySelectorAll(".expand")) {
   button.addEventListener("click", () => {
@@ -70,10 +78,57 @@ for (const button of document.querySelectorAll(".expand")) {
     dialog.showModal();
   });
 }
-dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("click", (event) => {
-  if (event.target === dialog) dialog.close();
-});
+
+// A number: the records it was computed from, with the commands that make and repeat each.
+const behind = document.getElementById("behind");
+const { commands, runs } = JSON.parse(document.getElementById("run-index").textContent);
+const filled = (text, run) => text.replace(/\{(\w+)\}/g, (_, name) => run[name]);
+const element = (name, text, parts = []) => {
+  const made = document.createElement(name);
+  made.append(text, ...parts);
+  return made;
+};
+const recordOf = (run) => {
+  const link = element("a", "record.json");
+  link.href = `../../${filled(commands.record, run)}`;
+  return element("li", `seed ${run.seed} `, [
+    run.kept ? `in papers/${run.paper}/archive/${run.scale}.jsonl` : link,
+    element("code", filled(commands.make, run)),
+    element("code", filled(run.kept ? commands.replay_kept : commands.replay, run)),
+  ]);
+};
+const headingOf = (cell) => {
+  let last = -1;
+  for (const heading of cell.closest("table").tHead.rows[0].cells) {
+    last += heading.colSpan;
+    if (last >= cell.cellIndex) return heading.textContent.replace("↕", "").trim();
+  }
+  return "";
+};
+const nameOf = (button) => {
+  const cell = button.closest("td");
+  if (!cell) return button.dataset.name ?? button.closest(".target").querySelector("h4").textContent;
+  return `${cell.parentElement.cells[0].textContent}, ${headingOf(cell)}: ${button.textContent}`;
+};
+for (const button of document.querySelectorAll("button.behind")) {
+  button.setAttribute("aria-haspopup", "dialog");
+  button.addEventListener("click", () => {
+    const source = button.closest(".target, .claim")?.querySelector(".kicker, .source");
+    behind.querySelector(".kicker").textContent = source?.textContent ?? "";
+    behind.querySelector("h3").textContent = nameOf(button);
+    behind.querySelector(".each").textContent = button.dataset.each ?? "";
+    const lists = button.dataset.runs.split(" ").map((place) => {
+      const [paper, scale, experiment, arm, seeds, kept] = runs[place];
+      const records = seeds.split(" ").map((seed) =>
+        recordOf({ paper, scale, experiment, arm, seed, kept }),
+      );
+      return [element("h4", `${experiment} / ${arm}`), element("ul", "", records)];
+    });
+    behind.querySelector(".runs").replaceChildren(...lists.flat());
+    behind.showModal();
+    behind.scrollTop = 0;
+  });
+}
 
 // A link into a closed section opens it; printing opens all.
 const reveal = () => {

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from papers.betty.distribution.data_shares import share_of
+from common.errors import InputError
 from papers.betty.distribution.processes import Processes
 from papers.betty.hypergradient.vectors import Partial
 
@@ -45,6 +45,10 @@ class DataParallel:
 
     def share(self, loader: Iterable[Any], name: str) -> Iterable[Any]:
         """This process's share of the batches of problem ``name``."""
+        if self.world_size == 1:
+            return loader
+        from papers.betty.distribution.data_shares import share_of
+
         return share_of(loader, self, name)
 
     # In a step.
@@ -125,6 +129,23 @@ class DataParallel:
         verdict = torch.tensor([decision], device=self.device)
         self.broadcast([verdict])
         return bool(verdict)
+
+    def of_all(self, value: Any) -> list[Any]:
+        """What each process has, in the order of their ranks; all must ask for it."""
+        everyone = [value]
+        if self.world_size > 1:
+            everyone = [None] * self.world_size
+            dist.all_gather_object(everyone, value)
+        return everyone
+
+    def own_of(self, everyone: Sequence[Any], what: str) -> Any:
+        """Inverse of :meth:`of_all`. Raises InputError if there were other processes."""
+        if len(everyone) != self.world_size:
+            raise InputError(
+                f"{what!r}: the state is of {len(everyone)} processes; allowed: as many, not"
+                f" {self.world_size}"
+            )
+        return everyone[self.rank]
 
     @property
     def validates(self) -> bool:

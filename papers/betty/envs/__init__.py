@@ -11,6 +11,9 @@ import torch
 class Env:
     """Shared object of a program: ``self.env`` in every problem.
 
+    One that changes in a run defines ``state_dict`` and ``load_state_dict``, and is part of the
+    engine's state.
+
     Attributes:
         train_data_loader: for problems to draw tasks from, if a subclass sets it.
         device: where the engine puts tensors.

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from papers.betty.hypergradient.conjugate_gradient import cg
-from papers.betty.hypergradient.finite_difference import darts
-from papers.betty.hypergradient.neumann import neumann
-from papers.betty.hypergradient.reinforce import reinforce
-from papers.betty.hypergradient.sama import sama
-from papers.betty.hypergradient.unrolled import itd
-from papers.betty.hypergradient.vectors import Partial, Vector, added, split, zeros_for_none
+from papers.betty.hypergradient.methods import METHODS
+from papers.betty.hypergradient.reach import warn_of_nothing
+from papers.betty.hypergradient.vectors import Partial, added, split, zeros_for_none
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
-
-Method = Callable[[Vector, "Problem", "Sequence[Problem]", "Problem"], list[Partial]]
-METHODS: Final[dict[str, Method]] = {
-    "darts": darts,
-    "neumann": neumann,
-    "cg": cg,
-    "itd": itd,
-    "reinforce": reinforce,
-    "sama": sama,
-}
 
 
 def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Partial:
@@ -45,6 +31,8 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
         seed.name: piece for seed, piece in zip(upper.seeds, pieces, strict=True)
     }
     total: Partial = direct
+    look = bool(upper.factors) and upper.first_time("hypergradient")
+    given, products = dict(vectors), []
     for curr, prevs in upper.factors:
         vector = vectors.get(curr.name)
         if vector is None or all(part is None for part in vector):
@@ -52,8 +40,12 @@ def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Par
         method = METHODS[curr.jacobian_type(upper)]
         full = zeros_for_none(vector, curr.meta_trainable_parameters())
         for prev, partial in zip(prevs, method(full, curr, prevs, upper), strict=True):
+            if look:
+                products.append((curr, prev, partial))
             if prev is upper:
                 total = added(total, partial)
             else:
                 vectors[prev.name] = added(vectors.get(prev.name), partial)
+    if look:
+        warn_of_nothing(upper, given, products)
     return total

@@ -27,13 +27,15 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
         solution: Vector = [torch.zeros_like(part) for part in right]
         residual, direction = list(right), list(right)
         squared = dot(residual, residual)
-        for _ in range(config.cg_iterations):
+        for step in range(config.cg_iterations):
             product = hessian(direction)
             if config.cg_damping:
                 damped = torch._foreach_mul(direction, config.cg_damping)
                 product = list(torch._foreach_add(product, damped))
             curvature = dot(direction, product)
             if not bool((curvature > 0) & (squared > 0)):
+                if step == 0 and bool(squared > 0):
+                    _warn(curr, upper, float(curvature / squared))
                 break
             length = squared / curvature
             solution = _along(solution, direction, length)
@@ -43,6 +45,16 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
         return solution
 
     return implicit_product(vector, curr, prevs, upper, solve)
+
+
+def _warn(curr: Problem, upper: Problem, curvature: float) -> None:
+    """Warn that the first direction already has no positive curvature: the solution is 0."""
+    curr.warn_once(
+        "its Hessian is not positive definite: the curvature along the derivative of"
+        f" {upper.name!r} is {curvature:.3g}, so type 'cg' gives {upper.name!r} no hypergradient;"
+        f" allowed: a cg_damping above {curr.config.cg_damping - curvature:.3g}, or another type",
+        about="curvature",
+    )
 
 
 def _along(start: Vector, direction: Vector, length: torch.Tensor) -> Vector:

@@ -14,6 +14,7 @@ from torch import Tensor
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
+    added,
     local,
     norm,
     split,
@@ -22,6 +23,9 @@ from papers.betty.hypergradient.vectors import (
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
+
+#: A shift must be so many times the resolution of the weights: rounding then makes up some percent.
+RESOLVED = 16
 
 
 def darts(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
@@ -53,11 +57,15 @@ def central_difference(
 ) -> list[Partial]:
     """Difference of the gradients by ``prevs`` at ``w - eps v`` and ``w + eps v`` over ``2 eps``.
 
-    ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``.
+    ``eps = alpha / |v|``. With ``nudge`` the weights stay at ``w - eps v``. The first gradient is
+    that of minus the cost, so that what hooks on the parameters see sums to ``2 eps`` times the
+    result.
     """
     assert upper.engine is not None
     distribution = upper.engine.distribution
     weights = curr.meta_trainable_parameters()
+    if curr.first_time("shift"):
+        _warn_of_rounding(curr, weights, alpha)
     eps = alpha / (norm(vector) + 1e-15)
     kept = [weight.detach().clone() for weight in weights]
     parts = tensors_of(prevs, upper)
@@ -66,19 +74,35 @@ def central_difference(
     try:
         for times in (1, -2):
             _move(weights, vector, eps, times)
-            grads.append(distribution.gradients(curr.replayed_loss(), flat))
+            total: Partial | None = None
+            for batch in curr.micro_batches:
+                sign = -1 if times == 1 else 1
+                total = added(total, distribution.gradients(curr.replayed_loss(batch, sign), flat))
+            grads.append(total or [])
     finally:
         if not nudge or len(grads) < 2:
             with torch.no_grad():
                 torch._foreach_copy_(local(weights), local(kept))
     if nudge:
         distribution.average_values(weights)
-    apart, (above, below) = 2 * eps, grads
+    apart, (above, below) = 2 * eps, grads  # minus the gradient at w + eps v, that at w - eps v
     flat_result = [
-        None if plus is None or minus is None else (minus - plus).div_(apart)
+        None if plus is None or minus is None else (minus + plus).div_(apart)
         for plus, minus in zip(above, below, strict=True)
     ]
     return split(flat_result, parts)
+
+
+def _warn_of_rounding(curr: Problem, weights: Vector, alpha: float) -> None:
+    """Warn of a shift that the forward pass rounds away: the difference would be noise, or 0."""
+    length = float(norm([weight.detach() for weight in weights]))
+    if alpha < RESOLVED * curr.resolution * length:
+        curr.warn_once(
+            f"a finite difference shifts its weights, of norm {length:.3g}, by {alpha:g}; precision"
+            f" {curr.config.precision} resolves {curr.resolution * length:.2g} of them, so that the"
+            " hypergradient is largely rounding; allowed: precision fp32 for this problem, or type"
+            " neumann, cg or itd, which need no difference"
+        )
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
+    added,
     split,
     tensors_of,
     zeros_for_none,
@@ -17,6 +19,7 @@ from papers.betty.hypergradient.vectors import (
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
+    from papers.betty.replay import MicroBatch
 
 #: Multiplies a vector by the Hessian of the cost at the present weights.
 HessianProduct = Callable[[Vector], Vector]
@@ -30,31 +33,44 @@ def implicit_product(
     """``-d2C/(dprev dw) s`` with ``s = solve(H, v)``: the implicit function theorem. Eq. 4.
 
     One pass over the last batch of ``curr`` with a graph of its gradient; a Hessian product is a
-    backward pass through it.
+    backward pass through it. Of several micro-batches, which are there to save memory, only one
+    graph is kept at a time: each product makes them anew.
+
+    The sign is in what goes back, so that hooks on the parameters see the hypergradient's own.
     """
     weights = curr.meta_trainable_parameters()
     parts = tensors_of(prevs, upper)
-    loss = curr.replayed_loss()
-    grad = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-    gradient = [g for g in grad if g is not None]
+    batches = curr.micro_batches
 
-    def where_used(direction: Vector) -> Vector:
-        return [d for d, g in zip(direction, grad, strict=True) if g is not None]
+    def gradient_on(batch: MicroBatch) -> Sequence[Tensor | None]:
+        loss = curr.replayed_loss(batch)
+        return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
 
-    def hessian(direction: Vector) -> Vector:
-        product = torch.autograd.grad(
-            gradient,
-            weights,
-            grad_outputs=where_used(direction),
-            retain_graph=True,
+    kept = gradient_on(batches[0]) if len(batches) == 1 else None
+
+    def product_on(
+        batch: MicroBatch, direction: Vector, by: Vector, last: bool
+    ) -> Sequence[Tensor | None]:
+        pairs = zip(gradient_on(batch) if kept is None else kept, direction, strict=True)
+        # None: not read; without a graph: constant, as where the cost is linear in a weight.
+        used = [(g, d) for g, d in pairs if g is not None and g.requires_grad]
+        return torch.autograd.grad(
+            [g for g, _ in used],
+            by,
+            grad_outputs=[d for _, d in used],
+            retain_graph=kept is not None and not last,
             allow_unused=True,
         )
-        return zeros_for_none(product, weights)
 
-    flat = torch.autograd.grad(
-        gradient,
-        [tensor for part in parts for tensor in part],
-        grad_outputs=where_used(solve(hessian, vector)),
-        allow_unused=True,
-    )
-    return split([None if part is None else -part for part in flat], parts)
+    def product(direction: Vector, by: Vector, last: bool = False) -> Partial:
+        total: Partial = [None] * len(by)
+        for batch in batches:
+            total = added(total, product_on(batch, direction, by, last))
+        return total
+
+    def hessian(direction: Vector) -> Vector:
+        return zeros_for_none(product(direction, weights), weights)
+
+    against = [-part for part in solve(hessian, vector)]
+    flat = product(against, [tensor for part in parts for tensor in part], last=True)
+    return split(flat, parts)

@@ -28,7 +28,11 @@ def reinforce(
     baseline = upper.baseline if upper.baseline is not None else cost
     upper.baseline = baseline + BASELINE_RATE * (cost - baseline)
     parts = tensors_of(prevs, upper)
+    chance = curr.log_prob()
     flat = torch.autograd.grad(
-        curr.log_prob(), [tensor for part in parts for tensor in part], allow_unused=True
+        chance,
+        [tensor for part in parts for tensor in part],
+        torch.full_like(chance, cost - baseline),  # so that hooks on them see the product
+        allow_unused=True,
     )
-    return split([None if part is None else (cost - baseline) * part for part in flat], parts)
+    return split(flat, parts)

@@ -6,7 +6,9 @@ Source: Choe et al. 2023, Sec. 3.2 and 3.3.
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +18,13 @@ from torch.amp.grad_scaler import GradScaler
 from common.errors import InputError
 from papers.betty.configs import Config
 from papers.betty.hypergradient import hypergradient
-from papers.betty.replay import Replay
+from papers.betty.replay import MicroBatch, Replay
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
     from papers.betty.problems.problem import Problem
 
+log = logging.getLogger("betty")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 #: On a GPU the loss is looked at this seldom, because looking waits for the device.
 STEPS_BETWEEN_LOOKS = 50
@@ -45,6 +48,7 @@ class Descent(abc.ABC):
         self._count = 0
         self._replay = Replay()
         self._last_grads: dict[int, Tensor] = {}
+        self._asked: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -72,6 +76,10 @@ class Descent(abc.ABC):
     def trainable_parameters(self) -> list[Tensor]:
         """Parameters that require a gradient."""
 
+    @abc.abstractmethod
+    def look_at_reads(self, loss: Tensor) -> None:
+        """Once: compare what the cost reads with the program's edges."""
+
     def grad_callback(self) -> None:  # noqa: B027  (optional)
         """Called when gradients have been accumulated, before the optimiser's step."""
 
@@ -84,9 +92,9 @@ class Descent(abc.ABC):
         Returns what :meth:`training_step` gave, with the loss as a number.
         """
         self.cur_batch = self.get_batch() if batch is None else batch
-        if self.parents:
-            self._replay.record(self)  # type: ignore[arg-type]
-        loss, stats = self.get_loss(self.cur_batch)
+        with self._recorded() if self.parents else nullcontext():
+            loss, stats = self.get_loss(self.cur_batch)
+        self.look_at_reads(loss)
         self.backward(loss)
         self.grad_callback()
         if self._count % self.config.gradient_accumulation == 0:
@@ -94,6 +102,11 @@ class Descent(abc.ABC):
             self.param_callback()
             self.zero_grad()
         return stats
+
+    def _recorded(self) -> AbstractContextManager[None]:
+        """Context in which what the cost on this batch is computed from is kept for replays."""
+        first = (self._count - 1) % self.config.gradient_accumulation == 0
+        return self._replay.recorded(self, self.cur_batch, first)  # type: ignore[arg-type]
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """(loss over accumulation steps, scaled for fp16; everything to be logged).
@@ -129,10 +142,17 @@ class Descent(abc.ABC):
         with torch.autocast(self.device.type, dtype=dtype):
             return self.training_step(batch)
 
+    @property
+    def resolution(self) -> float:
+        """Relative distance of neighbouring numbers in the forward pass."""
+        own = self.trainable_parameters()[0].dtype
+        return torch.finfo(DTYPES.get(self.config.precision, own)).eps
+
     def backward(self, loss: Tensor) -> None:
         """Add direct gradient and hypergradients of ``loss`` to ``.grad``. Eq. 1 and 2."""
         params = self.trainable_parameters()
         grads = hypergradient(self, loss, params)  # type: ignore[arg-type]
+        self.warn_of_no_gradient(grads)
         for param, grad in zip(params, grads, strict=True):
             if grad is not None:
                 param.grad = grad if param.grad is None else param.grad + grad
@@ -167,16 +187,23 @@ class Descent(abc.ABC):
         for param in self.parameters():
             param.grad = None
 
-    def replayed_loss(self) -> Tensor:
-        """The cost on the last batch again: same random numbers, buffers left as they were.
+    @property
+    def micro_batches(self) -> list[MicroBatch]:
+        """Those of the last optimiser step, whose cost is the sum of their replayed losses."""
+        return self._replay.micro_batches
 
-        Two passes of a finite difference would otherwise differ by their dropout masks, and batch
-        normalisation would count the batch again.
+    def replayed_loss(self, batch: MicroBatch, sign: int = 1) -> Tensor:
+        """The share of a micro-batch in the last step's cost again, or minus that.
+
+        With the same random numbers, and buffers left as they were: two passes of a finite
+        difference would otherwise differ by their dropout masks, and batch normalisation would
+        count the batch again.
         """
-        with self._replay.again(self):  # type: ignore[arg-type]
-            given = self.training_step_exec(self.cur_batch)
-        loss = given["loss"] if isinstance(given, Mapping) else given
-        return _scalar(loss)
+        with self._replay.again(self, batch):  # type: ignore[arg-type]
+            given = self.training_step_exec(batch.batch)
+        loss = _scalar(given["loss"] if isinstance(given, Mapping) else given)
+        parts = sign * len(self.micro_batches)
+        return loss if parts == 1 else loss / parts
 
     def held(self, name: str, value: Tensor) -> Tensor:
         """``value`` as it was in the step itself, also in replays at perturbed parameters.
@@ -194,6 +221,27 @@ class Descent(abc.ABC):
     def last_grad(self, weight: Tensor) -> Tensor | None:
         """Gradient of ``weight`` in the last optimiser step, for ``sama``."""
         return self._last_grads.get(id(weight))
+
+    def first_time(self, what: str) -> bool:
+        """Whether ``what`` is asked for the first time since the program was put together."""
+        if what in self._asked:
+            return False
+        self._asked.add(what)
+        return True
+
+    def warn_once(self, message: str, about: str = "") -> None:
+        """Log a warning that names this problem, once for each ``about`` (or message)."""
+        first = self.engine is None or self.engine.is_rank_zero()
+        if self.first_time(about or message) and first:
+            log.warning("problem %r: %s", self.name, message)
+
+    def warn_of_no_gradient(self, grads: Sequence[Tensor | None]) -> None:
+        """Warn of a step that cannot move any parameter."""
+        if all(grad is None for grad in grads):
+            self.warn_once(
+                "its step has no gradient: its cost does not depend on its own parameters, and no"
+                " hypergradient reaches it (are u2l and l2u swapped?)"
+            )
 
     def check_unused(self, grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> None:
         """Refuse parameters that the cost does not touch, unless ``allow_unused``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers.betty.hypergradient.vectors import Partial, Vector, added, split
 from papers.betty.problems.problem import Problem
+from papers.betty.problems.reads import leaves
 from papers.betty.unrolled_optimizer import UnrolledOptimizer
 
 if TYPE_CHECKING:
@@ -29,14 +30,9 @@ class IterativeProblem(Problem):
     def initialize(self, engine: Engine) -> None:
         super().initialize(engine)
         uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
-        self.unrolls, self._shared = bool(uppers), len(uppers) > 1
-        self._read = {
-            engine.problem(name)
-            for upper in uppers
-            for factor in engine.graph.factors(upper.name)
-            if factor.problem == self.name
-            for name in factor.by
-        }
+        self.unrolls, self._uppers = bool(uppers), uppers
+        readers = [name for name, lowers in engine.graph.u2l.items() if self.name in lowers]
+        self._read = [*self.children, *engine.named(readers)]
         if self.unrolls:
             if self.scaler is not None:
                 raise InputError(f"problem {self.name!r}: unrolled steps need fp32 or bf16")
@@ -76,7 +72,10 @@ class IterativeProblem(Problem):
 
     def _end_loop(self) -> None:
         super()._end_loop()
-        if self.unrolls:
+        # An upper that waits for other problems too has yet to read the record.
+        if self.unrolls and all(
+            up.count > seen for up, seen in zip(self._uppers, self._counts, strict=True)
+        ):
             self._weights, self._start, self._seen = [], [], {}
             self._gradient = None
             self._unrolled.end()
@@ -86,36 +85,58 @@ class IterativeProblem(Problem):
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """One step, recorded: the weights become a function of what the cost read."""
-        if not self.unrolls or not self._weights:  # a roll-back repeats a step after the loop
+        if not self.unrolls or self._loop_starts:  # a roll-back repeats a step after the loop
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch
-        self._replay.record(self)
+        self._counts = [upper.count for upper in self._uppers]
         with ExitStack() as stack:
-            stack.enter_context(standing_in(self.module, self._stepped(), self._weights))
+            stack.enter_context(standing_in(self, self._stepped(), self._weights))
             for prev in self._read:
                 tensors = prev.trainable_parameters()
                 snapshot = self._snapshot(prev, tensors)
-                stack.enter_context(standing_in(prev.module, tensors, snapshot))
-            loss, stats = self.get_loss(self.cur_batch)
+                stack.enter_context(standing_in(prev, tensors, snapshot))
+            with self._recorded():
+                loss, stats = self.get_loss(self.cur_batch)
             gradient = torch.autograd.grad(
                 loss, self._weights, create_graph=True, allow_unused=True
             )
+        self.look_at_reads(loss)
         self.check_unused(gradient, self._stepped())
+        self.warn_of_no_gradient(gradient)
         self._gradient = added(self._gradient, gradient)
         if self._count % self.config.gradient_accumulation == 0:
             self._update(self._gradient)
             self._gradient = None
         return stats
 
+    def look_at_reads(self, loss: Tensor) -> None:
+        """Also whether it reads a parameter itself in the place of what stands in for it.
+
+        Raises:
+            InputError: it does, e.g. from a list made earlier: no derivative would go through it.
+        """
+        if self.unrolls and not self._loop_starts and self.first_time("stand-ins"):
+            read = leaves(loss)
+            for problem in (self, *self._read):
+                if any(id(param) in read for param in problem.trainable_parameters()):
+                    raise InputError(
+                        f"problem {self.name!r}: its cost reads parameters of {problem.name!r} from"
+                        " a list or an optimizer, past the recorded steps; allowed: a problem's"
+                        " parameters(), its module, or a call"
+                    )
+        super().look_at_reads(loss)
+
     def _snapshot(self, prev: Problem, tensors: Sequence[Tensor]) -> Vector:
         """What a step reads of ``prev``, as leaves of the recorded graph.
 
-        One that is stepped after this loop alone cannot move in it: no copy, and one for all steps.
+        One that is stepped after this loop alone cannot move in it: one snapshot for all steps, and
+        no copy if no other problem looks at the record after it has moved.
         """
         seen = self._seen[prev.name]
         still = prev.children == [self]
         if not (seen and still):
-            values = [t.detach() if still else t.detach().clone() for t in tensors]
+            last = still and self._uppers == [prev]
+            values = [t.detach() if last else t.detach().clone() for t in tensors]
             seen.append([value.requires_grad_() for value in values])
         return seen[-1]
 
@@ -156,24 +177,28 @@ class IterativeProblem(Problem):
             self._weights,
             [tensor for snapshot in snapshots for tensor in snapshot],
             grad_outputs=vector,
-            retain_graph=self._shared,  # else it is freed on the way back
+            retain_graph=len(self._uppers) > 1,  # else it is freed on the way back
             allow_unused=True,
         )
         pieces = iter(split(flat, snapshots))
         results = []
-        for each in read:
+        for prev, each in zip(prevs, read, strict=True):
             total: Partial | None = None
             for _ in each:
                 total = added(total, next(pieces))
-            results.append(total or [])
+            results.append(seen_by_hooks(prev.trainable_parameters(), total or []))
         return results
 
 
 @contextmanager
 def standing_in(
-    module: nn.Module, originals: Sequence[Tensor], replacements: Sequence[Tensor]
+    problem: Problem, originals: Sequence[Tensor], replacements: Sequence[Tensor]
 ) -> Iterator[None]:
-    """Let ``module`` compute with ``replacements`` in the place of some of its parameters."""
+    """Let ``problem`` compute with ``replacements`` in the place of some of its parameters.
+
+    Its module holds them, and :meth:`Problem.parameters` lists them.
+    """
+    module = problem.module
     by_id = {id(old): new for old, new in zip(originals, replacements, strict=True)}
     places = [
         (part._parameters, name, old)
@@ -181,6 +206,7 @@ def standing_in(
         for name, old in part._parameters.items()
         if id(old) in by_id
     ]
+    listed, problem._listed = problem._listed, None
     try:
         for slots, name, old in places:
             slots[name] = by_id[id(old)]  # type: ignore[assignment]
@@ -189,7 +215,20 @@ def standing_in(
     finally:
         for slots, name, old in places:
             slots[name] = old
+        problem._listed = listed
         _refresh(module)
+
+
+def seen_by_hooks(params: Sequence[Tensor], partial: Partial) -> Partial:
+    """``partial`` after hooks on ``params``, which autograd calls only on the way to them."""
+    given = [(p, g) for p, g in zip(params, partial, strict=True) if g is not None]
+    if not given:
+        return partial
+    seen = torch.autograd.grad(
+        [p.view_as(p) for p, _ in given], [p for p, _ in given], [g for _, g in given]
+    )
+    remaining = iter(seen)
+    return [None if g is None else next(remaining) for g in partial]
 
 
 def _refresh(module: nn.Module) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from common.batches import to_device
 from common.errors import InputError
+from papers.betty.generators import (
+    generators_of,
+    global_states,
+    set_global_states,
+    set_state_of,
+    state_of,
+)
 
 
 class LoaderStream:
@@ -40,7 +47,7 @@ class LoaderStream:
             InputError: a loader is empty.
         """
         if not self._iterators:
-            self._iterators = [iter(loader) for loader in self.loaders]
+            self._iterators = [self._epoch(loader) for loader in self.loaders]
         batches = tuple(self._next(index) for index in range(len(self._iterators)))
         return batches[0] if len(batches) == 1 else batches
 
@@ -52,10 +59,8 @@ class LoaderStream:
                 self._after_epoch()
             self.epochs[index] += 1
             loader = self.loaders[index]
-            for part in (loader, getattr(loader, "sampler", None)):
-                if part is not None and hasattr(part, "set_epoch"):
-                    part.set_epoch(self.epochs[index])
-            self._iterators[index] = iter(loader)
+            self._tell_epoch(index)
+            self._iterators[index] = self._epoch(loader)
             try:
                 batch = next(self._iterators[index])
             except StopIteration:
@@ -66,16 +71,97 @@ class LoaderStream:
         """Take another loader, from its beginning."""
         self.loaders = (*self.loaders[:index], loader, *self.loaders[index + 1 :])
         if self._iterators:
-            self._iterators[index] = iter(loader)
+            self._iterators[index] = self._epoch(loader)
 
-    def restart(self, epochs: Sequence[int]) -> None:
-        """Go on in these epochs, where loaders have been put to their positions."""
-        self._iterators, self.epochs = [], list(epochs) or [0] * len(self.loaders)
+    def _epoch(self, loader: Any) -> Iterator[Any]:
+        if _has_state(loader):
+            return iter(loader)
+        from papers.betty.problems.loader_epoch import LoaderEpoch  # not where loaders have states
+
+        return LoaderEpoch(loader, self.device)
+
+    def _tell_epoch(self, index: int) -> None:
+        loader = self.loaders[index]
+        for part in (loader, getattr(loader, "sampler", None)):
+            if part is not None and hasattr(part, "set_epoch"):
+                part.set_epoch(self.epochs[index])
+
+    def _generators(self) -> list[Any]:
+        plain = [loader for loader in self.loaders if not _has_state(loader)]
+        if not plain:
+            return []
+        from papers.betty.problems.loader_epoch import parts_of
+
+        return generators_of(part for loader in plain for part in parts_of(loader))
+
+    @property
+    def started(self) -> bool:
+        """Whether a batch was taken."""
+        return bool(self._iterators)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epochs, positions of the loaders that keep none themselves, and their generators.
+
+        Raises:
+            InputError: a position cannot be kept.
+        """
+        try:
+            positions = [
+                None if _has_state(loader) else epoch.state_dict()  # type: ignore[attr-defined]
+                for loader, epoch in zip(self.loaders, self._iterators, strict=False)
+            ]
+        except InputError as error:
+            raise InputError(f"problem {self.name!r}: {error}") from None
+        generators = [state_of(generator) for generator in self._generators()]
+        return {"epochs": list(self.epochs), "positions": positions, "generators": generators}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`, after loaders with a state have been given theirs.
+
+        Raises:
+            InputError: there were other loaders, or one cannot be put to its position.
+        """
+        generators = self._generators()
+        counts = [(len(state["epochs"]), len(self.loaders), "data loaders")]
+        counts += [(len(state["generators"]), len(generators), "generators in its data loaders")]
+        for was, there, what in counts:
+            if was != there:
+                raise InputError(f"problem {self.name!r}: its state has {was} {what}, not {there}")
+        self.epochs, self._iterators = list(state["epochs"]), []
+        present = global_states(self.device)
+        try:
+            for index, position in enumerate(state["positions"]):
+                if self.epochs[index]:
+                    self._tell_epoch(index)
+                self._iterators.append(self._found(self.loaders[index], position))
+        finally:
+            set_global_states(present, self.device)
+        for generator, kept in zip(generators, state["generators"], strict=True):
+            set_state_of(generator, kept)
+
+    def _found(self, loader: Any, position: Mapping[str, Any] | None) -> Iterator[Any]:
+        if (position is None) != _has_state(loader):
+            raise InputError(
+                f"problem {self.name!r}: its data loader has a state of its own here and not in"
+                " the program that was saved, or the other way round; allowed: both alike"
+            )
+        if position is None:
+            return iter(loader)
+        from papers.betty.problems.loader_epoch import LoaderEpoch
+
+        try:
+            return LoaderEpoch.at(position, loader, self.device)
+        except InputError as error:
+            raise InputError(f"problem {self.name!r}: {error}") from None
 
     def with_state(self) -> dict[str, Any]:
         """Loaders whose position can be kept, by the names of their states."""
         return {
             f"loader{index}": loader
             for index, loader in enumerate(self.loaders)
-            if hasattr(loader, "load_state_dict")
+            if _has_state(loader)
         }
+
+
+def _has_state(loader: Any) -> bool:
+    return hasattr(loader, "load_state_dict")

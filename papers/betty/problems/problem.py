@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from papers.betty.configs import Config
 from papers.betty.hypergradient.vectors import local
 from papers.betty.problems.descent import Descent
 from papers.betty.problems.loader_stream import LoaderStream
+from papers.betty.problems.reads import leaves, warn_of_missing_edges
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine
@@ -68,6 +70,8 @@ class Problem(Descent):
         #: Lower problems whose optimum enters this cost, upper ones that this optimum enters.
         self.children: list[Problem] = []
         self.parents: list[Problem] = []
+        #: Edges l2u given by ``add_child`` and ``add_parent``.
+        self.declared: list[tuple[Problem, Problem]] = []
         #: The graph's ``seeds`` and ``factors`` of this problem's hypergradient.
         self.seeds: list[Problem] = []
         self.factors: list[tuple[Problem, list[Problem]]] = []
@@ -154,6 +158,36 @@ class Problem(Descent):
         """Parameters by which upper problems see this one's optimum; override to take fewer."""
         return self.trainable_parameters()
 
+    def look_at_reads(self, loss: Tensor) -> None:
+        if self.first_time("reads"):
+            warn_of_missing_edges(self, leaves(loss))
+
+    def add_child(self, problem: Problem) -> None:
+        """Let the optimum of ``problem`` enter this cost: the edge l2u from there to here.
+
+        For programs of the published package; an engine takes it beside its ``dependencies``.
+
+        Raises:
+            InputError: it is there already, or an engine has its edges already.
+        """
+        self._declare(problem, self)
+
+    def add_parent(self, problem: Problem) -> None:
+        """Let this optimum enter the cost of ``problem``, as :meth:`add_child` there would."""
+        self._declare(self, problem)
+
+    def _declare(self, lower: Problem, upper: Problem) -> None:
+        if self.engine is not None:
+            raise InputError(
+                f"problem {self.name!r}: its engine has the program's edges; allowed:"
+                " engine.set_dependency, or before the engine is made"
+            )
+        mine, other = (upper.children, lower) if upper is self else (lower.parents, upper)
+        if any(other is there for there in mine):
+            raise InputError(f"problem {self.name!r}: {other.name!r} was added already")
+        mine.append(other)
+        self.declared.append((lower, upper))
+
     # What the engine calls.
 
     def initialize(self, engine: Engine) -> None:
@@ -164,6 +198,7 @@ class Problem(Descent):
                 there is no data loader and ``get_batch`` is not overridden.
         """
         self.engine, self.device = engine, engine.device
+        self._asked = set()
         graph = engine.graph
         self.children = engine.named(graph.below(self.name))
         self.parents = engine.named(graph.l2u[self.name])
@@ -181,6 +216,7 @@ class Problem(Descent):
         self.optimizer = self.configure_optimizer() if self.optimizer is None else self.optimizer
         self._check_optimizer()
         self.scheduler = self.configure_scheduler() if self.scheduler is None else self.scheduler
+        self._check_scheduler()
         loaders = self.configure_train_data_loader()
         if loaders is None and type(self).get_batch is Problem.get_batch:
             raise InputError(f"problem {self.name!r}: no train_data_loader, and no get_batch")
@@ -216,6 +252,25 @@ class Problem(Descent):
             raise InputError(
                 f"problem {self.name!r}: its optimizer holds {foreign} parameters that are not its"
                 " module's; it may hold only those"
+            )
+        wanted = needed(type(self.optimizer).step)
+        if wanted and type(self).custom_optimizer_step is Problem.custom_optimizer_step:
+            raise InputError(
+                f"problem {self.name!r}: optimizer {type(self.optimizer).__name__} needs"
+                f" {wanted[0]!r} for a step, as it evaluates the cost several times; allowed: one"
+                " whose step() needs nothing (SGD, Adam, ...), or a custom_optimizer_step"
+            )
+
+    def _check_scheduler(self) -> None:
+        if self.scheduler is None:
+            return
+        kind = type(self.scheduler)
+        wanted = needed(kind.step)
+        if wanted:
+            raise InputError(
+                f"problem {self.name!r}: scheduler {kind.__name__} needs {wanted[0]!r} for a step;"
+                " allowed: one whose step() needs nothing (StepLR, LambdaLR, ...); step another in"
+                " Engine.validation"
             )
 
     def step(self, global_step: int | None = None) -> None:
@@ -282,7 +337,11 @@ class Problem(Descent):
         if not self.parents or not self._cached:
             return
         self.recover_states()
-        self.one_step_descent(self.cur_batch)
+        batches = [recorded.batch for recorded in self._replay.micro_batches]
+        self._count -= len(batches)
+        for batch in batches:
+            self._count += 1
+            self.one_step_descent(batch)
         for parent in self.parents:
             parent._step_again()
 
@@ -308,26 +367,69 @@ class Problem(Descent):
             part.load_state_dict(self._cached[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Module, optimiser, schedule, loss scaler, step count, and the data loaders' positions.
+        """Module, optimiser, schedule, loss scaler, counters, and where it is in its data.
 
-        To be taken between engine iterations at which a loop ended; a loader takes part if it has
-        a ``state_dict``.
+        A loader with a ``state_dict`` gives its own; of any other the position in its epoch is
+        kept. Tensors are the program's own, as in torch: copy what shall stay while it goes on.
+
+        Raises:
+            InputError: it is inside its inner loop, whose record and gradients no state holds, or
+                the position cannot be kept.
         """
         assert self.engine is not None
-        state_of = self.engine.distribution.state_of
+        self.refuse_within_loop()
+        distribution = self.engine.distribution
+        if not self._batches.started and self._count and self._draws_batches_itself():
+            self.warn_once(
+                "its get_batch is its own: where that is in its data is not in the state unless"
+                " the problem's state_dict or the env's holds it"
+            )
         parts = self._stateful() | self._batches.with_state()
-        counters = {"count": self._count, "epochs": list(self._batches.epochs)}
-        return {name: state_of(part, self) for name, part in parts.items()} | counters
+        counters = {"count": self._count, "baseline": self.baseline, "last_loss": self.last_loss}
+        states = {name: distribution.state_of(part, self) for name, part in parts.items()}
+        data = distribution.of_all(self._batches.state_dict())
+        return states | counters | {"data": data, "replay": self._replay.state_dict()}
+
+    def refuse_within_loop(self) -> None:
+        """Raise InputError where no state can be taken."""
+        waiting = [name for name, ready in self._ready.items() if ready]
+        if self.between_loops:
+            return
+        why = "is inside its inner loop"
+        if waiting:
+            still = ", ".join(name for name in self._ready if name not in waiting)
+            why = f"has yet to read the loop of {', '.join(waiting)} and waits for {still}"
+        raise InputError(
+            f"problem {self.name!r}: {why} (its step {self._count}), which no state holds;"
+            " allowed: a state where engine.between_loops is true"
+        )
+
+    def _draws_batches_itself(self) -> bool:
+        own = type(self)
+        overridden = own.get_batch is not Problem.get_batch
+        return overridden and own.state_dict is Problem.state_dict and not keeps_state(self.env)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`. Raises InputError if a part is missing."""
+        """Inverse of :meth:`state_dict`, in a program put together as the one that was saved.
+
+        Raises:
+            InputError: a part is missing, or its data are not where or what they were.
+        """
         assert self.engine is not None
-        for name, part in (self._stateful() | self._batches.with_state()).items():
+        distribution = self.engine.distribution
+        parts = self._stateful() | self._batches.with_state()
+        for name in (*parts, "count", "baseline", "last_loss", "data", "replay"):
             if name not in state:
                 raise InputError(f"problem {self.name!r}: its state has no {name!r}")
-            self.engine.distribution.set_state_of(part, state[name], self)
-        self._count = int(state.get("count", 0))
-        self._batches.restart(state.get("epochs", []))
+        for name, part in parts.items():
+            # Optimisers keep the tensors that they are given, and would step those of the state.
+            distribution.set_state_of(part, copy.deepcopy(state[name]), self)
+        self._count, self.baseline = int(state["count"]), state["baseline"]
+        self.last_loss = float(state["last_loss"])
+        self._batches.load_state_dict(distribution.own_of(state["data"], self.name))
+        self._replay.load_state_dict(state["replay"])
+        self._loop_starts, self._ready = True, dict.fromkeys(self._ready, False)
+        self.zero_grad()
 
     def _stateful(self) -> dict[str, Any]:
         parts = {
@@ -337,6 +439,13 @@ class Problem(Descent):
             "scaler": self.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    def steps_any(self, params: Sequence[Tensor]) -> bool:
+        """Whether its optimiser, or its own ``custom_optimizer_step``, may change one of these."""
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            return bool(params)
+        own = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return any(id(p) in own for p in params)
 
     def set_module(self, module: nn.Module) -> None:
         """Take another module; give it an optimiser too."""
@@ -348,10 +457,13 @@ class Problem(Descent):
         """Take another optimiser."""
         self.optimizer = optimizer
         self._check_optimizer()
+        if self.engine is not None:
+            self.engine.refuse_shared_parameters()
 
     def set_scheduler(self, scheduler: Any) -> None:
         """Take another schedule."""
         self.scheduler = scheduler
+        self._check_scheduler()
 
     def set_train_data_loader(self, loader: Iterable[Any], idx: int = 0) -> None:
         """Take another data loader."""
@@ -383,6 +495,11 @@ class Problem(Descent):
         return [self.engine.named(path) for path in self.engine.graph.paths(self.name)]
 
     @property
+    def between_loops(self) -> bool:
+        """Whether its inner loop is over, and no loop of a lower problem waits for another's."""
+        return self._loop_starts and not any(self._ready.values())
+
+    @property
     def loop_starts(self) -> bool:
         """Whether its next step is the first of an inner loop, or none was taken yet."""
         return self._loop_starts
@@ -398,3 +515,16 @@ class Problem(Descent):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def keeps_state(part: Any) -> bool:
+    """Whether a part of a program has a state of its own."""
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def needed(method: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a method must be given, beside the object itself."""
+    _, *others = inspect.signature(method).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    empty = inspect.Parameter.empty
+    return [each.name for each in others if each.default is empty and each.kind not in kinds]

@@ -1,7 +1,8 @@
 """Bi-LSTM translation with Luong's attention and three ways to let the picture in.
 
 Built on fairseq's LSTM model: the parameters that both have bear its names, so that what it has
-trained on text loads here, and every fusion only adds parameters to the text model's.
+trained on text loads here, and every fusion only adds parameters to the text model's: with
+``--finetune-from-model`` a fusion starts from a model of text.
 
 =========================  =====================================================================
 ``--fusion``               where the picture enters (Raunak et al. 2019; Choe et al. 2019)
@@ -15,6 +16,7 @@ trained on text loads here, and every fusion only adds parameters to the text mo
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -35,6 +37,7 @@ from common.errors import InputError
 
 from .visual_encoder import ORDERS, VisualEncoder
 
+logger = logging.getLogger(__name__)
 FUSIONS: Final = ("none", "step_wise_decoder", "attention_modulation", "output")
 #: fairseq draws the weights of its LSTM model from +- this, whatever their number.
 FAIRSEQ_RANGE: Final = 0.1
@@ -330,6 +333,24 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
         return self.decoder(  # type: ignore[no-any-return]
             prev_output_tokens, encoder_out=encoder_out, incremental_state=incremental_state
         )
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Parameters of a model that was trained on text alone; the picture's stay as drawn.
+
+        fairseq calls this one of every checkpoint that it is about to load.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        drawn = {
+            key: value
+            for key, value in self.state_dict(prefix=f"{name}." if name else "").items()
+            if ".visual" in key
+        }
+        if drawn and drawn.keys().isdisjoint(state_dict):
+            logger.warning(
+                "the checkpoint's model was trained on text alone; as they were drawn stay: %s",
+                ", ".join(drawn),
+            )
+            state_dict.update(drawn)
 
     def sizes(self) -> dict[str, int]:
         """Types of units, and numbers of each part; the picture's are 0 where none is read."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from fairseq import models, utils
-from fairseq.data import BaseWrapperDataset, indexed_dataset
+from fairseq.data import BaseWrapperDataset, LanguagePairDataset, indexed_dataset
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationTask
+from numpy.typing import NDArray
 
 from common.errors import InputError
 
@@ -55,12 +59,24 @@ def fingerprint(dictionary: Any) -> str:
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
 
 
+def no_words(dictionary: Any) -> dict[str, Any]:
+    """A hypothesis, as fairseq's search gives them, of the end of sentence alone."""
+    return {
+        "tokens": torch.tensor([dictionary.eos()]),
+        "score": torch.zeros(()),
+        "attention": None,
+        "alignment": torch.empty(0),
+        "positional_scores": torch.zeros(1),
+    }
+
+
 @register_task("multimodal_translation", dataclass=MultimodalTranslationConfig)
 class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
     """fairseq's translation task with pictures, which loses no sentence.
 
     Attributes:
-        visual_width: D of the features; None without ``--visual-dir``.
+        visual_width: D of the features; None without ``--visual-dir``, but for
+            :meth:`lines_dataset`.
     """
 
     def __init__(self, cfg: Any, src_dict: Any, tgt_dict: Any, visual_width: int | None) -> None:
@@ -127,7 +143,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 )
             check_pair(more, languages, (self.src_dict, self.tgt_dict), impl)
         super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
-        if self.visual_width is not None:
+        if self.cfg.visual_dir and self.visual_width is not None:
             features = VisualFeatures(
                 Path(self.cfg.visual_dir) / f"{split}.npy",
                 pairs,
@@ -135,6 +151,35 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 self.cfg.visual_shuffle,
             )
             self.datasets[split] = PicturedPairs(self.datasets[split], features)
+            if split == self.cfg.train_subset:
+                self.state.merge_state_dict({"pictures": features.fingerprint()})
+
+    def lines_dataset(self, lines: Sequence[str], pictures: NDArray[Any] | None) -> Any:
+        """Lines that are in no file, with a picture each: (n, D) or (n, t, D), or None.
+
+        Raises:
+            InputError: there is no line, one is empty or holds a symbol of fairseq's, or the
+                pictures are unusable.
+        """
+        empty = [number for number, line in enumerate(lines, start=1) if not line.split()]
+        if empty or not lines:
+            raise InputError(f"lines: {f'line {empty[0]} is empty' if empty else 'there is none'}")
+        tokens, lengths = self.get_interactive_tokens_and_lengths(list(lines), str)
+        pairs = LanguagePairDataset(
+            tokens,
+            lengths,
+            self.src_dict,
+            tgt_dict=self.tgt_dict,
+            left_pad_source=self.cfg.left_pad_source,
+            left_pad_target=self.cfg.left_pad_target,
+            shuffle=False,
+        )
+        if pictures is None or self.visual_width is None:
+            return pairs
+        features = VisualFeatures(
+            Path("pictures"), len(lines), self.visual_width, array=np.asarray(pictures)
+        )
+        return PicturedPairs(pairs, features)
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
         """Lines typed in, which have no pictures.
@@ -148,6 +193,21 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
                 " fairseq-generate, or a model without fusion and no --visual-dir"
             )
         return super().build_dataset_for_inference(*args, **kwargs)
+
+    def get_interactive_tokens_and_lengths(self, lines: list[str], encode_fn: Any) -> Any:
+        """Tokens of lines typed in.
+
+        Raises:
+            InputError: a line holds a symbol of fairseq's, which would be lost.
+        """
+        symbols = {self.src_dict[number] for number in range(self.src_dict.nspecial)}
+        for line in lines:
+            for word in symbols.intersection(encode_fn(line).split()) - {self.src_dict.unk_word}:
+                raise InputError(
+                    f"line {line!r}: holds the word {word}, a symbol of fairseq's, which would be"
+                    " lost; allowed: any word but <s>, <pad>, </s>"
+                )
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model, if it translates and reads pictures where there are some.
@@ -225,8 +285,14 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
     def inference_step(
         self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Translate a batch; with ``--attention-file`` also write what the best one attended to."""
+        """Translate a batch; with ``--attention-file`` also write what the best one attended to.
+
+        The translation of a line without words, as may be typed in, has none either.
+        """
         found = super().inference_step(generator, models, sample, *args, **kwargs)
+        for place, length in enumerate(sample["net_input"]["src_lengths"].tolist()):
+            if length <= 1:  # the end of sentence alone
+                found[place] = [no_words(self.tgt_dict)]
         if self.cfg.attention_file:
             self._write_attention(models[0], sample, [hypotheses[0] for hypotheses in found])
         return found
@@ -270,5 +336,16 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         return {type(self).__name__: self.state_dict()}
 
     def set_checkpoint_dict(self, state_dict: dict[str, Any]) -> None:
-        """As :meth:`load_state_dict`; fairseq calls this one when training goes on."""
+        """As :meth:`load_state_dict`; fairseq calls this one when training goes on.
+
+        Raises:
+            InputError: that, or it would go on with other pictures.
+        """
         self.load_state_dict(state_dict)
+        trained = state_dict.get("pictures")
+        if trained is not None and trained != getattr(self.state, "pictures", None):
+            raise InputError(
+                f"--visual-dir {self.cfg.visual_dir}: {self.cfg.train_subset}.npy (or"
+                " --visual-shuffle) is not what this training began with; allowed: the same,"
+                " another --save-dir, or --finetune-from-model"
+            )

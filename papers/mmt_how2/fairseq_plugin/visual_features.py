@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,16 @@ def open_features(path: Path) -> NDArray[Any]:
         raise InputError(f"{path}: no such file; one row of numbers for each sentence") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a .npy array of numbers ({error})") from None
+    check_form(path, array)
+    return array  # type: ignore[no-any-return]
+
+
+def check_form(path: Path, array: Any) -> None:
+    """Raise InputError unless this is an array of floating-point numbers, (n, D) or (n, t, D)."""
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{path}: holds {getattr(array, 'dtype', 'archives')}; allowed: floats")
     if array.ndim not in (2, 3) or 0 in array.shape[1:]:
         raise InputError(f"{path}: shape {array.shape}; allowed: (n, D) or (n, t, D)")
-    return array
 
 
 def folder_width(folder: Path, train_subset: str = "train") -> int:
@@ -54,6 +60,17 @@ def incongruent_order(rows: int, seed: int) -> NDArray[np.int64]:
     return order
 
 
+def check_finite(path: Path, array: NDArray[Any], rows: int = 4096) -> None:
+    """Raise InputError, naming the row, unless all numbers are finite in float32; in blocks."""
+    for first in range(0, len(array), rows):
+        with np.errstate(over="ignore"):
+            block = np.asarray(array[first : first + rows], dtype=np.float32)
+        finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+        if not finite.all():
+            row = first + int(np.argmin(finite)) + 1
+            raise InputError(f"{path}: row {row} holds NaN or infinity")
+
+
 class VisualFeatures:
     """Rows of one feature file, by sentence number.
 
@@ -62,14 +79,26 @@ class VisualFeatures:
         sentences: how many lines the text has; the file needs as many rows.
         width: D that the model reads.
         shuffle: seed of a permutation that gives every sentence another one's picture.
+        array: the rows, where they are in no file and ``path`` is but their name.
 
     Raises:
-        InputError: the file is absent or unusable, or its rows or width are not these.
+        InputError: the file is absent or unusable, its rows or width are not these, or a number is
+            NaN or infinite.
     """
 
-    def __init__(self, path: Path, sentences: int, width: int, shuffle: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sentences: int,
+        width: int,
+        shuffle: int | None = None,
+        array: NDArray[Any] | None = None,
+    ) -> None:
         self.path = path
-        self.array = open_features(path)
+        if array is None:
+            array = open_features(path)
+        check_form(path, array)
+        self.array = array
         rows = len(self.array)
         if rows != sentences:
             line = f"line {min(rows, sentences) + 1} of the " + (
@@ -80,17 +109,16 @@ class VisualFeatures:
             raise InputError(
                 f"{path}: rows of {self.array.shape[-1]} numbers; the model reads {width}"
             )
+        check_finite(path, self.array)
+        self.shuffle = shuffle
         self.order = None if shuffle is None else incongruent_order(rows, shuffle)
 
-    def rows(self, sentences: NDArray[np.int64]) -> Tensor:
-        """Float32 features of these sentences, (B, D) or (B, t, D).
+    def fingerprint(self) -> str:
+        """SHA-256 of the file, and the seed of the permutation."""
+        with self.path.open("rb") as stream:
+            return f"{hashlib.file_digest(stream, 'sha256').hexdigest()}, shuffle {self.shuffle}"
 
-        Raises:
-            InputError: a number is NaN or infinite.
-        """
+    def rows(self, sentences: NDArray[np.int64]) -> Tensor:
+        """Float32 features of these sentences, (B, D) or (B, t, D)."""
         which = sentences if self.order is None else self.order[sentences]
-        found = np.asarray(self.array[which], dtype=np.float32)
-        finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
-        if not finite.all():
-            raise InputError(f"{self.path}: row {which[~finite][0] + 1} holds NaN or infinity")
-        return torch.from_numpy(found)
+        return torch.from_numpy(np.asarray(self.array[which], dtype=np.float32))

@@ -285,10 +285,6 @@ def zero() -> Iterator[tuple[str, Any]]:
     resumed = fresh("zero", ITERATIONS)
     resumed.load_state_dict(state)
     yield "resumed keeps", len(resumed.lower.optimizer.state)  # type: ignore[attr-defined]
-    # A plain loader starts its epoch again; here it goes on where the first run stood.
-    for problem, taken in zip(resumed.problems, (2 * UNROLL, 2), strict=True):
-        for _ in range(taken % (ROWS // BATCH // 2)):
-            problem.get_batch()
     yield "resumed", ran(resumed)
     yield "with roll-back", ran(_rolling_back("zero", layers, adam))
     yield "distributed with roll-back", ran(_rolling_back("distributed", layers, adam))

@@ -89,3 +89,33 @@ def test_hypergradients_of_random_programs_are_sums_of_products_over_paths(
         wanted = gradient_by_paths(graph, name, parts, inverse=kind == "cg")
         scale = float(wanted.abs().max()) + 1
         assert_close(gradient, wanted, rtol=1e-6, atol=1e-7 * scale)
+
+
+def test_in_nested_levels_a_middle_jacobian_holds_the_lowest_where_it_is() -> None:
+    """y minimises y^2/2 + x(y)^2/2 - yz with x(y) = y/2: dy/dz = 0.8; the path rule says 1.
+
+    The number stands in the README. The middle problem itself ends at the reduced optimum.
+    """
+    config = Config("cg")
+    zero, z = torch.zeros(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64)
+
+    def middle(y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        return (y * y / 2 + x * x / 2 - y * z).sum()
+
+    sgd = lambda params: torch.optim.SGD(params, lr=0.5)  # noqa: E731
+    still = lambda params: torch.optim.SGD(params, lr=0.0)  # noqa: E731
+    problems = [
+        problem("x", zero, lambda x, y: ((x - y / 2) ** 2).sum() / 2, ("y",), config, sgd),
+        problem("y", zero, middle, ("x", "z"), config, sgd),
+        problem("z", z, lambda _, y: ((y - 3) ** 2).sum() / 2, ("y",), config, still),
+    ]
+    program = engine(problems, {"z": ["y"], "y": ["x"]}, {"x": ["y"], "y": ["z"]})
+    found: list[Tensor] = []
+    problems[2].grad_callback = lambda: found.append(problems[2].module.w.grad.clone())  # type: ignore[method-assign]
+    for _ in range(100):
+        program.train_step()
+    y = problems[1].module.w.detach()
+    assert_close(y, 0.8 * z, rtol=1e-9, atol=1e-9)
+    by_the_path, reduced = 1.0 * (y - 3), 0.8 * (y - 3)
+    assert_close(found[-1], by_the_path, rtol=1e-9, atol=1e-9)
+    assert_close(found[-1] / reduced, torch.tensor([1.25]).double(), rtol=1e-9, atol=1e-9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
-from tests.papers.betty.programs import Endless, engine, hypergradient_of, problem
+from tests.papers.betty.programs import Endless, Vector, engine, hypergradient_of, problem
 
 ONE = torch.ones(2, dtype=torch.float64)
 BILEVEL: dict[str, Any] = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}
@@ -79,7 +79,7 @@ def test_a_replay_has_the_same_noise_and_leaves_buffers_and_generators_alone() -
     lower.one_step_descent()
     buffers = [buffer.clone() for buffer in module.buffers()]
     random = torch.get_rng_state()
-    again = [float(lower.replayed_loss().detach()) for _ in range(2)]
+    again = [float(lower.replayed_loss(*lower.micro_batches).detach()) for _ in range(2)]
     assert again[0] == again[1] == pytest.approx(lower.last_loss)
     assert float(first.detach()) != again[0]
     assert all(torch.equal(a, b) for a, b in zip(module.buffers(), buffers, strict=True))
@@ -233,3 +233,56 @@ def test_early_stopping_waits_for_its_tolerance() -> None:
     program = Flat([single], config)
     program.run()
     assert program.global_step == 4
+
+
+class Read(ImplicitProblem):
+    """Reads its own vector."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return self.module.w.square().sum()
+
+
+def sharing(stepped: bool, **config: Any) -> Engine:
+    """Two problems whose modules hold the same parameter; the second may step it, too."""
+    first, second = Vector(ONE), Vector(ONE)
+    second.shared = first.w
+    held = list(second.parameters()) if stepped else [second.w]
+    problems = [
+        Read("first", Config(**config), first, torch.optim.SGD(first.parameters(), lr=0.1)),
+        Read("second", None, second, torch.optim.SGD(held, lr=0.1)),
+    ]
+    for item in problems:
+        item.train_data_loader = [()]
+    return engine(problems, {}, {"first": ["second"]})
+
+
+def test_a_parameter_of_two_problems_is_stepped_by_one_alone() -> None:
+    """Nor may a gradient that one accumulates be mixed with the other's."""
+    with pytest.raises(InputError, match=r"'first' and 'second' share 1 .* shape \(2,\)"):
+        sharing(stepped=True)
+    with pytest.raises(InputError, match="'first' and 'second' share 1 trainable"):
+        sharing(stepped=False, gradient_accumulation=2)
+    program = sharing(stepped=False)
+    program.train_step()
+    assert torch.equal(program.first.module.w, 0.8 * ONE)  # type: ignore[attr-defined]
+    second = program.second  # type: ignore[attr-defined]
+    everything = torch.optim.SGD(second.module.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="share 1 trainable"):
+        second.set_optimizer(everything)
+
+
+def test_a_frozen_parameter_may_be_shared() -> None:
+    module = Vector(ONE)
+    both = [nn.ModuleList([module, Vector(ONE)]) for _ in range(2)]
+    module.requires_grad_(False)
+
+    class Sum(ImplicitProblem):
+        def training_step(self, batch: Any) -> Tensor:
+            return (self.module[0].w * self.module[1].w).sum()
+
+    problems = [
+        Sum(name, None, net, torch.optim.SGD(net.parameters(), lr=0.1), train_data_loader=[()])
+        for name, net in zip(("first", "second"), both, strict=True)
+    ]
+    engine(problems, {}, {"first": ["second"]}).train_step()
+    assert all(torch.equal(net[1].w, 0.9 * ONE) for net in both)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from papers.betty import Config, ImplicitProblem, IterativeProblem
@@ -194,3 +194,59 @@ def test_unrolled_steps_are_those_of_the_optimiser(name: str) -> None:
             program.train_step()
         weights.append(lower.module.w.detach())
     assert_close(weights[0], weights[1], rtol=1e-12, atol=1e-12)
+
+
+class WeighedLosses(ImplicitProblem):
+    """Classification of (64, 64) inputs, weighted by what the upper makes of the losses."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        x, y = batch
+        losses = nn.functional.cross_entropy(self.module(x), y, reduction="none")
+        weights = self.upper(self.held("losses", losses)[:, None]).squeeze(-1)  # type: ignore[attr-defined]
+        return (weights * losses).mean()
+
+
+class Loss(ImplicitProblem):
+    """The same network's loss on other samples."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.lower(x), y)  # type: ignore[attr-defined]
+
+
+def of_a_network(caplog: pytest.LogCaptureFixture, **config: Any) -> tuple[Tensor, list[str]]:
+    """(hypergradient of the weights, what was warned of)."""
+    torch.manual_seed(0)
+    caplog.clear()
+    network = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    weigh = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), nn.Sigmoid())
+    sets = [(torch.randn(64, 64), torch.randint(0, 10, (64,))) for _ in range(2)]
+    problems = [
+        kind(name, own, net, torch.optim.SGD(net.parameters(), lr=0.0), train_data_loader=[data])
+        for kind, name, own, net, data in (
+            (WeighedLosses, "lower", Config(neumann_iterations=0, **config), network, sets[0]),
+            (Loss, "upper", None, weigh, sets[1]),
+        )
+    ]
+    engine(problems, u2l={"upper": ["lower"]}, l2u={"lower": ["upper"]})
+    found: list[Tensor] = []
+    problems[1].grad_callback = lambda: found.append(  # type: ignore[method-assign]
+        torch.cat([p.grad.flatten() for p in weigh.parameters()])  # type: ignore[union-attr]
+    )
+    problems[0].engine.train_step()  # type: ignore[union-attr]
+    return found[0], [record.getMessage() for record in caplog.records]
+
+
+def test_a_shift_that_the_precision_rounds_away_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """In bf16 the difference is noise; the mixed derivative itself is right, and so is fp32."""
+    exact, _ = of_a_network(caplog, type="neumann")
+    error = {}
+    for kind, precision in (("darts", "fp32"), ("neumann", "bf16"), ("darts", "bf16")):
+        found, said = of_a_network(caplog, type=kind, precision=precision)
+        error[kind, precision] = float((found - exact).norm() / exact.norm())
+        assert bool(said) == ((kind, precision) == ("darts", "bf16"))
+    assert error["darts", "fp32"] < 0.01
+    assert error["neumann", "bf16"] < 0.05
+    assert error["darts", "bf16"] > 0.2
+    assert said[0].startswith("problem 'lower': a finite difference shifts its weights, of norm")
+    assert "by 0.01; precision bf16 resolves" in said[0]

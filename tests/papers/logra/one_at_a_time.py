@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from papers.logra.attention import InProjection
 from papers.logra.layers import is_transformers_conv1d
 
 Loss = Callable[[Tensor], Tensor]
@@ -14,6 +15,8 @@ Loss = Callable[[Tensor], Tensor]
 
 def gradient_of(module: nn.Module, bias: bool) -> Tensor:
     """The (out, inner) gradient that a module's parameters hold."""
+    if isinstance(module, InProjection):
+        return projection_gradient(module, bias)
     weight = module.weight.grad
     if isinstance(module, nn.Embedding) or is_transformers_conv1d(type(module)):
         weight = weight.T
@@ -21,6 +24,20 @@ def gradient_of(module: nn.Module, bias: bool) -> Tensor:
     if bias and getattr(module, "bias", None) is not None:
         weight = torch.cat([weight, module.bias.grad.unsqueeze(1)], 1)
     return weight
+
+
+def projection_gradient(module: InProjection, bias: bool) -> Tensor:
+    """That of an attention's projection, out of its attention's."""
+    attention, place = module.attention, ["q_proj", "k_proj", "v_proj"].index(module.part)
+    weight = attention.in_proj_weight
+    if weight is None:
+        gradient = getattr(attention, f"{module.part}_weight").grad
+    else:
+        gradient = weight.grad.chunk(3)[place]
+    if bias and attention.in_proj_bias is not None:
+        column = attention.in_proj_bias.grad.chunk(3)[place]
+        gradient = torch.cat([gradient, column.unsqueeze(1)], 1)
+    return gradient
 
 
 def autograd_gradients(

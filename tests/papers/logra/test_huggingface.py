@@ -19,6 +19,7 @@ from transformers import (
 
 from common.errors import InputError
 from papers.logra.huggingface import LogIXArguments, patch_trainer
+from papers.logra.loss_reduction import LossReduction
 
 IGNORED = -100
 torch.set_default_dtype(torch.float32)
@@ -190,6 +191,8 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
 
     loss_of = Trainer.compute_loss
     monkeypatch.setattr(Trainer, "compute_loss", stopping)
+    # Whose own losses are not to be counted.
+    monkeypatch.setattr(LossReduction, "check", lambda *_: None)
     for folder, stops in zip(folders, ([0], [7, 0]), strict=True):
         folder.mkdir()
         for stop in stops:  # batches of 3 samples, so 4 in each of three passes
@@ -207,6 +210,135 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
     )
     assert found == expected
     assert len(found) > 3
+
+
+def test_the_last_batch_is_stored_whatever_training_drops(tmp_path: Path) -> None:
+    data = sequences(10, seed=9)
+    trainer = trainer_of(language_model(), tmp_path, data, lora="random", data_id="index")
+    trainer.args.dataloader_drop_last = True
+    trainer.extract_log()
+    scores = trainer.influence(data[:4])
+    assert scores["tgt_ids"] == [str(place) for place in range(10)]
+    assert scores["influence"].shape == (4, 10)
+    assert trainer.args.dataloader_drop_last
+
+
+def padded(count: int, seed: int) -> list[dict[str, Tensor]]:
+    """Sequences of which 1, 2, 3... labels are to be predicted."""
+    rows = sequences(count, seed)
+    for place, row in enumerate(rows):
+        row["labels"][: 7 - place % 6] = IGNORED
+    return rows
+
+
+def summed_over_labels(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    losses: Tensor = torch.nn.functional.cross_entropy(
+        outputs["logits"][:, :-1].flatten(0, 1),
+        labels[:, 1:].flatten(),
+        reduction="sum",
+        ignore_index=IGNORED,
+    )
+    return losses
+
+
+def mean_over_samples(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    return summed_over_labels(outputs, labels) / len(labels)
+
+
+@pytest.mark.parametrize("loss", [None, summed_over_labels])
+@pytest.mark.parametrize("declared", ["auto", "right"])
+def test_gradients_are_of_summed_losses_however_the_trainer_reduces_its_own(
+    tmp_path: Path, loss: Any, declared: str
+) -> None:
+    options = {"loss_reduction": "mean" if loss is None else "sum"} if declared == "right" else {}
+    model, data = language_model(), padded(7, seed=7)
+    trainer = trainer_of(model, tmp_path, data, name_filter=["mlp.c_fc"], **options)
+    trainer.compute_loss_func = loss
+    trainer.extract_log()
+    dataset = trainer.logix.build_log_dataset()
+    model.eval()
+    for place, row in enumerate(data):
+        for name, stored in dataset[place][1].items():
+            weight = model.get_submodule(name).weight
+            (grad,) = torch.autograd.grad(loss_of_one(model, row), [weight])
+            torch.testing.assert_close(stored["grad"], grad.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "declared", "message"),
+    [
+        (None, "sum", r"'sum': in a batch of 3 .*should be 1 for a sum; .*loss_reduction 'mean'"),
+        (summed_over_labels, "mean", r"has 1 of the gradient .*loss_reduction 'sum'"),
+        (mean_over_samples, "auto", r"'auto'.* 0.3333 .*labels other than -100 or 1 for a sum"),
+    ],
+)
+def test_another_reduction_than_was_said_is_refused(
+    tmp_path: Path, loss: Any, declared: str, message: str
+) -> None:
+    trainer = trainer_of(
+        language_model(), tmp_path, padded(7, seed=8), loss_reduction=declared, lora="random"
+    )
+    trainer.compute_loss_func = loss
+    with pytest.raises(InputError, match=message):
+        trainer.extract_log()
+
+
+def test_arguments_of_logixs_example_are_understood(tmp_path: Path) -> None:
+    data = sequences(6, seed=10)
+    trainer = trainer_of(
+        language_model(),
+        tmp_path,
+        data,
+        lora=True,
+        hessian="raw",
+        save="grad",
+        log_batch_size=8,
+        log_num_workers=2,
+    )
+    trainer.extract_log()
+    assert trainer.logix.projections is not None
+    assert all(block.width == 16 for block in trainer.logix.layout.blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": "svd"}, r"LogIXArguments: .*'none', 'random' or 'pca', got 'svd'"),
+        ({"lora_rank": 3}, r"unknown key 'lora_rank'; allowed: project, .*, lora, .*ignore_idx"),
+        ({"hessian": "diagonal"}, r"hessian: .*got 'diagonal'"),
+        ({"influence_damping": 0.1, "influence_relative_damping": 0.1}, "allowed: one of them"),
+        ({"influence_relative_damping": -1}, "relative_damping=-1.0; allowed: a finite number"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_in_one_line(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as found:
+        LogIXArguments(project="log", **options)
+    assert "\n" not in str(found.value)
+
+
+def test_damping_is_relative_or_absolute_as_it_is_called(tmp_path: Path) -> None:
+    data = sequences(6, seed=11)
+    options = {"lora": "random", "name_filter": ["h.0.mlp.c_fc"]}
+    first = trainer_of(language_model(), tmp_path, data, **options)
+    first.extract_log()
+    mean = first.logix.influence.hessian().curvatures["transformer.h.0.mlp.c_fc"].mean_eigenvalue
+    default = first.influence(data[:2])["influence"]
+
+    def scores(**damping: float) -> Tensor:
+        again = trainer_of(
+            language_model(), tmp_path, data, initialize_from_log=True, **options, **damping
+        )
+        found: Tensor = again.influence(data[:2])["influence"]
+        own = again.self_influence(data[:2])["influence"]
+        torch.testing.assert_close(found[:, :2].diagonal(), own, rtol=1e-3, atol=1e-6)
+        return found
+
+    torch.testing.assert_close(scores(influence_relative_damping=0.1), default)
+    torch.testing.assert_close(scores(influence_damping=0.1 * mean), default, rtol=1e-3, atol=1e-5)
+    relative, absolute = scores(influence_relative_damping=0.5), scores(influence_damping=0.5)
+    assert not torch.allclose(relative, absolute, rtol=0.1)
 
 
 def test_detokenising_needs_a_tokenizer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,22 @@ def test_unusable_input_says_what_is_allowed(store: LogStore, tmp_path: Path) ->
         Influence(other, Statistics()).compute_influence_all(
             (["q"], torch.ones(1, 6)), store, precondition=False
         )
+
+
+@pytest.mark.parametrize("hessian", KINDS)
+def test_an_absolute_damping_far_from_the_eigenvalues_is_told_of_once(
+    hessian: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    influence = Influence(LAYOUT, gathered(hessian))
+    means = [c.mean_eigenvalue for c in influence.hessian().curvatures.values()]
+    assert 0.1 < min(means) < max(means) < 10
+    with caplog.at_level(logging.WARNING):
+        for options in ({}, {"relative_damping": 1e4}, {"damping": 0.1}, {"damping": 20.0}):
+            influence.compute_influence(QUERIES, TRAIN, **options)  # type: ignore[arg-type]
+        influence.compute_self_influence(QUERIES)
+        assert not caplog.records
+        influence.compute_self_influence(QUERIES, damping=1e-5)
+        influence.compute_influence(QUERIES, TRAIN, damping=1e4)
+    (record,) = caplog.records
+    told = f"damping=1e-05 is {1e-5 / means[0]:.3g} times the mean eigenvalue of layer h.0.mlp's H"
+    assert record.message.startswith(told)

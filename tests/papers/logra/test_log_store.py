@@ -209,13 +209,13 @@ def test_what_was_to_be_prefetched_is_not_read_for_nobody(
     def waiting(start: int, stop: int, **options: Tensor) -> Tensor:
         read.append(start)
         if start:
-            consumed.wait(timeout=10)
+            consumed.wait(timeout=300)
         return rows(start, stop, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "rows", waiting)
     blocks = store.blocks(5, prefetch=3)
     next(blocks)
-    threading.Timer(0.05, consumed.set).start()
+    threading.Timer(0.5, consumed.set).start()
     blocks.close()  # type: ignore[attr-defined]
     assert read == [0, 5]
 

@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -312,21 +312,8 @@ def test_manifest_that_is_none(log: Path, text: str) -> None:
         LogStore.open(log)
 
 
-@pytest.fixture
-def readable_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that every user can reach."""
-    folder = tmp_path_factory.mktemp("readable")
-    above = [folder, *folder.parents[:2]]
-    modes = [path.stat().st_mode for path in above]
-    for path in above:
-        path.chmod(0o755)
-    yield folder
-    for path, mode in zip(above, modes, strict=True):
-        path.chmod(mode)
-
-
-def test_read_only_folder_opens(readable_folder: Path) -> None:
-    folder = readable_folder / "log"
+def test_read_only_folder_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
     with opened(folder) as writer:
         append(writer, 20)
     for path in (folder, *folder.rglob("*")):

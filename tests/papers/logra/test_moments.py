@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from common.errors import InputError
+from common.results.memory import peak_tensor_bytes
 from papers.logra.capture import Capture
 from papers.logra.layout import Block, Layout
 from papers.logra.moments import Statistics
@@ -291,3 +292,46 @@ def test_a_mask_of_another_shape_is_refused() -> None:
         Capture(net, watched(net), statistics=statistics).batch(mask.T),
     ):
         net(data).sum().backward()
+
+
+WIDTH = 30_000
+
+
+def _sum_shares(rank: int, folder: Path) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    statistics = Statistics({"grad": ["covariance"]})
+    narrow, wide = _rows_of(rank)
+    statistics.add_gradients("narrow", narrow.unsqueeze(1))
+    statistics.add_gradients("wide", wide.unsqueeze(1))
+    if rank:  # of another layer one process alone has data
+        statistics.add_gradients("rare", wide.unsqueeze(1))
+    peak = peak_tensor_bytes(statistics.all_reduce)
+    statistics.all_reduce()
+    narrow, wide = (torch.cat(parts) for parts in zip(_rows_of(0), _rows_of(1), strict=True))
+    assert statistics.counts("grad") == {"narrow": 12.0, "wide": 12.0, "rare": 5.0}
+    moments = statistics.second_moments("grad", 2048)
+    for name, rows in (("wide", wide), ("rare", wide[7:])):
+        found = moments[name]
+        assert isinstance(found, RowMoment)
+        assert torch.equal(found.rows, rows)
+        assert found.number == len(rows)
+    # Memory for rows is taken 64 MiB at a time; the sum of their products would take 3.6 GB.
+    assert peak < 2**28
+    torch.testing.assert_close(moments["narrow"], narrow.mT @ narrow / 12)
+    with pytest.raises(InputError, match="are summed over processes"):
+        statistics.add_gradients("wide", wide[:1].unsqueeze(1))
+    distributed.destroy_process_group()
+
+
+def _rows_of(rank: int) -> tuple[Tensor, Tensor]:
+    draw, count = torch.Generator().manual_seed(rank), (7, 5)[rank]
+    narrow = torch.randn(count, 16, generator=draw, dtype=torch.float64)
+    return narrow, torch.randn(count, WIDTH, generator=draw)
+
+
+@pytest.mark.slow
+def test_few_rows_of_wide_layers_are_gathered_over_processes_as_rows(tmp_path: Path) -> None:
+    """A sum of their products would take the width squared in each."""
+    multiprocessing.spawn(_sum_shares, (tmp_path,), nprocs=2)

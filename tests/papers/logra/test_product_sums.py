@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papers.logra.product_sums import PANEL, ProductSum, packed_size, unpacked, width_of
+from common.errors import InputError
+from common.results.memory import peak_tensor_bytes
+from papers.logra.product_sums import (
+    AT_ONCE_BYTES,
+    PANEL,
+    PackedMoment,
+    ProductSum,
+    packed_size,
+    unpacked,
+    width_of,
+)
 
 
 @given(
@@ -112,3 +124,57 @@ def test_rows_of_another_type_are_summed_too() -> None:
     held.add(rows[10:].double())
     exact = rows.double().mT @ rows.double()
     torch.testing.assert_close(unpacked(held.packed), exact, atol=1e-4, rtol=1e-4)
+
+
+def asked_for(work: Any) -> int:
+    """Most bytes of tensors at once that a piece of work makes."""
+    return peak_tensor_bytes(work)
+
+
+@pytest.mark.parametrize("sizes", [[20], [4] * 5, [1] * 20])
+def test_few_rows_take_memory_by_their_number_not_by_the_width_squared(sizes: list[int]) -> None:
+    width = 784 * 256
+    rows = torch.randn(20, width)
+    held = ProductSum(width, dtype=torch.float64, device="cpu")
+
+    def add() -> None:
+        for part in rows.split(sizes):
+            held.add(part)
+
+    # 16 MB; 64 MiB are taken at once, for they cost nothing.
+    assert asked_for(add) <= max(rows.nbytes, AT_ONCE_BYTES)
+    assert held.rows is not None
+    assert torch.equal(held.rows, rows)
+    packed, waiting = held.state
+    again = ProductSum.of(packed, waiting.clone())
+    assert again.rows is not None
+    assert torch.equal(again.rows, rows)
+
+
+def test_room_for_rows_grows_with_them() -> None:
+    width, count = 65_536, 700
+    rows = torch.randn(count, width)
+    held = ProductSum(width, dtype=torch.float64, device="cpu")
+
+    def add() -> None:
+        for part in rows.split(7):
+            held.add(part)
+
+    # What was there and half as many again, while rows are copied.
+    assert asked_for(add) <= 2.6 * rows.nbytes < width // 2 * width * 4 / 10
+    assert held.rows is not None
+    assert torch.equal(held.rows, rows)
+
+
+def test_what_does_not_fit_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papers.logra.memory_limits.free_bytes", lambda _: 10**9)
+    held = ProductSum(200_704, dtype=torch.float64, device="cpu")
+    held.add(torch.zeros(20, 200_704))
+    free = r"GB are needed and 1 GB of cpu memory are free; allowed: projections \(lora\)"
+    with pytest.raises(InputError, match=f"200704 numbers, of 2000 rows.* 1.61 {free}"):
+        held.add(torch.zeros(1, 200_704).expand(1980, -1))
+    with pytest.raises(InputError, match=f"200704 numbers, of more rows.* 162 {free}"):
+        held.multiply()
+    moment = PackedMoment(torch.zeros(1).expand(packed_size(30_000)), 1.0)
+    with pytest.raises(InputError, match=f"30000 numbers, whole: .* 3.6 {free}"):
+        moment.matrix()

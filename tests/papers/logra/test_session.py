@@ -151,7 +151,7 @@ def test_defect_23_what_is_offered_is_there_and_what_is_set_counts(
     assert not torch.allclose(*found)
     path = tmp_path / "dead.yaml"
     path.write_text("influence: {damping: 1.0e-10, relative_damping: true}\n")
-    with pytest.raises(InputError, match=r"unknown key 'influence' .*allowed: logging, lora, root"):
+    with pytest.raises(InputError, match=r"unknown key 'influence' .*allowed: bias, logging, lora"):
         logra.init("project", path)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import sacrebleu
+from sacrebleu.significance import PairedTest
 
 from common.errors import InputError
-from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
-from papers.mmt_how2.subwords import BytePairs, Characters, SentencePieces
+from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors, word_errors_each
+from papers.mmt_how2.subwords import BytePairs, Characters, SentencePieces, Words, cut_lines
 
 REFERENCES = ["the cat sat on the mat .", "a dog ran away today", "he plays the pipe very well"]
 WORSE = ["the cat sat on a mat .", "a dog ran off today", "he plays the pike very well"]
@@ -44,6 +46,47 @@ def test_paired_bootstrap() -> None:
     assert found == paired_bootstrap(worse, references, references, resamples=200, seed=3)
     assert "bs:200" in found.signature
     assert "seed:3" in found.signature
+
+
+def test_paired_bootstrap_of_any_seed_gives_one_p_value() -> None:
+    rng = np.random.default_rng(0)
+    words = [[f"w{word}" for word in rng.integers(30, size=8)] for _ in range(60)]
+    references = [" ".join(line) for line in words]
+    one, other = (
+        [" ".join("x" if rng.random() < share else word for word in line) for line in words]
+        for share in (0.2, 0.25)
+    )
+    for seed in (0, 1):
+        found = [paired_bootstrap(one, other, references, seed=seed) for _ in range(3)]
+        assert 0.01 < found[0].p_value < 0.99
+        assert found[0] == found[1] == found[2]
+    # As `sacrebleu references -i one other --paired-bs` has it, whatever the surroundings say.
+    metrics = {"BLEU": sacrebleu.BLEU(tokenize="none", force=True, references=[references])}
+    test = PairedTest([("a", one), ("b", other)], metrics, None, test_type="bs")
+    _, scores = test()
+    found = paired_bootstrap(one, other, references)
+    assert found.p_value == scores["BLEU"][1].p_value  # type: ignore[union-attr]
+    assert "seed:12345" in found.signature
+    assert found == paired_bootstrap(one, other, references, seed=0)
+
+
+BLANKS = ["\t", "\u00a0", "\u2003", "\u3000", "\r", "\x1f", " \u2009 "]
+
+
+@pytest.mark.parametrize("blank", BLANKS, ids=ascii)
+def test_words_stand_between_blanks_of_any_kind(blank: str) -> None:
+    pytest.importorskip("jiwer")
+    odd = [f"a{blank}b c{blank}", f"{blank}d e"]
+    plain = ["a b c", "d e"]
+    for hypotheses, references in ((odd, plain), (plain, odd), (odd, odd)):
+        found = word_errors(hypotheses, references)
+        assert (found.substitutions, found.deletions, found.insertions) == (0, 0, 0)
+        assert found.words == 5
+        assert word_errors_each(hypotheses, references) == [0, 0]
+        assert bleu(hypotheses, references).value == pytest.approx(
+            bleu(plain, plain).value, abs=1e-9
+        )
+        assert chrf(hypotheses, references).value == pytest.approx(100)
 
 
 def test_word_errors() -> None:
@@ -104,3 +147,39 @@ def test_sentence_pieces_come_apart_and_together() -> None:
 def test_characters_go_back_to_words() -> None:
     assert Characters().cut("a bc") == "a ▁ b c"
     assert Characters().join(Characters().cut("the pike lies")) == "the pike lies"
+
+
+@pytest.mark.parametrize("blank", [*BLANKS, "  "], ids=ascii)
+def test_units_are_cut_at_blanks_of_any_kind(blank: str) -> None:
+    pytest.importorskip("subword_nmt")
+    odd = [f"{blank}{line.replace(' ', blank)}" for line in TEXT]
+    assert BytePairs(odd, 10).cut(TEXT[0]) == BytePairs(TEXT, 10).cut(TEXT[0])
+    for units in (BytePairs(TEXT, 10), Characters(), Words()):
+        assert [units.cut(line) for line in odd] == [units.cut(line) for line in TEXT]
+        assert [units.join(units.cut(line)) for line in odd] == TEXT
+
+
+def test_text_that_holds_the_marks_of_its_units_is_refused() -> None:
+    pytest.importorskip("subword_nmt")
+    bad = "the@@ dog"
+    for units in (BytePairs(TEXT, 10), BytePairs([*TEXT, *[bad] * 9], 20)):
+        assert cut_lines(units, TEXT, "train.src") == [units.cut(line) for line in TEXT]
+    with pytest.raises(
+        InputError, match=r"^train\.src: line 2, 'the@@ dog', comes back .* 'thedog'"
+    ):
+        cut_lines(units, [TEXT[0], bad], "train.src")
+    with pytest.raises(InputError, match=r"^test\.tgt: line 1, 'the▁dog', comes back .* 'the dog'"):
+        cut_lines(Characters(), ["the▁dog"], "test.tgt")
+
+
+def test_it_is_said_which_lines_sentence_piece_normalises(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("sentencepiece")
+    pieces = SentencePieces(TEXT, 20)
+    cut_lines(pieces, TEXT, "train.tgt")
+    assert not caplog.records
+    cut = cut_lines(pieces, [TEXT[0], "the ｄog", "the ½"], "train.tgt")
+    assert pieces.join(cut[1]) == "the dog"
+    (record,) = caplog.records
+    assert "train.tgt: 2 lines are normalised by SentencePiece; line 2" in record.message

@@ -76,6 +76,24 @@ def test_a_wave_comes_back_from_its_file(tmp_path: Path) -> None:
     assert len(read_wave(tmp_path / "a.wav", 16_000)) == 8_000
 
 
+@pytest.mark.parametrize("cut", [1, 2, 1000, 1001, 31_998, 32_000])
+def test_a_wave_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.wav"
+    write_wave(path, noise(16_000), 16_000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with pytest.raises(InputError, match=rf"^{path}: {16_000 - cut / 2:g} of 16000 samples"):
+        read_wave(path, 16_000)
+    path.write_bytes(whole)
+    assert len(read_wave(path, 16_000)) == 16_000
+
+
+def test_a_wave_without_samples_is_refused(tmp_path: Path) -> None:
+    write_wave(tmp_path / "a.wav", torch.zeros(0), 16_000)
+    with pytest.raises(InputError, match=r"a\.wav: 0 of 0 samples; allowed: all, from 1"):
+        read_wave(tmp_path / "a.wav", 16_000)
+
+
 def test_what_is_no_wave_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_wave(tmp_path / "absent.wav", 8_000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,30 @@ def test_lines_lose_punctuation() -> None:
     assert spoken("I'm on-site, it’s 5 o'clock!") == "i'm on site it's 5 o'clock"
     assert spoken("Não é “assim”.") == "não é assim"
     assert spoken("...") == ""
+    assert spoken("'tis rock''n_roll 'quoted' x'1½") == "tis rock n roll quoted x'1½"
+
+
+def test_combining_marks_belong_to_their_letters() -> None:
+    for word in ("não", "İzmir", "ção", "ἄνθρωπος"):
+        stored = [unicodedata.normalize(form, word) for form in ("NFC", "NFD")]
+        assert spoken(stored[0]) == spoken(stored[1])
+        assert len(spoken(stored[1]).split()) == 1
+    assert spoken("na\u0303o") == "não"
+    # Vowel signs and the virama; a letter that has no composed form; a joiner; a vowelled word.
+    for word in ("हिन्दी", "q\u0303a", "می\u200cخواهم", "كِتَاب"):
+        assert spoken(f"({word}), {word}.") == f"{word} {word}"
+    assert spoken("co\u00adoperate \u0303 - \u200d") == "cooperate"
+
+
+def test_spoken_words_of_text_without_marks_are_runs_of_letters_and_digits() -> None:
+    rng = np.random.default_rng(0)
+    letters = [chr(code) for code in range(0x20, 0x300) if chr(code) not in "\u00ad"]
+    for _ in range(200):
+        line = "".join(rng.choice([*letters, *" ' ’ _ - "], size=80))
+        plain = line.lower().replace("’", "'")
+        if any(map(unicodedata.combining, plain)):  # i with a dot above
+            continue
+        assert spoken(line) == " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", plain))
 
 
 def test_settings_need_a_system() -> None:

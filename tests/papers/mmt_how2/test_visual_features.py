@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from common.errors import InputError
+from papers.mmt_how2.fairseq_start import start_fairseq
+from papers.mmt_how2.heard_speech import HeardSpeech
 from papers.mmt_how2.picture_vectors import (
     Pictures,
     picture_vectors,
@@ -60,6 +64,45 @@ def test_shares_add_up() -> None:
 def test_features_that_do_not_vary_are_refused(rows: np.ndarray) -> None:
     with pytest.raises(InputError, match="do not vary"):
         variance_shares(rows)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_no_numbers_are_named(value: float) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 8))
+    rows[[7, 30], 2] = value
+    with pytest.raises(InputError, match="row 8 of the features holds NaN or infinity"):
+        variance_shares(rows)
+
+
+def test_features_are_checked_in_float32_and_block_by_block(tmp_path: Path) -> None:
+    start_fairseq()
+    from papers.mmt_how2.fairseq_plugin.visual_features import VisualFeatures, check_finite
+
+    path = tmp_path / "train.npy"
+    good = np.random.default_rng(0).standard_normal((30, 3, 4))
+    for row, value in ((0, np.nan), (16, -np.inf), (29, 1e39)):  # float32 ends at 3.4e38
+        bad = good.copy()
+        bad[row, 1, 2] = value
+        np.save(path, bad)
+        with pytest.raises(InputError, match=rf"^{path}: row {row + 1} holds NaN or infinity"):
+            VisualFeatures(path, 30, 4)
+        for rows in (1, 7, 16, 100):
+            with pytest.raises(InputError, match=rf"^{path}: row {row + 1} holds NaN"):
+                check_finite(path, bad, rows)
+    np.save(path, good)
+    found = VisualFeatures(path, 30, 4).rows(np.array([29, 0]))
+    np.testing.assert_array_equal(found.numpy(), good[[29, 0]].astype(np.float32))
+
+
+def test_pictures_of_speech_are_checked(tmp_path: Path) -> None:
+    speech = HeardSpeech({}, {}, tmp_path)
+    with pytest.raises(InputError, match=r"train\.npy: no such file"):
+        speech.pictures_of("train")
+    np.save(tmp_path / "train.npy", np.array([[0.5, 1.0], [np.nan, 2.0]]))
+    with pytest.raises(InputError, match=r"train\.npy: row 2 holds NaN or infinity"):
+        speech.pictures_of("train")
+    np.save(tmp_path / "train.npy", np.array([[0.5, 1.0]]))
+    np.testing.assert_array_equal(speech.pictures_of("train"), np.float32([[0.5, 1.0]]))
 
 
 def test_the_leading_share_rises_with_common_directions_though_scenes_stay_visible() -> None:

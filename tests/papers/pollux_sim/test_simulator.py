@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from papers.pollux_sim.applications import Application
+from common.errors import InputError
+from papers.pollux_sim.applications import Application, Limits, Placement
 from papers.pollux_sim.autoscaling import EqualShares, UtilityAutoscaler
 from papers.pollux_sim.cluster import Cluster, place_greedily
 from papers.pollux_sim.fairness import finish_time_fairness
-from papers.pollux_sim.job import RESTART_DELAY_S, FixedBatch, Job
+from papers.pollux_sim.job import RESTART_DELAY_S, Allocation, FixedBatch, Job
 from papers.pollux_sim.optimus import Optimus
 from papers.pollux_sim.parametric import load_fits, load_parametric
 from papers.pollux_sim.pollux_agent import PolluxAgent
@@ -241,3 +243,108 @@ def test_goodput_scaling_costs_less_than_throughput_scaling(
         for name, outcome in outcomes.items()
     }
     assert first_hour["goodput"] < first_hour["throughput"]
+
+
+class Gives:
+    """A policy that gives whatever it is made with, whoever asks."""
+
+    def __init__(self, allocations: dict[str, Allocation]) -> None:
+        self._allocations = allocations
+
+    def allocate(self, jobs: list[Job], cluster: Cluster, now: int) -> dict[str, Allocation]:
+        return self._allocations
+
+
+@pytest.mark.parametrize(
+    ("allocations", "said"),
+    [
+        ({"a": ((-1, 1),)}, r"job 'a' is given \(\(-1, 1\),\); allowed: nodes 0..1"),
+        ({"a": ((7, 1),)}, "allowed: nodes 0..1"),
+        ({"a": ((0, 1), (0, 1))}, "allowed: each node once"),
+        ({"a": ((0, 0),)}, "allowed: at least 1 GPU"),
+        ({"a": ((0, 5),)}, "5 GPUs of node 0 are handed out; allowed: 4"),
+        ({"b": ((0, 1),)}, "job 'b' is not among"),
+        ({}, "no job was given a GPU for 10001 rounds; waiting: a"),
+    ],
+)
+def test_a_policy_that_gives_what_cannot_be_is_refused(
+    fitted: dict[str, Application], allocations: dict[str, Allocation], said: str
+) -> None:
+    jobs = [Job("a", fitted["cifar10"], 0, FixedBatch(128, fitted["cifar10"]))]
+    with pytest.raises(RuntimeError, match=f"policy Gives at .*{said}"):
+        simulate(jobs, Gives(allocations), Cluster(2, 4))
+
+
+def test_jobs_have_an_order_and_names_of_their_own(fitted: dict[str, Application]) -> None:
+    def jobs(*places: tuple[str, int]) -> list[Job]:
+        app = fitted["cifar10"]
+        return [Job(name, app, time, FixedBatch(128, app)) for name, time in places]
+
+    for wrong, said in (
+        (jobs(), "no jobs"),
+        (jobs(("a", 0), ("a", 60)), "2 jobs are named 'a'"),
+        (jobs(("a", 60), ("b", 0)), "order of submission"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            simulate(wrong, EqualShares(), Cluster(1, 4))
+    with pytest.raises(ValueError, match="9 GPUs are to be placed and 2 are free"):
+        place_greedily(9, [1, 1])
+
+
+def test_a_long_wait_is_skipped_and_changes_nothing(fitted: dict[str, Application]) -> None:
+    """Times as Unix seconds give what times from zero give, in rounds that were worth waiting."""
+
+    def run(start: int) -> Simulation:
+        app = fitted["cifar10"]
+        jobs = [
+            Job(name, app, start + time, FixedBatch(512, app))
+            for name, time in (("a", 0), ("b", 3000))
+        ]
+        return simulate(jobs, EqualShares(), Cluster(2, 4))
+
+    start = 1_700_000_040  # a multiple of the interval
+    early, late = run(0), run(start)
+    assert late.completion_times == early.completion_times
+    assert late.node_seconds == early.node_seconds
+    shifted = [row._replace(time_s=row.time_s + start) for row in early.intervals]
+    assert late.intervals[-len(shifted) :] == shifted
+    assert len(late.intervals) - len(shifted) <= 1
+
+
+class Bare(Application):
+    """As little as an application may be: a second an iteration, no noise, one epoch."""
+
+    def compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
+        return 1.0, 0.0
+
+    def compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
+        return 1.0, 0.0
+
+    def progress_target(self, epoch: int) -> float:
+        return 100.0 * epoch
+
+    def iterations(self, batch_size: float, epochs: int) -> float:
+        return 100.0 * epochs
+
+
+def test_an_application_is_limits_and_four_methods(tmp_path: Path) -> None:
+    limits = Limits(
+        name="bare",
+        init_batch_size=8,
+        max_batch_size=64,
+        min_local_bsz=1,
+        max_local_bsz=16,
+        max_epochs=2,
+    )
+    path = tmp_path / "workload.csv"
+    path.write_text("name,time,application,num_replicas,batch_size\nj,0,bare,1,8\n")
+    (spec,) = read_workload(path, {"bare": limits})
+    app = Bare(limits)
+    job = Job(spec.name, app, spec.time, FixedBatch(spec.batch_size, app))
+    outcome = simulate([job], EqualShares(), Cluster(1, 1))
+    assert outcome.makespan == 60 + RESTART_DELAY_S + 200
+    path.write_text("name,time,application,num_replicas,batch_size\nj,0,bert,1,12\n")
+    with pytest.raises(InputError, match="allowed: bare"):
+        read_workload(path, {"bare": limits})
+    with pytest.raises(ValueError, match="max_epochs 0"):
+        replace(limits, max_epochs=0)

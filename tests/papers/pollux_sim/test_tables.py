@@ -102,6 +102,12 @@ def test_every_workload_stands_beside_the_artifacts_own_summary(pollux_data: Pat
             assert found.published == pytest.approx(average, rel=1e-3)
 
 
+def test_a_workloads_number_is_of_one_record() -> None:
+    table = TABLES["table_workloads"](made_up("paper"))
+    found = placed(table, "workload-3", "optimus")
+    assert [str(runs) for runs in table.runs_behind(found)] == ["job_load/optimus-1.0/seed3"]
+
+
 def test_words_of_table1_are_the_papers_and_numbers_are_ours() -> None:
     table = TABLES["table1"](made_up("laptop"))
     assert table.describes("Dataset", "Dataset")

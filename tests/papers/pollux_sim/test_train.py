@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from common import ROOT
 from common.errors import InputError
 from common.run import read_record
 from papers.pollux_sim import train
+from papers.pollux_sim.scenario import SimulateSettings
+from tests.common.without_privileges import without_privileges
 
 HEADER = "name,time,application,num_replicas,batch_size\n"
 JOBS = "cifar10-0,0,cifar10,4,512\nncf-1,100,ncf,1,32768\nbert-2,300,bert,6,384\n"
@@ -75,11 +79,21 @@ def test_auto_scaling_grows_the_cluster_up_to_its_limit(
         (HEADER + "a,0,cifar10,1,99999\n", (), ["batch_size", "99999"]),
         (HEADER + JOBS, ("--nodes", "0"), ["--nodes", "0"]),
         (HEADER + JOBS, ("--nodes", "1"), ["bert-2", "6", "4"]),
-        (HEADER + JOBS, ("--gpus-per-node", "9"), ["--gpus-per-node", "9", "4"]),
+        (HEADER + JOBS, ("--gpus-per-node", "65"), ["--gpus-per-node", "65", "64"]),
+        (HEADER + JOBS, ("--nodes", "1000000000"), ["--nodes", "1000000000", "100000"]),
+        (HEADER + JOBS, ("--p", "1e300"), ["--p", "1e+300", "100"]),
+        (HEADER + "a,99999999999999999999,cifar10,1,128\n", (), ["line 2", "time", "10000000000"]),
+        (HEADER + f"a,{'9' * 400},cifar10,1,128\n", (), ["line 2", "time", "10000000000"]),
+        (HEADER + f"a,0,cifar10,{'9' * 400},128\n", (), ["line 2", "num_replicas"]),
+        (HEADER.strip() + ",time\na,0,cifar10,1,128,0\n", (), ["column 'time' is given twice"]),
         (HEADER + JOBS, ("--interval", "0"), ["--interval", "0"]),
         (HEADER + JOBS, ("--interference", "1"), ["--interference", "1"]),
         (HEADER + JOBS, ("--policy", "fifo"), ["--policy", "fifo", "tiresias"]),
         (HEADER + JOBS, ("--seed", "-1"), ["--seed", "-1"]),
+        (HEADER + JOBS, ("--seed", "9" * 30), ["--seed", "9" * 30]),
+        (HEADER + JOBS, ("--p", "nan"), ["--p", "finite", "nan"]),
+        (HEADER + JOBS, ("--p", "inf"), ["--p", "finite", "inf"]),
+        (HEADER + JOBS, ("--nodes", "9" * 30), ["--nodes", "9" * 30]),
         (HEADER + JOBS, ("--autoscale", "goodput"), ["max_nodes"]),
     ],
 )
@@ -95,6 +109,25 @@ def test_unusable_input_is_refused_by_name_and_leaves_no_file(
     for part in said:
         assert part in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["workload.csv"]
+
+
+def test_a_byte_order_mark_hides_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Excel writes one; and the command says what it simulated and what came of it."""
+    run_main(monkeypatch, command(tmp_path, "\ufeff" + HEADER + JOBS, "--policy", "tiresias"))
+    source, mean, record = capsys.readouterr().out.splitlines()
+    assert source.startswith("applications: ")
+    made = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf8"))
+    assert mean == f"average completion time: {made['metrics']['avg_jct_s']:.1f} s, 3 jobs"
+    assert record == f"record: {tmp_path / 'out' / 'record.json'}"
+
+
+def test_traces_are_of_at_most_four_gpus_a_node() -> None:
+    raw = {"policy": "tiresias", "workload": "synthetic", "cluster": {"gpus_per_node": 8}}
+    assert SimulateSettings(**raw, applications="fitted").cluster.gpus_per_node == 8
+    with pytest.raises(ValueError, match="at most 4, on which they were measured"):
+        SimulateSettings(**raw, applications="traces")
 
 
 def test_refusal_is_one_line_and_status_2_and_keeps_the_old_record(tmp_path: Path) -> None:
@@ -130,8 +163,8 @@ def test_a_killed_simulation_started_again_ends_with_the_same_record(tmp_path: P
 
     first = subprocess.Popen(arguments(tmp_path / "killed"), stderr=subprocess.DEVNULL)
     staging = tmp_path / "killed" / ".out.partial"
-    deadline = time.monotonic() + 30
-    while not staging.exists() and time.monotonic() < deadline:
+    while not staging.exists():
+        assert first.poll() is None, "ended before it had begun to write"
         time.sleep(0.01)
     first.kill()
     assert first.wait() == -signal.SIGKILL
@@ -142,3 +175,46 @@ def test_a_killed_simulation_started_again_ends_with_the_same_record(tmp_path: P
         record = json.loads((tmp_path / name / "out" / "record.json").read_text())
         records.append({key: record[key] for key in ("metrics", "artifacts")})
     assert records[0] == records[1]
+
+
+def test_a_folder_named_work_in_the_output_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "work").mkdir(parents=True)
+    (tmp_path / "out" / "work" / "thesis.txt").write_text("mine")
+    run_main(monkeypatch, command(tmp_path, HEADER + JOBS, "--policy", "tiresias"))
+    assert (tmp_path / "out" / "work" / "thesis.txt").read_text() == "mine"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"work", "record.json", "jobs.csv", "allocations.csv", "timeline.csv"}
+
+
+def test_code_is_compiled_where_none_can_be_kept(tmp_path: Path) -> None:
+    """In a read-only checkout without a writable home; SplitMix64's known first value."""
+    for name in ("common", "papers/pollux_sim"):
+        kept = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=kept)
+    for folder in sorted((tmp_path / "checkout").rglob("*/")):
+        folder.chmod(0o555)
+    (tmp_path / "home").mkdir(mode=0o555)
+    (tmp_path / "temporary").mkdir()
+    code = (
+        "import numpy as np; from papers.pollux_sim import genetic_search, throughput_fit;"
+        "from papers.pollux_sim.random_stream import mix; print(mix(np.uint64(0)))"
+    )
+    done = subprocess.run(
+        (*without_privileges(), sys.executable, "-c", code),
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path / "home"),
+            "PYTHONPATH": str(tmp_path / "checkout"),
+            "TMPDIR": str(tmp_path / "temporary"),
+        },
+        cwd=tmp_path / "checkout",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for folder in (tmp_path / "checkout").rglob("*/"):
+        folder.chmod(0o755)
+    assert done.stdout == f"{0xE220A8397B1DCDAF}\n", done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -27,12 +27,12 @@ class ScalingLaw(Application):
     def iterations(self, batch_size: float, epochs: int) -> float:
         return self.samples / batch_size * epochs / self.max_epochs
 
-    def _compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
+    def compute_timing(self, placement: Placement, local_bsz: int) -> tuple[float, float]:
         # The loss is in the computation, so accumulation does not win it back.
         utility = self.utility if sum(placement) > 1 else 1.0
         return self.seconds_per_sample * local_bsz / utility, 0.0
 
-    def _compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
+    def compute_statistics(self, batch_size: float, epoch: int) -> tuple[float, float]:
         return 1.0, 1.0
 
 

@@ -1,0 +1,326 @@
+"""Making recorded runs again: one (``replay``), or what vouches for many (``recertify``)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, get_ident
+from typing import Final
+
+from common import ROOT
+from common.config import Paper, RunKey, Scale, load_paper
+from common.errors import InputError
+from common.fingerprint import PACKAGES
+from common.results.records import Results, StoredRecord, archive_path, tree_of
+from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
+from common.run import Artifact, Record, read_record
+
+log = logging.getLogger("replay")
+
+#: Where libraries look for the number of threads that they may use; Snakemake sets the same ones.
+THREAD_VARIABLES: Final = tuple(
+    f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "GOTO", "NUMEXPR")
+)
+
+
+#: Held while a run that several others need is made.
+_making: defaultdict[RunKey, Lock] = defaultdict(Lock)
+
+
+#: Options of a recorded command that say where it wrote; a repeat writes elsewhere.
+FOLDERS: Final = ("--out", "--work")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A record made again: the new one, whether it is equal, and what differs."""
+
+    record: Record
+    outcome: Outcome
+    differences: list[str]
+
+
+def find_record(name: str, scale: Scale, root: Path = ROOT) -> tuple[Record, Path | None]:
+    """The record that ``name`` means, and the folder of results that it lies in.
+
+    Args:
+        name: path of a ``record.json``, or ``PAPER/EXPERIMENT/ARM/SEED`` of an archived run.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(name)
+    path = path / "record.json" if path.is_dir() else path
+    if path.is_file():
+        record = read_record(path)
+        below = record.key.record(Path())
+        inside = path.parts[-len(below.parts) :] == below.parts
+        return record, path.resolve().parents[len(below.parts) - 1] if inside else None
+    paper, _, rest = name.partition("/")
+    folder = root / "papers" / paper
+    if rest.count("/") == 2 and archive_path(folder, scale).is_file():
+        experiment, arm, seed = rest.split("/")
+        for item in Results.from_archive(folder, scale, root=root).stored:
+            found = item.record
+            names = (found.experiment, found.arm, str(found.seed))
+            if names == (experiment, arm, seed.removeprefix("seed")):
+                return found, None
+        raise InputError(f"{archive_path(folder, scale)}: holds no run {rest}")
+    raise InputError(
+        f"{name}: no such record; allowed: the path of a record.json, or PAPER/EXPERIMENT/ARM/SEED"
+        " of a run in the archive of --scale"
+    )
+
+
+def replay(
+    record: Record, scratch: Path, results: Path | None = None, root: Path = ROOT
+) -> Replayed:
+    """Run a record's command again in the folder ``scratch`` and compare.
+
+    What it needs of other runs is taken from ``results`` or made first. Where ``scratch`` holds the
+    run already, as after an interruption, it is not made again.
+
+    Raises:
+        InputError: the run fails.
+    """
+    paper, scratch = load_paper(root / "papers" / record.paper), scratch.resolve()
+    key = record.key
+    for other in _all_needed(key, paper):
+        _provide(other, paper, scratch, results, root)
+    words = _without(record.provenance.command[1:], *FOLDERS)
+    threads = record.provenance.threads or _threads(paper, key)
+    path = key.record(scratch / "results")
+    with _making[key]:
+        if not _is_today_s(path, root):
+            _run(record.paper, [*words, "--out", str(path.parent)], threads, scratch, root)
+    again = read_record(path)
+    return Replayed(again, *compare(record, again, _timed(paper, key)))
+
+
+def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Path) -> Replayed:
+    """The replay, compared with the record's own commit run on this machine.
+
+    Where a machine rounds otherwise, a search or a training may end elsewhere, and the record alone
+    cannot tell whether code or machine is the cause. Where git does not have the commit, or the
+    record is of this machine, the replay stands as it is.
+    """
+    made, here = record.provenance, replayed.record.provenance
+    alike = (made.cpu, made.instructions) == (here.cpu, here.instructions)
+    if replayed.outcome == "equal" or alike:
+        return replayed
+    old = scratch / "commits" / made.git_commit
+    if not _check_out(made.git_commit, old, root):
+        return replayed
+    key, paper = record.key, load_paper(root / "papers" / record.paper)
+    path = key.record(old / "results")
+    for other in (*_all_needed(key, paper), key):
+        if not other.record(old / "results").is_file():
+            words = _words(other) if other != key else _without(made.command[1:], *FOLDERS)
+            out = str(other.record(old / "results").parent)
+            _run(other.paper, [*words, "--out", out], _threads(paper, other), old, old)
+    found = json.loads(path.read_text(encoding="utf8"))  # its layout may be an older one
+    fields = {
+        "metrics": found["metrics"],
+        "artifacts": {name: Artifact(**item) for name, item in found["artifacts"].items()},
+        "needed": replayed.record.needed,
+        "provenance": here,
+    }
+    reference = record.model_copy(update=fields)
+    outcome, differences = compare(reference, replayed.record, _timed(paper, key))
+    if outcome == "equal":
+        return Replayed(replayed.record, "equal here", replayed.differences)
+    return Replayed(replayed.record, outcome, differences)
+
+
+def _check_out(commit: str, folder: Path, root: Path) -> bool:
+    """Put the project's packages as of a commit into a folder; whether git has it."""
+    if (folder / "papers").is_dir():
+        return True
+    command = ("git", "archive", "--format=tar", commit, *PACKAGES)
+    done = subprocess.run(command, cwd=root, capture_output=True)
+    if done.returncode:
+        return False
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.{get_ident()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        tar.extractall(partial, filter="data")
+    with contextlib.suppress(OSError):  # another run was first
+        partial.rename(folder)
+    return True
+
+
+def recertify(
+    folder: Path,
+    scale: Scale,
+    runs: int,
+    scratch: Path,
+    results: Path = Path("results"),
+    root: Path = ROOT,
+    jobs: int = 1,
+) -> list[Repeat]:
+    """Repeat the cheapest runs until each record whose code has changed has ``runs`` repeats.
+
+    What came out is written beside the records: ``archive/<scale>.repeats.json`` of the paper,
+    ``repeats.json`` in its folder of results.
+
+    Returns:
+        The repeats made.
+    """
+    made: list[Repeat] = []
+    sources: list[tuple[Path, Results, Path | None]] = []
+    archive = archive_path(folder, scale)
+    if archive.is_file():
+        archived = Results.from_archive(folder, scale, root=root)
+        sources.append((archive.with_suffix(".repeats.json"), archived, None))
+    here = Results.load(folder, scale, results, root=root, complete=False)
+    sources.append((results / scale / folder.name / "repeats.json", here, results))
+    written = Lock()
+
+    def repeat(path: Path, stored: Sequence[StoredRecord], kept: Path | None) -> None:
+        """Repeat runs of one experiment, the cheapest of those that wait at a time."""
+        own: list[Repeat] = []
+        while waiting := [item for item in stored if _wants(item, own, runs)]:
+            item = min(waiting, key=lambda item: item.record.provenance.cpu_s)
+            own.append(_repeat(item, _twice(item.record, scratch, kept, root)))
+            with written:
+                add_repeat(path, own[-1], tree_of(root))
+            log.info("%s: %s", item.name, own[-1].outcome)
+        made.extend(own)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [
+            pool.submit(repeat, path, source.records(name), kept)
+            for path, source, kept in sources
+            for name in source.experiments
+        ]
+        for future in futures:
+            future.result()
+    return made
+
+
+def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int) -> bool:
+    """Whether a stale record has too few repeats that speak of it, and is not among them."""
+    record, changed = item.record, item.changes.code
+    if not changed or item.changes.settings:
+        return False
+    speak = [*item.repeats, *(one for one in made if one.speaks_of(record, changed))]
+    itself = any((one.arm, one.seed) == (record.arm, record.seed) for one in speak)
+    return len(speak) < runs and not itself
+
+
+def _twice(record: Record, scratch: Path, results: Path | None, root: Path) -> Replayed:
+    scratch = scratch.resolve()
+    return beside_old_code(record, replay(record, scratch, results, root), scratch, root)
+
+
+def _repeat(item: StoredRecord, replayed: Replayed) -> Repeat:
+    record, again = item.record, replayed.record.provenance
+    return Repeat(
+        experiment=record.experiment,
+        arm=record.arm,
+        seed=record.seed,
+        of=record.provenance.started_at,
+        changed=list(item.changes.code),
+        code=again.code,
+        outcome=replayed.outcome,
+        differences=replayed.differences,
+        tolerance=TOLERANCE if replayed.outcome == "within tolerance" else 0.0,
+        git_commit=again.git_commit,
+        cpu=again.cpu,
+        instructions=again.instructions,
+        started_at=again.started_at,
+        cpu_s=again.cpu_s,
+    )
+
+
+def _provide(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
+    """Put a run that another one needs into ``scratch``: from ``results``, or made again."""
+    with _making[key]:
+        _provided(key, paper, scratch, results, root)
+
+
+def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
+    path = key.record(scratch / "results")
+    if _is_today_s(path, root):
+        return
+    if results is not None and key.record(results).is_file():
+        shutil.copytree(key.record(results).parent, path.parent, dirs_exist_ok=True)
+        return
+    _run(key.paper, _words(key), _threads(paper, key), scratch, root)
+
+
+def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
+    """Runs that a run needs, each after those that it needs itself."""
+    found: dict[RunKey, None] = {}
+    if key.experiment in paper.experiments:
+        for keys in paper.needed(key).values():
+            for other in keys:
+                found |= dict.fromkeys([*_all_needed(other, paper), other])
+    return list(found)
+
+
+def _words(key: RunKey) -> list[str]:
+    return [key.experiment, "--arm", key.arm, "--seed", str(key.seed), "--scale", key.scale]
+
+
+def _run(paper: str, words: Sequence[str], threads: int, scratch: Path, root: Path) -> None:
+    scratch.mkdir(parents=True, exist_ok=True)
+    program = str((root / "papers" / paper / "train.py").resolve())
+    command = [sys.executable, program, *(_absolute(word) for word in words)]
+    path = os.pathsep.join(filter(None, [str(root), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    done = subprocess.run(
+        command,
+        cwd=scratch,
+        env=os.environ | limits | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing was said"]
+        raise InputError(f"{' '.join(words)}: ended with status {done.returncode}: {said[-1]}")
+
+
+def _absolute(word: str) -> str:
+    """A file that is named from the present folder, by its full path: the run is elsewhere."""
+    return str(Path(word).resolve()) if Path(word).is_file() else word
+
+
+def _without(words: Sequence[str], *options: str) -> list[str]:
+    """A command line without these options and their values."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word in options:
+            skip = not skip
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
+
+
+def _is_today_s(path: Path, root: Path) -> bool:
+    """Whether a run lies there that was made with the code of the checkout."""
+    try:
+        return not tree_of(root).changed(read_record(path).provenance.code)
+    except InputError:
+        return False
+
+
+def _threads(paper: Paper, key: RunKey) -> int:
+    known = key.experiment in paper.experiments
+    return paper.resources(key.experiment, key.scale).threads if known else 1  # type: ignore[arg-type]
+
+
+def _timed(paper: Paper, key: RunKey) -> list[str]:
+    return paper.experiments[key.experiment].timed if key.experiment in paper.experiments else []

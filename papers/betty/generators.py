@@ -1,0 +1,79 @@
+"""States of random-number generators, as plain values that a saved state may hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+_KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def global_states(device: torch.device) -> dict[str, Any]:
+    """Of the generators that Python, NumPy and torch share among all code, a GPU's among them."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_global_states(states: dict[str, Any], device: torch.device) -> None:
+    """Inverse of :func:`global_states`."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def generators_of(holders: Iterable[Any]) -> list[Any]:
+    """Generators that are attributes of ``holders``, each once, in their order."""
+    values = [value for holder in holders for value in getattr(holder, "__dict__", {}).values()]
+    found = [value for value in values if isinstance(value, _KINDS)]
+    return list({id(generator): generator for generator in found}.values())
+
+
+def state_of(generator: Any) -> Any:
+    """State of one of the kinds that :func:`generators_of` finds."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return _plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _plain(generator.get_state(legacy=False))
+    return generator.getstate()
+
+
+def set_state_of(generator: Any, state: Any) -> None:
+    """Inverse of :func:`state_of`."""
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = _with_arrays(state)
+    elif isinstance(generator, torch.Generator | np.random.RandomState):
+        generator.set_state(_with_arrays(state))  # type: ignore[arg-type]
+    else:
+        generator.setstate(state)
+
+
+def _plain(state: Any) -> Any:
+    """Arrays as lists, named as such."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    if isinstance(state, np.ndarray):
+        return {"dtype": str(state.dtype), "array": state.tolist()}
+    return state
+
+
+def _with_arrays(state: Any) -> Any:
+    """Inverse of :func:`_plain`."""
+    if not isinstance(state, dict):
+        return state
+    if set(state) == {"dtype", "array"}:
+        return np.array(state["array"], state["dtype"])
+    return {key: _with_arrays(value) for key, value in state.items()}

@@ -1,0 +1,17 @@
+"""Names of ``logix.utils``; programs import them as ``papers.logra.utils``."""
+
+from __future__ import annotations
+
+import logging
+
+from papers.logra.data_ids import DataIDGenerator
+from papers.logra.influence import merge_logs
+from papers.logra.log_folder import processes as get_world_size
+from papers.logra.log_folder import rank as get_rank
+
+__all__ = ["DataIDGenerator", "get_logger", "get_rank", "get_world_size", "merge_logs"]
+
+
+def get_logger() -> logging.Logger:
+    """The one that says what there is to say."""
+    return logging.getLogger("logra")

@@ -1,0 +1,139 @@
+"""Records made again: one by its command, and as many as vouch for records of older code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from common.results.repeats import TOLERANCE, compare
+from common.run import read_record
+from tests.workflow.conftest import Checkout, call
+
+#: The same number in other words, and another number.
+SAME = ("pixels[train] / 16", "pixels[train] * 0.0625")
+OTHER = ("pixels[train] / 16", "pixels[train] / 4")
+
+
+def results(checkout: Checkout, *words: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "common.results", *words, "--scale", "smoke")
+    return call(checkout.folder, *command)
+
+
+def stale(checkout: Checkout) -> dict[str, list[str]]:
+    """Stale and recertified records, as the table's context says."""
+    done = results(checkout, "table", "example_paper", "table1")
+    assert done.returncode == 0, done.stderr
+    table = json.loads((checkout.results / "tables/table1.json").read_text(encoding="utf8"))
+    context: dict[str, list[str]] = table["context"]
+    return context
+
+
+def test_a_record_s_command_gives_the_record_again(copy_of_built: Checkout) -> None:
+    path = "results/smoke/example_paper/digits/weak/seed1/record.json"
+    done = results(copy_of_built, "replay", path)
+    assert (done.returncode, done.stdout) == (0, "digits/weak/seed1: equal\n"), done.stderr
+    copy_of_built.edit("classification.py", *OTHER)
+    before = (copy_of_built.folder / path).read_bytes()
+    done = results(copy_of_built, "replay", path)
+    assert done.returncode == 2
+    assert "digits/weak/seed1: different\n  accuracy: " in done.stdout
+    assert "guesses.csv: other bytes" in done.stdout
+    assert (copy_of_built.folder / path).read_bytes() == before
+
+
+def test_a_record_that_is_not_there_is_one_line(copy_of_built: Checkout) -> None:
+    for name in ("results/nowhere", "example_paper/digits/weak/0", "other/digits/weak/0"):
+        done = results(copy_of_built, "replay", name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {name}: no such record; allowed: the path of")
+        assert done.stderr.count("\n") == 1
+
+
+def test_an_archived_record_is_named_by_its_run(copy_of_built: Checkout) -> None:
+    assert results(copy_of_built, "archive", "example_paper").returncode == 0
+    done = results(copy_of_built, "replay", "example_paper/digits/usual/2")
+    assert (done.returncode, done.stdout) == (0, "digits/usual/seed2: equal\n"), done.stderr
+    done = results(copy_of_built, "replay", "example_paper/digits/usual/9")
+    assert done.returncode == 2
+    assert "holds no run digits/usual/9" in done.stderr
+
+
+def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout) -> None:
+    checkout = copy_of_built
+    assert results(checkout, "archive", "example_paper").returncode == 0
+    assert stale(checkout)["stale"] == []
+    checkout.edit("classification.py", *SAME)
+    assert len(stale(checkout)["stale"]) == 6
+    done = results(checkout, "recertify", "example_paper")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal") == 2  # one of the archive, one of the results
+    context = stale(checkout)
+    assert context["stale"] == []
+    assert context["recertified"] == ["digits: 6 records (1 repeated: 1 equal)"]
+    # What was seen holds for that code alone.
+    checkout.edit("classification.py", SAME[1], "(pixels[train] * 0.0625)[:200]")
+    assert len(stale(checkout)["stale"]) == 6
+    assert stale(checkout)["recertified"] == []
+
+
+def test_a_change_that_changes_a_number_stays_stale(copy_of_built: Checkout) -> None:
+    checkout = copy_of_built
+    checkout.edit("classification.py", *OTHER)
+    done = results(checkout, "recertify", "example_paper", "--runs", "2")
+    assert done.returncode == 2
+    assert done.stdout.count("different") == 2
+    assert "2 of 2 repeated runs are different" in done.stderr
+    assert stale(checkout)["recertified"] == []
+    assert all("(code, and a repeated run differs)" in item for item in stale(checkout)["stale"])
+
+
+def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built: Checkout) -> None:
+    """A record whose number this machine does not give, neither with its code nor with today's."""
+    checkout = copy_of_built
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (
+        ("init", "-q"),
+        ("add", "papers", "common"),
+        (*who, "commit", "-qm", "as it was"),
+    ):
+        assert call(checkout.folder, "git", *words).returncode == 0
+    commit = call(checkout.folder, "git", "rev-parse", "HEAD").stdout.strip()
+    for path in checkout.results.rglob("record.json"):
+        record = json.loads(path.read_text(encoding="utf8"))
+        record["provenance"] |= {"git_commit": commit, "instructions": "avx9"}
+        record["metrics"]["accuracy"] /= 2
+        path.write_text(json.dumps(record), encoding="utf8")
+    checkout.edit("classification.py", *SAME)
+    done = results(checkout, "recertify", "example_paper")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("equal here ")
+    said = "digits: 6 records (1 repeated: 1 equal to the old code on another machine)"
+    assert stale(checkout)["recertified"] == [said]
+    checkout.edit("classification.py", SAME[1], OTHER[1])
+    done = results(checkout, "recertify", "example_paper")
+    assert done.returncode == 2
+    assert done.stdout.startswith("different ")
+
+
+def test_nothing_to_repeat_is_said(copy_of_built: Checkout) -> None:
+    done = results(copy_of_built, "recertify", "example_paper")
+    assert (done.returncode, done.stdout) == (0, "nothing to repeat\n"), done.stderr
+
+
+def test_another_machine_may_round_otherwise_the_same_one_may_not(built: Checkout) -> None:
+    made = read_record(built.results / "digits/weak/seed1/record.json")
+    accuracy = made.metrics["accuracy"]
+    near = made.model_copy(update={"metrics": {"accuracy": accuracy * (1 + TOLERANCE / 2)}})
+    far = made.model_copy(update={"metrics": {"accuracy": accuracy * (1 + TOLERANCE * 2)}})
+    elsewhere = made.provenance.model_copy(update={"instructions": "avx2"})
+    old = made.model_copy(update={"provenance": elsewhere})
+    assert compare(made, made, []) == ("equal", [])
+    assert compare(made, near, [])[0] == "different"
+    assert compare(old, near, [])[0] == "within tolerance"
+    assert compare(old, far, [])[0] == "different"
+    # What measures the machine is not compared; other bytes without another number are a change.
+    assert compare(made, far, ["acc*"]) == ("equal", [])
+    assert compare(old, made.model_copy(update={"artifacts": {}}), [])[0] == "different"
+    assert compare(made, made.model_copy(update={"settings": {}}), [])[0] == "different"
+    assert compare(made, made.model_copy(update={"metrics": {}}), [])[0] == "different"
