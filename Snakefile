@@ -18,7 +18,8 @@ report: "workflow/report/workflow.rst"
 with dag.plain_errors():
     papers = [dag.jobs_of(name, SCALE) for name in dag.paper_names()]
 summaries = [
-    f"results/{SCALE}/{name}.json" for name in ("coverage", "claims", "verdicts", "benchmarks")
+    f"results/{SCALE}/{name}.json"
+    for name in ("coverage", "claims", "verdicts", "benchmarks")
 ]
 page = f"results/{SCALE}/report/index.html"
 
@@ -69,7 +70,7 @@ rule summary:
         runtime=10,
     params:
         scale=SCALE,
-        benchmarks=dag.present_benchmarks(SCALE),
+        benchmarks=dag.present(SCALE, "*/benchmarks/*.json"),
     shell:
         "python -m common.results summary --scale {params.scale} > {log} 2>&1"
 
@@ -91,5 +92,6 @@ rule report:
         runtime=10,
     params:
         scale=SCALE,
+        repeats=dag.present(SCALE, "*/repeats.json"),
     shell:
         "python -m common.results report --scale {params.scale} > {log} 2>&1"

@@ -198,13 +198,16 @@ def paper_names(root: Path = ROOT) -> list[str]:
 def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     """Files that make the report: it also holds tables of archived records."""
     tables = (f"papers.{name}.tables" for name in papers)
-    others = (*STYLES["listing"], "papers/*/archive/*.jsonl", "papers/*/claims.yaml")
+    others = (*STYLES["listing"], "papers/*/archive/*", "papers/*/claims.yaml")
     return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
 
 
-def present_benchmarks(scale: Scale) -> str:
-    """Names and checksums of the benchmark results that exist; the report shows just these."""
-    found = sorted(Path("results", scale).glob("*/benchmarks/*.json"))
+def present(scale: Scale, pattern: str) -> str:
+    """Names and checksums of the results that exist and that no rule asks for.
+
+    Of benchmarks the report shows those that were run, of runs that were repeated what came out.
+    """
+    found = sorted(Path("results", scale).glob(pattern))
     return canonical({str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common import ROOT
+from common import ROOT, cli
 from common.cli import Parser, guarded
 from common.config import SCALES, find_papers, load_paper, read_json, validated
 from common.errors import InputError
@@ -46,10 +46,14 @@ def parser() -> Parser:
             command.add_argument(argument, metavar=argument.upper(), help=_ARGUMENTS[argument])
         command.add_argument("--scale", choices=SCALES, default="laptop", help="default: laptop")
         command.add_argument(
-            "--results", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+            "--results",
+            type=cli.folder,
+            default=Path("results"),
+            metavar="DIR",
+            help="default: results",
         )
         command.add_argument(
-            "--root", type=Path, default=ROOT, metavar="DIR", help="default: the checkout"
+            "--root", type=cli.folder, default=ROOT, metavar="DIR", help="default: the checkout"
         )
         command.set_defaults(run=run)
         return command
@@ -61,7 +65,7 @@ def parser() -> Parser:
     add(benchmark_command, "paper", "name")
     add(archive_command, "paper")
     replay = add(replay_command, "record")
-    replay.add_argument("--out", type=Path, metavar="DIR", help="keep the new run there")
+    replay.add_argument("--out", type=cli.folder, metavar="DIR", help="keep the new run there")
     recertify = add(recertify_command, "paper")
     recertify.add_argument(
         "--runs", type=positive, default=1, metavar="K", help="of each kind of change (default: 1)"
@@ -70,7 +74,11 @@ def parser() -> Parser:
         "--jobs", type=positive, default=1, metavar="N", help="runs at once (default: 1)"
     )
     recertify.add_argument(
-        "--work", type=Path, default=Path("work/recertify"), metavar="DIR", help=_ARGUMENTS["work"]
+        "--work",
+        type=cli.folder,
+        default=Path("work/recertify"),
+        metavar="DIR",
+        help=_ARGUMENTS["work"],
     )
     add(summary_command)
     add(report_command)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from common.config import Settings, validated
+from common.config import Settings, parse_json, validated
 from common.errors import InputError
 from common.fingerprint import Code, Tree
 from common.run import Record, write_atomically
@@ -176,10 +176,10 @@ def _read(path: Path) -> list[Repeat]:
 @lru_cache(maxsize=16)
 def _read_once(path: Path, changed_ns: int, size: int) -> list[Repeat]:
     try:
-        data = json.loads(path.read_text(encoding="utf8"))
-        codes, items = data["code"], data["repeats"]
+        data = parse_json(path.read_text(encoding="utf8"))
+        codes, items = dict(enumerate(data["code"])), data["repeats"]
         for item in items:
             item["code"] = codes[item["code"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a file of repeated runs ({error})") from None
     return [validated(Repeat, item, str(path)) for item in items]

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+import papers
 from common import ROOT
 from common.config import RunKey, load_paper, parse_json
 from common.errors import InputError
+from common.fingerprint import Sources, Tree
 from common.results.__main__ import main
 from common.results.records import Results, archive_path, read_archive, write_archive
+from common.results.repeats import read_repeats
 from common.run import Run, read_record
 from tests.common.example_results import write_paper, write_records
 
@@ -25,17 +28,19 @@ PLACE = "results/laptop/quenching/search/slow/seed0/record.json"
 
 @pytest.fixture(autouse=True)
 def _papers_are_read_anew() -> Iterator[None]:
+    """Nothing of this paper stays with the process, where other tests would see it as their own."""
     load_paper.cache_clear()
+    before, folders = list(sys.path), list(papers.__path__)
     yield
     load_paper.cache_clear()
+    sys.path[:], papers.__path__ = before, folders
+    for name in [name for name in sys.modules if name.startswith("papers.quenching")]:
+        del sys.modules[name]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree with the made-up paper and its records at laptop scale.
-
-    Python keeps a paper's modules under its name, so this one is not that of other tests.
-    """
+    """A tree with the made-up paper and its records at laptop scale."""
     write_records(write_paper(tmp_path, "quenching"), tmp_path / "results")
     return tmp_path
 
@@ -164,6 +169,33 @@ def test_a_paper_is_named_and_not_pointed_at(root: Path, command: list[str]) -> 
     assert sorted((root / "papers").rglob("*")) == before
 
 
+def test_folders_on_the_command_line_are_what_a_user_means(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    main(["claims", "quenching", "--root", "~", "--results", "~/results"])
+    assert (root / "results/laptop/quenching/claims.json").is_file()
+    for option in ("--results", "--root"):
+        with pytest.raises(InputError, match=f"argument {option}: a path is needed, not ''"):
+            main(["claims", "quenching", option, ""])
+
+
+REPEATS: dict[str, tuple[str, str]] = {
+    "nested": (100_000 * "[", "nested too deeply"),
+    "negative place": ('{"code": [{}], "repeats": [{"code": -1}]}', "-1"),
+    "NaN": ('{"code": [{}], "repeats": [{"code": 0, "x": NaN}]}', "NaN is not a finite number"),
+}
+
+
+@pytest.mark.parametrize("name", REPEATS)
+def test_a_damaged_file_of_repeated_runs_is_named(root: Path, name: str) -> None:
+    text, message = REPEATS[name]
+    path = root / "repeats.json"
+    path.write_text(text, encoding="utf8")
+    with pytest.raises(InputError, match=f"{path}: not a file of repeated runs .*{message}"):
+        read_repeats(path, Tree(Sources(root)))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [("  search:", "  ../search:"), ("slow: {", "a/slow: {"), ("  table1:", "  /tmp/table1:")],
@@ -213,8 +245,12 @@ ARCHIVES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     ),
     "place of no data": (rewritten(3, lambda record: record.update(data=[1])), "line 4: .*places"),
     "no place": (rewritten(3, lambda record: record.update(data=[True])), "line 4: .*places"),
+    "negative place of code": (
+        rewritten(3, lambda record: record["provenance"].update(code=-1)),
+        "line 4: not a record .*code -1: must be a place in line 1",
+    ),
     "nested": (lambda lines: lines.insert(2, 100_000 * "["), "line 3: not a record .*too deeply"),
-    "no data": (lambda lines: lines.pop(0), "line 1: not the list of data"),  # type: ignore[dict-item]
+    "no data": (lambda lines: lines.pop(0), "line 1: not the lists of data and code"),  # type: ignore[dict-item]
     "blank": (lambda lines: lines.insert(2, ""), "line 3: not a record"),
     "twice": (
         lambda lines: lines.append(lines[2]),

@@ -106,9 +106,19 @@ def test_editing_a_file_remakes_what_it_makes_and_trains_nothing(
     assert copy_of_built.planned() == remade
 
 
-def test_an_archive_of_another_scale_is_shown_by_the_report_alone(copy_of_built: Checkout) -> None:
-    (copy_of_built.paper / "archive").mkdir()
-    (copy_of_built.paper / "archive" / "paper.jsonl").touch()
+@pytest.mark.parametrize(
+    "name",
+    [
+        "papers/example_paper/archive/paper.jsonl",
+        "papers/example_paper/archive/paper.repeats.json",
+        "results/smoke/example_paper/repeats.json",
+    ],
+)
+def test_archives_and_repeated_runs_are_shown_by_the_report_alone(
+    copy_of_built: Checkout, name: str
+) -> None:
+    (copy_of_built.folder / name).parent.mkdir(exist_ok=True)
+    (copy_of_built.folder / name).touch()
     assert copy_of_built.planned() == {"report/index.html"}
 
 
