@@ -91,14 +91,11 @@ def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcom
     """
     here, there = again.provenance, record.provenance
     alike = (here.cpu, here.instructions) == (there.cpu, there.instructions)
-    fixed = [
-        f"{name}: other {what}"
-        for name, what, one, other in (
-            ("settings", "values", record.settings, again.settings),
-            ("data", "files", record.data, again.data),
-        )
-        if one != other
-    ]
+    fixed = []
+    if not _kept(record.settings, again.settings):
+        fixed.append("settings: other values")
+    if record.data != again.data:
+        fixed.append("data: other files")
     metrics, far = [], []
     for name in sorted(record.metrics.keys() | again.metrics.keys()):
         one, other = record.metrics.get(name), again.metrics.get(name)
@@ -124,6 +121,13 @@ def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcom
     if fixed or far or alike or not metrics:
         return "different", found
     return "within tolerance", found
+
+
+def _kept(recorded: Any, again: Any) -> bool:
+    """Whether recorded settings are as they were; a setting that is new has its default."""
+    if isinstance(recorded, dict) and isinstance(again, dict):
+        return all(key in again and _kept(value, again[key]) for key, value in recorded.items())
+    return bool(recorded == again)
 
 
 def read_repeats(path: Path, tree: Tree) -> Repeats:

@@ -214,7 +214,9 @@ def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int) -> bool:
     record, changed = item.record, item.changes.code
     if not changed or item.changes.settings:
         return False
-    speak = [*item.repeats, *(one for one in made if one.speaks_of(record, changed))]
+    # One that differed is tried again: its cause may have been mended outside of what it ran.
+    kept = [one for one in item.repeats if one.agrees]
+    speak = [*kept, *(one for one in made if one.speaks_of(record, changed))]
     itself = any((one.arm, one.seed) == (record.arm, record.seed) for one in speak)
     return len(speak) < runs and not itself
 

@@ -136,4 +136,6 @@ def test_another_machine_may_round_otherwise_the_same_one_may_not(built: Checkou
     assert compare(made, far, ["acc*"]) == ("equal", [])
     assert compare(old, made.model_copy(update={"artifacts": {}}), [])[0] == "different"
     assert compare(made, made.model_copy(update={"settings": {}}), [])[0] == "different"
+    newer = made.model_copy(update={"settings": {**made.settings, "new": "its default"}})
+    assert compare(made, newer, []) == ("equal", [])
     assert compare(made, made.model_copy(update={"metrics": {}}), [])[0] == "different"
