@@ -231,6 +231,10 @@ class Results:
         stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
+    def among(self, experiments: Sequence[str]) -> Results:
+        """The same results, of these experiments alone; nothing is read again."""
+        return Results(self.paper, self.scale, self._stored, self.published, experiments)
+
     def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
         """Records of an experiment (of one arm), by arm and seed; empty if not run at this scale.
 

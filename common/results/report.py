@@ -220,8 +220,7 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
         try:
             if name not in functions:
                 raise InputError(f"tables.py: TABLES has no {name!r}")
-            results = Results.from_archive(folder, scale, body.experiments, root)
-            made.append(build(functions[name], results, name))
+            made.append(build(functions[name], everything.among(body.experiments), name))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
     claims = read_claims(folder) if (folder / "claims.yaml").is_file() else []
