@@ -401,7 +401,7 @@ class Run:
             cpu=cpu_name(),
             instructions=cpu_instructions(),
             cores=os.cpu_count() or 1,
-            threads=int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+            threads=cpu_threads(),
             device=self.device,
             precision=self.precision,
             started_at=self._started.isoformat(timespec="seconds"),
@@ -547,6 +547,13 @@ def peak_rss_bytes() -> int:
 def cpu_name() -> str:
     """Model name of the processor."""
     return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def cpu_threads() -> int:
+    """Threads that computing libraries may use: as OMP_NUM_THREADS says, or one a core."""
+    # With nested parallelism the variable is a list, whose first number counts here.
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(said) if said.isdecimal() and int(said) else len(os.sched_getaffinity(0))
 
 
 def cpu_instructions() -> str:

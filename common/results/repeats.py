@@ -112,7 +112,9 @@ def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcom
         and not any(fnmatch(name, pattern) for pattern in timed)
     ]
     needed = [
-        f"{name}: other bytes" for name, sha in record.needed.items() if again.needed[name] != sha
+        f"{name}: other bytes"
+        for name in sorted(record.needed.keys() | again.needed.keys())
+        if record.needed.get(name) != again.needed.get(name)
     ]
     found = [*fixed, *metrics, *files, *needed]
     if not found:

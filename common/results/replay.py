@@ -23,7 +23,14 @@ from common import ROOT
 from common.config import Paper, RunKey, Scale, load_paper
 from common.errors import InputError
 from common.fingerprint import PACKAGES
-from common.results.records import Results, StoredRecord, archive_path, tree_of
+from common.results.records import (
+    Changes,
+    Results,
+    StoredRecord,
+    archive_path,
+    changes,
+    tree_of,
+)
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
 from common.run import Artifact, Record, read_record
 
@@ -100,11 +107,11 @@ def replay(
     for other in _all_needed(key, paper):
         _provide(other, paper, scratch, results, root)
     words = _without(record.provenance.command[1:], *FOLDERS)
-    threads = record.provenance.threads or _threads(paper, key)
     path = key.record(scratch / "results")
     with _making[key]:
-        if not _is_today_s(path, root):
-            _run(record.paper, [*words, "--out", str(path.parent)], threads, scratch, root)
+        if not _is_today_s(path, paper, root):
+            words += ["--out", str(path.parent)]
+            _run(record.paper, words, _threads(paper, key, record), scratch, root)
     again = read_record(path)
     return Replayed(again, *compare(record, again, _timed(paper, key)))
 
@@ -129,12 +136,13 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
         if not other.record(old / "results").is_file():
             words = _words(other) if other != key else _without(made.command[1:], *FOLDERS)
             out = str(other.record(old / "results").parent)
-            _run(other.paper, [*words, "--out", out], _threads(paper, other), old, old)
+            threads = _threads(paper, other, record if other == key else None)
+            _run(other.paper, [*words, "--out", out], threads, old, old)
     found = json.loads(path.read_text(encoding="utf8"))  # its layout may be an older one
     fields = {
         "metrics": found["metrics"],
         "artifacts": {name: Artifact(**item) for name, item in found["artifacts"].items()},
-        "needed": replayed.record.needed,
+        "needed": found.get("needed", {}),
         "provenance": here,
     }
     reference = record.model_copy(update=fields)
@@ -254,7 +262,7 @@ def _provide(key: RunKey, paper: Paper, scratch: Path, results: Path | None, roo
 
 def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, root: Path) -> None:
     path = key.record(scratch / "results")
-    if _is_today_s(path, root):
+    if _is_today_s(path, paper, root):
         return
     if results is not None and key.record(results).is_file():
         shutil.copytree(key.record(results).parent, path.parent, dirs_exist_ok=True)
@@ -311,15 +319,18 @@ def _without(words: Sequence[str], *options: str) -> list[str]:
     return kept
 
 
-def _is_today_s(path: Path, root: Path) -> bool:
-    """Whether a run lies there that was made with the code of the checkout."""
+def _is_today_s(path: Path, paper: Paper, root: Path) -> bool:
+    """Whether a run lies there that was made with the code and settings of the checkout."""
     try:
-        return not tree_of(root).changed(read_record(path).provenance.code)
+        return changes(read_record(path), paper, tree_of(root)) == Changes((), False)
     except InputError:
         return False
 
 
-def _threads(paper: Paper, key: RunKey) -> int:
+def _threads(paper: Paper, key: RunKey, record: Record | None = None) -> int:
+    """Threads that a run is given: those of the record, if it notes them."""
+    if record is not None and record.provenance.threads:
+        return record.provenance.threads
     known = key.experiment in paper.experiments
     return paper.resources(key.experiment, key.scale).threads if known else 1  # type: ignore[arg-type]
 

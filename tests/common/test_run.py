@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from common.run import (
     DataIdentity,
     Record,
     Run,
+    cpu_threads,
     file_sha256,
     git_state,
     read_record,
@@ -223,6 +225,14 @@ def test_a_record_of_another_version_says_what_to_do(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
     with pytest.raises(InputError, match=r"version 1, of another state .*`make clean`"):
         read_record(path)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("4,2", 4), ("", None), ("all", None)])
+def test_threads_are_those_that_libraries_are_told(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cpu_threads() == (threads or len(os.sched_getaffinity(0)))
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
