@@ -30,6 +30,7 @@ from typing import Final
 
 from common import ROOT
 from common.config import Programs
+from common.imports import for_type_checkers, source_of
 
 #: Path of a module in the tree -> definition -> its fingerprint, then ``name=fingerprint`` of each
 #: other definition of this project that it uses, of its own module or of another one.
@@ -58,6 +59,7 @@ CLERKS: Final = frozenset(
         "data/registry",
         "errors",
         "fingerprint",
+        "imports",
         "run",
     )
 )
@@ -319,8 +321,7 @@ def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, 
                 top = alias.name.partition(".")[0]
                 yield alias.asname or top, (alias.name if alias.asname else top, "")
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            source = ".".join([*above, *((node.module,) if node.module else ())])
+            source = source_of(node, package)
             for alias in node.names:
                 yield alias.asname or alias.name, (source, alias.name)
 
@@ -364,9 +365,7 @@ class _Meaning(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
-        named = node.test.attr if isinstance(node.test, ast.Attribute) else node.test
-        named = named.id if isinstance(named, ast.Name) else named
-        return node.orelse if named == "TYPE_CHECKING" else node
+        return node.orelse if for_type_checkers(node.test) else node
 
     def visit_Pass(self, node: ast.Pass) -> None:
         return None

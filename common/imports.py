@@ -59,11 +59,10 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            above = package[: len(package) - child.level + 1] if child.level else ()
-            module = ".".join([*above, *filter(None, [child.module])])
+            module = source_of(child, package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in child.names)
-        elif isinstance(child, ast.If) and _for_type_checkers(child.test):
+        elif isinstance(child, ast.If) and for_type_checkers(child.test):
             yield from _imported(ast.Module(child.orelse, []), package, in_functions)
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not in_functions:
             continue
@@ -71,6 +70,13 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
             yield from _imported(child, package, in_functions)
 
 
-def _for_type_checkers(test: ast.expr) -> bool:
+def source_of(node: ast.ImportFrom, package: tuple[str, ...]) -> str:
+    """Dotted name of the module that names are imported from, a relative one resolved."""
+    above = package[: len(package) - node.level + 1] if node.level else ()
+    return ".".join([*above, *filter(None, [node.module])])
+
+
+def for_type_checkers(test: ast.expr) -> bool:
+    """Whether a condition is ``TYPE_CHECKING``: what stands below it is never run."""
     name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
     return name == "TYPE_CHECKING"

@@ -15,6 +15,7 @@ import yaml
 
 from common import ROOT
 from common.config import SCALES, Paper, Scale, find_papers, load_paper, schema_text, validated
+from common.imports import source_of
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
 from common.run import Record
@@ -38,8 +39,7 @@ def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
+            module = source_of(node, package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
