@@ -8,6 +8,7 @@ and without its padding, the ratio of both gradients, outputs of all modules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -127,6 +128,14 @@ class _Check:
         return self._found(errors)
 
     def _look_for_causes(self, rows: list[Tensor]) -> None:
+        try:
+            by_hooks = [
+                self._logged(samples_of(self.batch, [place], self.size), 1)[0]
+                for place in self.places
+            ]
+        except InputError as error:
+            self.causes.append(_cause_of(error))
+            return
         whole = [self._alone(place, trimmed=False) for place in self.places]
         if self._differ(whole, [self._alone(place, trimmed=True) for place in self.places]):
             text = (
@@ -136,9 +145,6 @@ class _Check:
             self.causes.append(Cause("padding", (), text))
         if not self._differ(rows, whole):
             return
-        by_hooks = [
-            self._logged(samples_of(self.batch, [place], self.size), 1)[0] for place in self.places
-        ]
         if self._differ(by_hooks, whole):
             layers = tuple(self._wrong(by_hooks, whole))
             text = (
@@ -237,7 +243,9 @@ class _Check:
             for name, columns in self.capture.layout.slices.items():
                 size = max(float(other[columns].norm()), SMALL * float(other.norm()))
                 off = float((one[columns].to(other) - other[columns]).norm())
-                errors[name] = max(errors[name], off / size if size else float(off > 0))
+                error = off / size if size else float(off > 0)
+                # max() would pass over NaN.
+                errors[name] = max(errors[name], error if math.isfinite(error) else math.inf)
         return errors
 
     def _wrong(self, found: list[Tensor], expected: list[Tensor]) -> list[str]:

@@ -56,6 +56,19 @@ def only(report: CheckReport, kind: str) -> str:
     return report.causes[0].text
 
 
+def test_a_sample_whose_gradient_alone_is_no_number_is_told(new_run: Run) -> None:
+    """Beside others its spread is one, alone it is a root of zero."""
+    model = mlp()
+
+    def spread(batch: Any) -> Tensor:
+        found = model(batch[0])
+        return (found - found.mean(0)).square().mean(0).sqrt().sum()
+
+    report = checked(new_run, model, spread)
+    assert "gradient of sample 0 is nan" in only(report, "refusal")
+    assert set(report.differing.values()) == {float("inf")}
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_clean_model_passes(new_run: Run, rank: int) -> None:
     model = mlp()
