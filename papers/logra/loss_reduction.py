@@ -76,31 +76,43 @@ class LossReduction:
         n = len(example.ids)
         # A batch of one sample says nothing; twice the same one is a batch of two.
         whole = example if n > 1 else _part(example, [0, 0])
-        places = sorted({place * n // min(n, ALONE) for place in range(min(n, ALONE))})
-        alone = [_part(example, [place]) for place in places]
-        singles = [single for single in alone if single is not None]
-        if whole is None or not singles:
+        if whole is None:
             self._leave_open("the batch cannot be cut into samples")
             return
-        together = gradients(whole.backward)[places].double()
+        together = gradients(whole.backward)[:n].double()
+        # Where there is no gradient there is nothing to scale, and nothing to see.
+        told = together.norm(dim=1).nonzero().flatten().tolist()
+        if not told:
+            self._seen = 0
+            return
+        several = min(len(told), ALONE)
+        places = [told[place * len(told) // several] for place in range(several)]
+        alone = [_part(example, [place]) for place in places]
+        singles = [single for single in alone if single is not None]
+        if not singles:
+            self._leave_open("the batch cannot be cut into samples")
+            return
+        together = together[places]
         found, off = [], 0.0
         for row, single in zip(together, singles, strict=True):
             if single.terms < 1:
                 continue  # a mean over nothing
             own = gradients(single.backward)[0].double()
             length = float(own @ own)
-            if length == 0 or not math.isfinite(length):
+            if length == 0:  # it has one beside others
+                off = math.inf
                 continue
             ratio = float(row @ own) / length
             off = max(off, float((row - ratio * own).norm() / row.norm().clamp_min(1e-300)))
             found.append((ratio, single.terms / whole.terms))
-        if not found:
-            return  # no gradient, nothing to scale
         if off > ELSEWHERE:
             self._leave_open(
                 "a sample's gradient alone and beside others differ by more than a factor: its loss"
                 " depends on the others, or on chance"
             )
+            return
+        if not found:
+            self._leave_open("no sample that was looked at has terms of its own")
             return
         self._judge(found, max(ROUNDING, 3 * off), n)
 

@@ -123,6 +123,33 @@ def test_without_gradients_nothing_is_concluded() -> None:
     assert reduction.kind == "auto"
 
 
+def test_a_batch_without_gradients_leaves_the_next_one_to_be_looked_at() -> None:
+    reduction = new()
+    for _ in range(3):
+        check(reduction, lambda sizes: torch.zeros(len(sizes)).double())
+    check(reduction, as_sum)
+    assert reduction.kind == "sum"
+
+
+def test_samples_that_have_a_gradient_are_looked_at() -> None:
+    """Of forty only the last one has any, which no fixed choice of eight would see."""
+    every = torch.zeros(40, 7).double()
+    every[-1] = rows(1)[0]
+    of_call: dict[Callable[[], None], Tensor] = {}
+
+    def example(places: Sequence[int]) -> Example:
+        def backward() -> None: ...
+
+        of_call[backward] = every[list(places)]
+        ids = ["id"] * len(places)
+        inside = lambda chosen: example([places[k] for k in chosen])  # noqa: E731
+        return Example(ids, None, len(places), backward, inside)
+
+    reduction = new()
+    reduction.check(example(range(40)), lambda backward: of_call[backward])
+    assert reduction.kind == "sum"
+
+
 def test_batches_are_cut_by_samples() -> None:
     x, y = torch.arange(12).view(3, 4), torch.tensor([5, 6, 7])
     pair = namedtuple("Pair", "x y")(x, y)
