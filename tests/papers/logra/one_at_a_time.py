@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from papers.logra.attention import InProjection
+from papers.logra.capture import Capture
 from papers.logra.layers import is_transformers_conv1d
+from papers.logra.projections import Projections, random_projections
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -52,3 +54,22 @@ def autograd_gradients(
             rows[name].append(gradient_of(module, bias))
     model.zero_grad()
     return {name: torch.stack(found) for name, found in rows.items()}
+
+
+def assert_autograd_s(
+    model: nn.Module, layers: Mapping[str, nn.Module], loss: Loss, data: Tensor, bias: bool = False
+) -> None:
+    """With and without projections, what is captured is autograd's gradient of each sample."""
+    expected = autograd_gradients(model, layers, loss, data, bias)
+    random = random_projections(layers, 3, seed=0, bias=bias)
+    projections = Projections({name: [p.double() for p in random[name]] for name in layers})
+    for chosen in (None, projections):
+        with Capture(model, layers, chosen, bias=bias).batch() as batch:
+            loss(data).backward()
+        assert list(batch.gradients) == list(layers)
+        for name, found in batch.gradients.items():
+            whole = expected[name]
+            if chosen is not None:
+                p_i, p_o = chosen[name]
+                whole = p_o @ whole @ p_i.T
+            torch.testing.assert_close(found, whole)

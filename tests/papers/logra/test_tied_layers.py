@@ -13,9 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
 from papers.logra.capture import Capture
-from papers.logra.projections import Projections, random_projections
 from papers.logra.watching import watched
-from tests.papers.logra.one_at_a_time import autograd_gradients
+from tests.papers.logra.one_at_a_time import assert_autograd_s
 
 
 def gpt2() -> Any:
@@ -53,18 +52,7 @@ class Tied(nn.Module):
 def check(model: nn.Module, layers: dict[str, nn.Module], loss: Any, ids: Tensor) -> None:
     """With and without projections and biases, gradients are those of the shared parameter."""
     for bias in (False, True):
-        expected = autograd_gradients(model, layers, loss, ids, bias)
-        with Capture(model, layers, bias=bias).batch() as batch:
-            loss(ids).backward()
-        assert list(batch.gradients) == list(layers)
-        for name, found in batch.gradients.items():
-            torch.testing.assert_close(found, expected[name])
-        random = random_projections(layers, 3, seed=0, bias=bias)
-        projections = Projections({n: [p.double() for p in random[n]] for n in layers})
-        with Capture(model, layers, projections, bias=bias).batch() as batch:
-            loss(ids).backward()
-        for name, (p_i, p_o) in projections.items():
-            torch.testing.assert_close(batch.gradients[name], p_o @ expected[name] @ p_i.T)
+        assert_autograd_s(model, layers, loss, ids, bias)
 
 
 def test_the_head_of_gpt2_has_the_gradient_of_its_embedding_too() -> None:
