@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
-from typing import Any
 
 import pytest
 import torch
 
-from common import ROOT
-
-
-def run(page: str) -> dict[str, Any]:
-    """Names that the program of a page defines, all its parts together."""
-    text = (ROOT / page).read_text(encoding="utf8")
-    program = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
-    torch.set_num_threads(1)
-    names: dict[str, Any] = {}
-    exec(compile(program, page, "exec"), names)  # noqa: S102
-    return names
+from tests.papers.pages import run
 
 
 def test_noise_is_penalised_more_than_useful_features() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from common import ROOT
 from papers.logra import LogIX
+from tests.papers.pages import run
 
 
 @pytest.fixture(autouse=True)
@@ -19,18 +18,8 @@ def in_a_fresh_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(page: str) -> dict[str, Any]:
-    """Names that the program of a page defines."""
-    text = (ROOT / page).read_text(encoding="utf8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    torch.set_num_threads(1)
-    names: dict[str, Any] = {}
-    exec(compile(program, page, "exec"), names)  # noqa: S102
-    return names
-
-
 def test_images_owe_most_to_images_of_their_digit() -> None:
-    names = run("papers/logra/README.md")
+    names = run("papers/logra/README.md", parts=1)
     labels = names["labels"]
     same = labels[names["top"]["positions"]] == labels[names["queries"], None]
     # One in ten by chance.
@@ -38,7 +27,7 @@ def test_images_owe_most_to_images_of_their_digit() -> None:
 
 
 def test_wrong_labels_explain_themselves() -> None:
-    names = run("docs/logra/attribution.md")
+    names = run("docs/logra/attribution.md", parts=1)
     assert names["found"] > 0.6  # a fifth by chance
     labels, places = names["labels"], names["top"]["positions"]
     assert (labels[places] == labels[names["failures"], None]).float().mean() > 0.5
@@ -46,14 +35,14 @@ def test_wrong_labels_explain_themselves() -> None:
 
 def test_texts_of_a_topic_are_found_by_hugging_faces_trainer() -> None:
     pytest.importorskip("transformers")
-    names = run("docs/logra/huggingface.md")
+    names = run("docs/logra/huggingface.md", parts=1)
     assert names["share"] > 0.5  # one in sixteen by chance
     assert names["scores"]["influence"].shape == (8, 96)
 
 
 def test_samples_of_a_class_are_found_by_lightnings_trainer() -> None:
     pytest.importorskip("lightning")
-    names = run("docs/logra/lightning.md")
+    names = run("docs/logra/lightning.md", parts=1)
     assert names["share"] > 0.6  # a quarter by chance
     assert names["scores"]["influence"].shape == (200, 200)
 
