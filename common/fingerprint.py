@@ -41,7 +41,7 @@ PACKAGES: Final = ("common", "papers")
 #: The name under which a module's other top-level statements go, in their order.
 STATEMENTS: Final = "(statements)"
 #: Classes of lists that load what they name when asked for: one entry more changes no other.
-REGISTRIES: Final = ("Programs", "Methods")
+REGISTRIES: Final = ("Methods",)
 #: The names that a star import takes; no module here is imported so.
 PUBLIC: Final = "__all__"
 #: Stands for a module whose file was edited while the run was at work: nobody knows what ran.

@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from common import ROOT
@@ -153,7 +153,7 @@ class Record(Settings):
     needed: dict[str, str] = Field(
         {}, description="runs whose artifacts were read: sha256 over those"
     )
-    metrics: dict[str, FiniteFloat] = Field(description="names end in their unit: avg_jct_s")
+    metrics: dict[str, float] = Field(description="names end in their unit: avg_jct_s")
     artifacts: dict[ArtifactName, Artifact]
     provenance: Provenance
 

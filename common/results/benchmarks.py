@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from common.config import Settings
 
@@ -24,12 +24,12 @@ class BenchmarkRow(Settings):
     paper: str
     what: str
     peer: str
-    ratio: FiniteFloat = Field(gt=0)
-    low: FiniteFloat = Field(gt=0)
-    high: FiniteFloat = Field(gt=0)
+    ratio: float = Field(gt=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
     n: int = Field(ge=1)
-    ours: FiniteFloat | None = None
-    theirs: FiniteFloat | None = None
+    ours: float | None = None
+    theirs: float | None = None
     unit: str = ""
     note: str = ""
     higher_is_better: bool = False
