@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,14 +18,17 @@ class Kind(NamedTuple):
     allowed: str
 
 
-def _at_least(parse: Callable[[str], Any], lowest: float, strict: bool) -> Callable[[str], Any]:
+def _between(
+    parse: Callable[[str], Any],
+    lowest: float,
+    highest: float = sys.float_info.max,
+    strict: bool = False,
+) -> Callable[[str], Any]:
+    """``parse``, then a ValueError for what lies outside, infinity and NaN among it."""
+
     def checked(text: str) -> Any:
         value = parse(text)
-        try:
-            finite = math.isfinite(value)
-        except OverflowError:  # a whole number beyond every float
-            finite = False
-        if not finite or value < lowest or (strict and value == lowest):
+        if not lowest <= value <= highest or (strict and value == lowest):
             raise ValueError(text)
         return value
 
@@ -33,22 +36,14 @@ def _at_least(parse: Callable[[str], Any], lowest: float, strict: bool) -> Calla
 
 
 TEXT: Final = Kind(str, "text")
-POSITIVE: Final = Kind(_at_least(float, 0.0, strict=True), "a number > 0")
-NON_NEGATIVE: Final = Kind(_at_least(float, 0.0, strict=False), "a number >= 0")
-COUNT: Final = Kind(_at_least(int, 1, strict=False), "a whole number >= 1")
-WHOLE: Final = Kind(_at_least(int, 0, strict=False), "a whole number >= 0")
+POSITIVE: Final = Kind(_between(float, 0.0, strict=True), "a number > 0")
+NON_NEGATIVE: Final = Kind(_between(float, 0.0), "a number >= 0")
+COUNT: Final = Kind(_between(int, 1), "a whole number >= 1")
 
 
 def whole_up_to(most: int) -> Kind:
     """A whole number from 0 to ``most``."""
-
-    def checked(text: str) -> int:
-        value = int(text)
-        if not 0 <= value <= most:
-            raise ValueError(text)
-        return value
-
-    return Kind(checked, f"a whole number 0..{most}")
+    return Kind(_between(int, 0, most), f"a whole number 0..{most}")
 
 
 def read_columns(path: Path, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
