@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from common import ROOT
 from common.config import read_json
 from common.errors import InputError
 from common.fingerprint import Sources, Tree, loaded_code
+from common.random_state import global_states, set_global_states
 from common.run import file_sha256
 
 #: States kept: the newest, and one to fall back on.
@@ -92,26 +92,12 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def random_state(device: torch.device, private: np.random.Generator) -> dict[str, Any]:
     """State of every generator of this process: Python, NumPy, torch, GPU, the run's own."""
-    version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, [int(key) for key in keys], *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "private": private.bit_generator.state,
-    }
+    return global_states(device) | {"private": private.bit_generator.state}
 
 
 def set_random_state(
     state: dict[str, Any], device: torch.device, private: np.random.Generator
 ) -> None:
     """Put every generator back to ``state``."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    set_global_states(state, device)
     private.bit_generator.state = state["private"]

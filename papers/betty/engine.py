@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.random_state import global_states, set_global_states
 from papers.betty.configs import EngineConfig
 from papers.betty.distribution import distribution_of
-from papers.betty.generators import global_states, set_global_states
 from papers.betty.graph import DataflowGraph
 from papers.betty.loggers import logger_of
 from papers.betty.problems.problem import Problem, keeps_state

@@ -1,4 +1,4 @@
-"""States of random-number generators, as plain values that a saved state may hold."""
+"""States of a program's own random generators, as plain values that a saved state may hold."""
 
 from __future__ import annotations
 
@@ -10,27 +10,6 @@ import numpy as np
 import torch
 
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
-
-def global_states(device: torch.device) -> dict[str, Any]:
-    """Of the generators that Python, NumPy and torch share among all code, a GPU's among them."""
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (name, np.asarray(keys).tolist(), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_global_states(states: dict[str, Any], device: torch.device) -> None:
-    """Inverse of :func:`global_states`."""
-    random.setstate(states["python"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda" and states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def generators_of(holders: Iterable[Any]) -> list[Any]:

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from common.errors import InputError
+from common.random_state import global_states, set_global_states
 from papers.betty.generators import (
     generators_of,
-    global_states,
-    set_global_states,
     set_state_of,
     state_of,
 )

@@ -9,10 +9,9 @@ import torch
 
 from common.batches import to_device
 from common.errors import InputError
+from common.random_state import global_states, set_global_states
 from papers.betty.generators import (
     generators_of,
-    global_states,
-    set_global_states,
     set_state_of,
     state_of,
 )
