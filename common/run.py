@@ -47,7 +47,7 @@ from common.config import (
     validated,
 )
 from common.errors import InputError
-from common.fingerprint import Code, loaded_code
+from common.fingerprint import EDITED, Code, loaded_code
 from common.seeds import private_generator, seed_python
 
 #: Version of the record's layout; raised when a field changes meaning.
@@ -215,6 +215,7 @@ class Run:
         else:
             self.staging = Path(tempfile.mkdtemp())
         self._started = datetime.now(UTC)
+        self._doubted: set[str] = set()
         self._clock, self._cpu = time.perf_counter(), time.process_time()
         return self
 
@@ -388,13 +389,22 @@ class Run:
         shutil.rmtree(self.work, ignore_errors=True)
         return path
 
+    def code(self) -> Code:
+        """Fingerprints of the code that computed so far; none of a module that has changed."""
+        known = loaded_code(self._started.timestamp())
+        return known | {module: dict(EDITED) for module in self._doubted}
+
+    def doubt(self, modules: Iterable[str]) -> None:
+        """Note modules (paths in the tree) whose other versions computed a part of this run."""
+        self._doubted.update(modules)
+
     def _provenance(self) -> Provenance:
         commit, dirty = git_state()
         return Provenance(
             command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             git_commit=commit,
             git_dirty=dirty,
-            code=loaded_code(self._started.timestamp()),
+            code=self.code(),
             python=platform.python_version(),
             packages=package_versions(),
             platform=platform.platform(),

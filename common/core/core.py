@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, patch_environment
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -245,7 +245,7 @@ class Core:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
         if self.accelerator.is_main_process:
-            write_state(self.run.work, self.step_count, state, self.fingerprint)
+            write_state(self.run.work, self.step_count, state, self.fingerprint, self.run.code())
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
@@ -254,11 +254,13 @@ class Core:
         From here on every device draws other numbers (its own dropout masks, say).
         """
         rank = self.accelerator.process_index
-        state = read_state(self.run.work, self.fingerprint)
-        if state is None:
+        found = read_state(self.run.work, self.fingerprint)
+        if found is None:
             if rank:
                 _seed(mixed(self.run.seed, rank))
             return False
+        state, changed = found
+        self.run.doubt(changed)
         for name, item in self._tracked.items():
             self._set_state_of(item, state["objects"][name])
         self.step_count, self.epoch = state["step_count"], state["epoch"]
@@ -343,7 +345,9 @@ def _sharding() -> ModuleType:
 def _wants_cuda(settings: CoreSettings) -> bool:
     if settings.device == "cpu":
         return False
-    there = torch.cuda.is_available()
+    # Lightning, once imported, has torch ask NVML, which counts GPUs that CUDA cannot use.
+    with patch_environment(PYTORCH_NVML_BASED_CUDA_CHECK="0"):
+        there = torch.cuda.is_available()
     if settings.device == "cuda" and not there:
         raise InputError("device cuda: no GPU is visible; allowed here: auto, cpu")
     return there

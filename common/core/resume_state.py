@@ -20,7 +20,7 @@ import torch
 from common import ROOT
 from common.config import read_json
 from common.errors import InputError
-from common.fingerprint import Sources, Tree, loaded_code
+from common.fingerprint import Code, Sources, Tree
 from common.random_state import global_states, set_global_states
 from common.run import file_sha256
 
@@ -29,7 +29,9 @@ KEPT = 2
 log = logging.getLogger("resume")
 
 
-def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str) -> None:
+def write_state(
+    folder: Path, step: int, state: dict[str, Any], fingerprint: str, code: Code
+) -> None:
     """Write the state of ``step``; older ones beyond :data:`KEPT` are removed afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     writing = folder / ".writing"  # one process writes: common.run locks a run
@@ -42,7 +44,7 @@ def write_state(folder: Path, step: int, state: dict[str, Any], fingerprint: str
     manifest = {
         "sha256": file_sha256(writing / "state.pt"),
         "fingerprint": fingerprint,
-        "code": loaded_code(),
+        "code": code,
     }
     with (writing / "manifest.json").open("w", encoding="utf8") as text:
         json.dump(manifest, text)
@@ -60,8 +62,8 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest usable state; None where there is none.
+def read_state(folder: Path, fingerprint: str) -> tuple[dict[str, Any], set[str]] | None:
+    """The newest usable state, and the modules that have changed since it; None if there is none.
 
     A damaged one is passed over with a warning; one saved by other code is taken, with a warning.
 
@@ -86,7 +88,7 @@ def read_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         if changed:
             log.warning("%s: was saved by other code (%s)", path, ", ".join(changed))
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        return state
+        return state, {definition.partition(": ")[0] for definition in changed}
     return None
 
 

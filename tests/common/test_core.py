@@ -28,6 +28,7 @@ from common.core.data_order import mixed
 from common.core.meters import Throughput, peak_gpu_bytes
 from common.core.resume_state import states
 from common.errors import InputError
+from common.fingerprint import EDITED
 from common.run import Run, read_record
 from tests.common import core_program
 from tests.common.core_program import SAMPLES, Classification, Net, ProgramSettings
@@ -120,6 +121,24 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert done.returncode == 0
     assert "resumed at step 8" in done.stderr
     assert_equal(tmp_path, reference)
+
+
+def test_a_run_that_other_code_began_never_passes_for_one_of_today_s(
+    killed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    for state in states(tmp_path / "work"):
+        manifest = json.loads((state / "manifest.json").read_text())
+        manifest["code"]["common/seeds.py"]["mixed"] = "0" * 16
+        (state / "manifest.json").write_text(json.dumps(manifest))
+    stopped = start(tmp_path, HARD, interrupt={"step": 12})
+    assert "was saved by other code (common/seeds.py: mixed)" in stopped.stderr
+    assert (tmp_path / "work" / "step-0000000012").exists()  # today's code saved this one
+    assert start(tmp_path, HARD).returncode == 0
+    code = read_record(tmp_path / "out" / "record.json").provenance.code
+    assert code["common/seeds.py"] == EDITED
+    assert "common/core/core.py" in code
+    assert code["common/core/core.py"] != EDITED
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"settings": HARD | {"dropout": 0.2}}])

@@ -162,9 +162,11 @@ def test_a_run_on_the_cpu_claims_nothing_and_asks_nothing(
     core.finish()
 
 
+@pytest.mark.parametrize("by_nvml", ["0", "1"])  # Lightning sets 1 for the whole process
 def test_a_refused_run_gives_its_claim_back(
-    two_gpus: TwoGpus, new_core: Callable[..., Core]
+    by_nvml: str, two_gpus: TwoGpus, new_core: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", by_nvml)
     two_gpus.there = 0  # NVML counts two, and the driver of CUDA none
     with pytest.raises(InputError, match="device cuda: no GPU is visible"):
         new_core(device="cuda")

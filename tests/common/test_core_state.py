@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from common.core.resume_state import read_state, states, write_state
+from common.fingerprint import loaded_code
+
+CODE = loaded_code()
 
 
 @pytest.mark.parametrize(
@@ -20,7 +23,7 @@ def test_a_damaged_state_is_passed_over(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (1, 2, 3):
-        write_state(tmp_path, step, {"step": step, "x": torch.arange(step)}, "mine")
+        write_state(tmp_path, step, {"step": step, "x": torch.arange(step)}, "mine", CODE)
     newest, older = states(tmp_path)
     assert (newest.name, older.name) == ("step-0000000003", "step-0000000002")
     match damage:
@@ -42,11 +45,11 @@ def test_a_damaged_state_is_passed_over(
             (newest / "manifest.json").write_text(json.dumps(content))
     (tmp_path / ".writing").mkdir()  # what a kill leaves
     with caplog.at_level(logging.WARNING):
-        state = read_state(tmp_path, "mine")
-    assert state is not None
-    assert state["step"] == 2
+        found = read_state(tmp_path, "mine")
+    assert found is not None
+    assert found[0]["step"] == 2
     assert "step-0000000003: passed over, it is damaged" in caplog.text
-    write_state(tmp_path, 4, {"step": 4}, "mine")
+    write_state(tmp_path, 4, {"step": 4}, "mine", CODE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-0000000003",
         "step-0000000004",
@@ -56,14 +59,14 @@ def test_a_damaged_state_is_passed_over(
 def test_a_state_saved_by_other_code_is_taken_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_state(tmp_path, 1, {"step": 1}, "mine")
-    assert read_state(tmp_path, "mine") == {"step": 1}
+    write_state(tmp_path, 1, {"step": 1}, "mine", CODE)
+    assert read_state(tmp_path, "mine") == ({"step": 1}, set())
     assert "other code" not in caplog.text
     manifest = tmp_path / "step-0000000001" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["code"]["common/seeds.py"]["seed_python"] = "0" * 16
     manifest.write_text(json.dumps(content))
-    assert read_state(tmp_path, "mine") == {"step": 1}
+    assert read_state(tmp_path, "mine") == ({"step": 1}, {"common/seeds.py"})
     assert "was saved by other code (common/seeds.py: seed_python)" in caplog.text
 
 
