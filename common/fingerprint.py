@@ -235,13 +235,13 @@ class Module:
         tree = ast.parse(text)
         package = PurePosixPath(path).parent.parts
         # Imports inside functions bring names as those on top do.
-        self._brings = dict(_imports(tree, package))
+        self._brings = dict([*_imports(tree, package), *_attached(tree, package)])
         self.imported = {
             name: (source, original)
             for name, (source, original) in self._brings.items()
             if source.partition(".")[0] in PACKAGES
         }
-        body = _Meaning().visit(tree).body
+        body = [node for node in _Meaning().visit(tree).body if not _attaches(node)]
         groups = self._grouped(body)
         known = set(groups) | set(self.imported)
         self.definitions = {name: self._definition(nodes, known) for name, nodes in groups.items()}
@@ -324,6 +324,24 @@ def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, 
             source = source_of(node, package)
             for alias in node.names:
                 yield alias.asname or alias.name, (source, alias.name)
+
+
+def _attaches(node: ast.AST) -> bool:
+    """Whether a statement lists what a package brings when asked for: ``lazy.attach(...)``."""
+    return (
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func) == "lazy.attach"
+    )
+
+
+def _attached(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Names that the package brings when asked for, as :func:`_imports` tells them."""
+    for node in filter(_attaches, tree.body):
+        for keyword in node.value.keywords:  # type: ignore[attr-defined]
+            for module, names in ast.literal_eval(keyword.value).items():
+                for name in names:
+                    yield name, (".".join([*package, module]), name)
 
 
 class _Meaning(ast.NodeTransformer):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
 
 from papers.betty.configs import Config, EngineConfig
 from papers.betty.engine import Engine
@@ -13,19 +14,11 @@ if TYPE_CHECKING:
     from papers.betty.envs import Env
     from papers.betty.problems import HigherIterativeProblem, IterativeProblem
 
-#: What only some programs use, so that a run loads, and its record names, no more than it needs.
-_SELDOM = {
-    "Env": "papers.betty.envs",
-    "HigherIterativeProblem": "papers.betty.problems",
-    "IterativeProblem": "papers.betty.problems",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _SELDOM:
-        return getattr(import_module(_SELDOM[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+# What only some programs use, so that a run loads, and its record names, no more than it needs.
+__getattr__, _, _ = lazy.attach(
+    __name__,
+    submod_attrs={"envs": ["Env"], "problems": ["HigherIterativeProblem", "IterativeProblem"]},
+)
 
 __all__ = [
     "Config",

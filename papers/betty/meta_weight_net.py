@@ -31,7 +31,6 @@ from papers.betty.configs import Precision, Strategy
 from papers.betty.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
 from papers.betty.training import SavedTensors, accuracy, recorded, run_engine, strategy_of
 
-FOLDER: Final = Path(__file__).resolve().parent
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
     "deep": lambda: mlp(64, *[256] * 6, 10),

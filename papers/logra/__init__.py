@@ -42,6 +42,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader as lazy
+
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,17 +65,16 @@ __all__ = [
     "merge_logs",
 ]
 
-#: Modules of what is public: loaded when asked for, so that an experiment loads what it runs.
-_HOMES = {
-    "Config": "configs",
-    "DataIDGenerator": "data_ids",
-    "Influence": "influence",
-    "LoRAConfig": "configs",
-    "LogIX": "session",
-    "LogIXScheduler": "scheduler",
-    "LoggingConfig": "configs",
-    "merge_logs": "influence",
-}
+_public, _, _ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "configs": ["Config", "LoRAConfig", "LoggingConfig"],
+        "data_ids": ["DataIDGenerator"],
+        "influence": ["Influence", "merge_logs"],
+        "scheduler": ["LogIXScheduler"],
+        "session": ["LogIX"],
+    },
+)
 
 _run: LogIX | None = None
 
@@ -123,10 +124,8 @@ def init(project: str, config: Path | str = "./config.yaml", resume: bool = Fals
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"papers.logra.{_HOMES[name]}"), name)
     if name not in _OF_THE_RUN:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _public(name)
     if _run is None:
         raise InputError(f"logra.{name} without a run; allowed: after logra.init(project)")
     return getattr(_run, name)

@@ -36,8 +36,9 @@ first call that needs it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
 
 if TYPE_CHECKING:
     from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
@@ -68,30 +69,14 @@ __all__ = [
     "word_errors",
 ]
 
-#: Modules of what is public: loaded when asked for, so that an experiment loads what it runs.
-_HOMES = {
-    "Hypothesis": "generation",
-    "Schedule": "training",
-    "Search": "generation",
-    "SentencePairs": "binarised_text",
-    "System": "systems",
-    "TrainedSystem": "systems",
-    "Training": "training",
-    "TranslationModel": "training",
-    "Translations": "generation",
-    "Translator": "generation",
-    "average_checkpoints": "checkpoint_averaging",
-    "binarise": "binarised_text",
-    "bleu": "scoring",
-    "chrf": "scoring",
-    "paired_bootstrap": "scoring",
-    "read_pairs": "binarised_text",
-    "train": "training",
-    "word_errors": "scoring",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"papers.mmt_how2.{_HOMES[name]}"), name)
+__getattr__, __dir__, _ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "binarised_text": ["SentencePairs", "binarise", "read_pairs"],
+        "checkpoint_averaging": ["average_checkpoints"],
+        "generation": ["Hypothesis", "Search", "Translations", "Translator"],
+        "scoring": ["bleu", "chrf", "paired_bootstrap", "word_errors"],
+        "systems": ["System", "TrainedSystem"],
+        "training": ["Schedule", "Training", "TranslationModel", "train"],
+    },
+)

@@ -198,6 +198,24 @@ def test_a_name_from_elsewhere_is_noticed_though_both_modules_are_there() -> Non
     assert Tree(sources).changed(code) == ["papers/some/module.py: norm"]
 
 
+def test_names_that_a_package_brings_when_asked_for_count_as_imports() -> None:
+    lazily = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
+        "import lazy_loader as lazy\n__getattr__, _, _ = lazy.attach(__name__, submod_attrs={})"
+    )
+    sources = {
+        "papers/some/__init__.py": lazily.replace("{}", "{'slow': ['dot'], 'rest': ['other']}"),
+        "papers/some/slow.py": "def dot(a, b): return sum(x * y for x, y in zip(a, b))",
+        "papers/some/fast.py": "def dot(a, b): return a @ b",
+        "papers/some/module.py": "from papers.some import dot\ndef norm(a): return dot(a, a)",
+    }
+    code = code_of(sources, "papers/some/__init__.py", "papers/some/module.py")
+    sources["papers/some/sums/slow.py"] = sources.pop("papers/some/slow.py")
+    sources["papers/some/__init__.py"] = lazily.replace("{}", "{'sums.slow': ['dot']}")
+    assert Tree(sources).changed(code) == []
+    sources["papers/some/__init__.py"] = lazily.replace("{}", "{'fast': ['dot']}")
+    assert Tree(sources).changed(code) == ["papers/some/module.py: norm"]
+
+
 def test_a_name_of_another_library_counts_with_its_place() -> None:
     before = module("from math import sin as f\ndef g(x): return f(x)")
     assert changed(before, module("from math import cos as f\ndef g(x): return f(x)"))

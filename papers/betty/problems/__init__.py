@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
 
 from papers.betty.problems.implicit_problem import ImplicitProblem
 from papers.betty.problems.problem import Problem
 
 if TYPE_CHECKING:
-    from papers.betty.problems.iterative_problem import IterativeProblem
+    from papers.betty.problems.iterative_problem import HigherIterativeProblem, IterativeProblem
 
-    HigherIterativeProblem = IterativeProblem
-
-
-def __getattr__(name: str) -> Any:
-    # Seldom used: loaded where it is. The second is the published package's name for recording by
-    # the library "higher", which is not needed here.
-    if name in ("IterativeProblem", "HigherIterativeProblem"):
-        from papers.betty.problems.iterative_problem import IterativeProblem
-
-        return IterativeProblem
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, _, _ = lazy.attach(
+    __name__,
+    submod_attrs={"iterative_problem": ["HigherIterativeProblem", "IterativeProblem"]},
+)
 
 
 __all__ = ["HigherIterativeProblem", "ImplicitProblem", "IterativeProblem", "Problem"]

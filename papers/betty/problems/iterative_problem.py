@@ -236,3 +236,7 @@ def _refresh(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.RNNBase):
             part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]
+
+
+#: Its name in the published package for recording by the library "higher", not needed here.
+HigherIterativeProblem = IterativeProblem

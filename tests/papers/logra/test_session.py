@@ -135,7 +135,7 @@ def test_module_functions_are_those_of_the_run(
     assert [block.name for block in run.layout.blocks] == ["4"]
     second = logra.init("second")
     assert logra.finalize == second.finalize
-    with pytest.raises(AttributeError, match="has no attribute 'add_analysis'"):
+    with pytest.raises(AttributeError, match=r"No papers\.logra attribute add_analysis"):
         logra.add_analysis({})
 
 
