@@ -200,8 +200,6 @@ def test_a_name_from_elsewhere_is_noticed_though_both_modules_are_there() -> Non
 
 def test_names_that_a_package_brings_when_asked_for_count_as_imports() -> None:
     lazily = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
-        "import lazy_loader as lazy\n__getattr__, _, _ = lazy.attach(__name__, submod_attrs={})"
-    )
     sources = {
         "papers/some/__init__.py": lazily.replace("{}", "{'slow': ['dot'], 'rest': ['other']}"),
         "papers/some/slow.py": "def dot(a, b): return sum(x * y for x, y in zip(a, b))",
