@@ -31,7 +31,7 @@ test: ## run the tests, on all cores; PYTEST="-n 0 -x" and the like change how
 lint: ## check style, types and the workflow
 	@$(BIN); export PATH="$$bin:$$PATH"; \
 	ruff check .; ruff format --check .; mypy; \
-	snakefmt --check Snakefile workflow/*.smk papers/*/Snakefile; snakemake --lint
+	snakefmt --check Snakefile workflow/*.smk; snakemake --lint
 
 report: ## render the report from what is there, with benchmarks if they ran
 	@$(BIN); for part in summary report; do \

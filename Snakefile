@@ -6,17 +6,20 @@
 #   snakemake benchmarks                     the benchmarks (run `snakemake report` after them)
 #   --config scale=smoke|laptop|paper        default: laptop
 #
-# Papers are found in papers/*/Snakefile; nothing is listed here.
+# Papers are found in papers/*/experiments.yaml; nothing is listed here.
 
 
 include: "workflow/setup.smk"
+
+
+from common.config import find_papers
 
 
 report: "workflow/report/workflow.rst"
 
 
 with dag.plain_errors():
-    papers = [dag.jobs_of(name, SCALE) for name in dag.paper_names()]
+    papers = [dag.jobs_of(folder.name, SCALE) for folder in find_papers()]
 summaries = [
     f"results/{SCALE}/{name}.json"
     for name in ("coverage", "claims", "verdicts", "benchmarks")
@@ -29,9 +32,9 @@ for paper in papers:
     module:
         name: module_name
         snakefile:
-            f"{paper.folder}/Snakefile"
+            "workflow/paper.smk"
         config:
-            config
+            {**config, "paper": paper.name}
 
     use rule * from module_name
 

@@ -12,7 +12,6 @@ from typing import NoReturn
 from common.config import (
     SCALES,
     Paper,
-    Program,
     RunKey,
     load_paper,
     parse_overrides,
@@ -20,6 +19,7 @@ from common.config import (
     validated,
 )
 from common.errors import InputError
+from common.programs import Program, Programs
 from common.run import Run, disk_failure
 
 
@@ -135,10 +135,14 @@ def run_experiment(
 
 def paper_main(
     folder: Path,
-    programs: Mapping[str, Program],
     argv: Sequence[str] | None = None,
+    programs: Mapping[str, Program] | None = None,
 ) -> None:
-    """Entry point of a paper that has no commands of its own."""
+    """Entry point of a paper that has no commands of its own.
+
+    Args:
+        programs: instead of those in the paper's ``experiments/``.
+    """
     paper = load_paper(folder)
     parser, _ = paper_parser(paper)
-    run_experiment(paper, programs, parser.parse_args(argv))
+    run_experiment(paper, programs or Programs(folder), parser.parse_args(argv))

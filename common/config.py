@@ -3,7 +3,7 @@
 ``papers/<paper>/experiments.yaml`` names every experiment of a paper, its arms (methods
 compared), seeds and settings at each scale, and the paper's targets (tables and figures). This
 module checks the frame of that file; a program's own settings are checked by the pydantic model
-that the paper declares for it (:class:`Program`). An unknown key, a wrong type or an impossible
+that it declares (:class:`common.programs.Program`). An unknown key, a wrong type or an impossible
 value raises :class:`~common.errors.InputError` with file, key, value and what is allowed.
 
 ``python -m common.config schema`` writes the JSON schemas in ``workflow/schema``.
@@ -15,12 +15,11 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -34,9 +33,6 @@ from pydantic import (
 
 from common import ROOT
 from common.errors import InputError
-
-if TYPE_CHECKING:
-    from common.run import Run
 
 Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -173,7 +169,9 @@ class Paper(Settings):
     experiments: dict[str, Experiment] = Field(min_length=1)
     targets: dict[str, Target] = Field(min_length=1)
     not_rebuilt: list[NotRebuilt] = []
-    benchmarks: dict[str, str] = Field({}, description="name in BENCHMARKS of benchmarks.py: title")
+    benchmarks: dict[str, str] = Field(
+        {}, description="name in BENCHMARKS of benchmarks/ratios.py: title"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Paper:
@@ -272,35 +270,6 @@ class RunKey:
     def record(self, results: Path = Path("results")) -> Path:
         """Path of the run's record."""
         return results / self.folder / "record.json"
-
-
-@dataclass(frozen=True)
-class Program:
-    """What ``program: <name>`` of an experiment means: validated settings in, metrics out."""
-
-    settings: type[Settings]
-    run: Callable[[Any, Run], Mapping[str, float]]
-
-
-class Programs(Mapping[str, Program]):
-    """Programs by name, each the ``PROGRAM`` of a module that is imported when it is asked for.
-
-    So a run loads, and its record names, only code that it uses: a change to one experiment makes
-    no other's records stale.
-    """
-
-    def __init__(self, **modules: str) -> None:
-        self._modules = modules
-
-    def __getitem__(self, name: str) -> Program:
-        program: Program = import_module(self._modules[name]).PROGRAM
-        return program
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
 
 
 def merge_into(base: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -150,7 +150,7 @@ class PaperJobs:
 
     def drawn_by(self, kind: str) -> list[str]:
         """Files that make targets of this kind out of records."""
-        modules = (f"papers.{self.name}.{kind}s", f"common.results.{kind}s")
+        modules = (f"papers.{self.name}.targets.{kind}s", f"common.results.{kind}s")
         return [*loaded_files(*modules, root=self._root), *_matching(STYLES[kind], self._root)]
 
     def layout(self, target: str) -> str:
@@ -186,18 +186,13 @@ class PaperJobs:
 
 @cache
 def jobs_of(name: str, scale: Scale) -> PaperJobs:
-    """One paper of this checkout: the top Snakefile asks for it, and so does the paper's own."""
+    """One paper of this checkout: the Snakefile asks for it, and so does the paper's module."""
     return PaperJobs(name, scale)
-
-
-def paper_names(root: Path = ROOT) -> list[str]:
-    """Papers that have a Snakefile, sorted."""
-    return sorted(path.parent.name for path in (root / "papers").glob("*/Snakefile"))
 
 
 def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     """Files that make the report: it also holds tables of archived records."""
-    tables = (f"papers.{name}.tables" for name in papers)
+    tables = (f"papers.{name}.targets.tables" for name in papers)
     others = (*STYLES["listing"], "papers/*/archive/*", "papers/*/claims.yaml")
     return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
 

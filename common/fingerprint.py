@@ -29,7 +29,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from common import ROOT
-from common.config import Programs
 from common.imports import for_type_checkers, source_of
 
 #: Path of a module in the tree -> definition -> its fingerprint, then ``name=fingerprint`` of each
@@ -60,6 +59,7 @@ CLERKS: Final = frozenset(
         "errors",
         "fingerprint",
         "imports",
+        "programs",
         "run",
     )
 )
@@ -422,9 +422,7 @@ def loaded_code(since: float = math.inf) -> Code:
     files: dict[str, Path] = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        # A list of where programs are: one more of them changes no other.
-        lists = isinstance(getattr(module, "PROGRAMS", None), Programs)
-        if name.partition(".")[0] in PACKAGES and file and not lists:
+        if name.partition(".")[0] in PACKAGES and file:
             folder = Path(*name.split("."))
             inside = folder / "__init__.py" if Path(file).stem == "__init__" else folder
             files[inside.with_suffix(".py").as_posix()] = Path(file)

@@ -16,12 +16,21 @@ import yaml
 from common import ROOT
 from common.config import SCALES, Paper, Scale, find_papers, load_paper, schema_text, validated
 from common.imports import source_of
+from common.programs import Programs
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
 from common.run import Record
 from workflow import environment, pins
 
 PAPERS = {folder.name: folder for folder in find_papers()}
+#: Floors of a paper above its library: what is compared and tried, then what is shown of it.
+FLOORS = (
+    {"methods", "measures", "tasks", "corpora", "speech", "experiments"},
+    {"targets", "benchmarks"},
+)
+#: What a library that is imported alone has no use for.
+OF_RUNS = ("common.cli", "common.programs", "common.results")
+OF_RUNS += tuple(f"common.run.{name}" for name in ("DataIdentity", "Record", "Run"))
 each_paper = pytest.mark.parametrize("name", PAPERS)
 
 
@@ -70,6 +79,34 @@ def test_papers_import_the_core_and_themselves_alone() -> None:
             assert not others, f"{path} imports papers {others}"
 
 
+def floor_of(part: str) -> int:
+    """0 for a part of a paper's library, 1 for a recipe, 2 for results."""
+    return next((number for number, names in enumerate(FLOORS, 1) if part in names), 0)
+
+
+@each_paper
+def test_results_know_recipes_and_recipes_the_library_and_not_the_other_way_round(
+    name: str,
+) -> None:
+    for path in sorted(PAPERS[name].rglob("*.py")):
+        part = path.relative_to(PAPERS[name]).parts[0]
+        if part in ("__init__.py", "train.py"):
+            continue  # the doors: of the library, and of the experiments
+        package = path.relative_to(ROOT).parts[:-1]
+        for module in imported(path.read_text(encoding="utf8"), package):
+            of_runs = any(f"{module}.".startswith(f"{other}.") for other in OF_RUNS)
+            assert floor_of(part) > 0 or not of_runs, f"{path} imports {module}"
+            if module.startswith(f"papers.{name}."):
+                assert floor_of(module.split(".")[2]) <= floor_of(part), f"{path} imports {module}"
+
+
+@each_paper
+def test_each_module_of_experiments_is_the_program_of_some(name: str) -> None:
+    assert set(Programs(PAPERS[name])) == {
+        study.program for study in load_paper(PAPERS[name]).experiments.values()
+    }
+
+
 def test_every_way_to_import_a_paper_is_seen() -> None:
     source = "from ..two import x\nfrom papers import three\nimport papers.four.five\nimport os"
     assert papers_among(imported(source, ("papers", "one"))) == {"two", "three", "four"}
@@ -86,7 +123,7 @@ def test_schemas_are_those_of_the_models() -> None:
 @each_paper
 def test_every_arm_validates_at_every_scale(name: str) -> None:
     paper = load_paper(PAPERS[name])
-    programs = importlib.import_module(f"papers.{name}.programs").PROGRAMS
+    programs = Programs(PAPERS[name])
     for experiment, study in paper.experiments.items():
         assert study.program in programs
         for arm in study.arms:
@@ -101,7 +138,7 @@ def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(nam
     paper = load_paper(PAPERS[name])
 
     def given(module: str, mapping: str) -> set[str]:
-        if not (PAPERS[name] / f"{module}.py").exists():
+        if not (PAPERS[name] / Path(*module.split("."))).with_suffix(".py").exists():
             return set()
         found: ModuleType = importlib.import_module(f"papers.{name}.{module}")
         return set(getattr(found, mapping))
@@ -109,10 +146,10 @@ def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(nam
     def named(kind: str) -> set[str]:
         return {target for target, body in paper.targets.items() if body.kind == kind}
 
-    assert given("tables", "TABLES") == named("table")
-    assert given("figures", "FIGURES") == named("figure")
-    assert given("listings", "LISTINGS") == named("listing")
-    assert given("benchmarks", "BENCHMARKS") == set(paper.benchmarks)
+    assert given("targets.tables", "TABLES") == named("table")
+    assert given("targets.figures", "FIGURES") == named("figure")
+    assert given("targets.listings", "LISTINGS") == named("listing")
+    assert given("benchmarks.ratios", "BENCHMARKS") == set(paper.benchmarks)
 
 
 @each_paper
@@ -151,9 +188,8 @@ def test_published_numbers_are_well_formed(name: str) -> None:
 
 @each_paper
 def test_a_paper_has_what_every_paper_has(name: str) -> None:
-    for file in ("README.md", "Snakefile", "train.py", "programs.py", "claims.yaml"):
-        assert (PAPERS[name] / file).is_file(), file
-    assert f'PAPER = "{name}"' in (PAPERS[name] / "Snakefile").read_text(encoding="utf8")
+    for file in ("README.md", "train.py", "experiments", "targets", "claims.yaml"):
+        assert (PAPERS[name] / file).exists(), file
 
 
 def test_no_module_is_a_drawer() -> None:

@@ -1,5 +1,6 @@
-# The rules of one paper, made from its experiments.yaml. A paper's Snakefile sets PAPER, includes
-# this file and names the rule that builds it all; it works alone and as a module of the top one.
+# The rules of one paper, made from its experiments.yaml: a module of the Snakefile for each.
+
+PAPER = config.pop("paper")
 
 
 include: "setup.smk"
@@ -7,6 +8,13 @@ include: "setup.smk"
 
 with dag.plain_errors():
     jobs = dag.jobs_of(PAPER, SCALE)
+
+
+rule:
+    name:
+        PAPER
+    input:
+        jobs.products(),
 
 
 rule:
@@ -119,7 +127,7 @@ for benchmark, title in jobs.paper.benchmarks.items():
         name:
             f"{PAPER}_benchmark_{benchmark}"
         input:
-            program=ancient(f"{jobs.folder}/benchmarks.py"),
+            program=ancient(f"{jobs.folder}/benchmarks/ratios.py"),
         output:
             jobs.benchmark(benchmark),
         log:

@@ -1,5 +1,5 @@
-# Included by every entry point, that is the top Snakefile and each paper's: the scale, the
-# environment of jobs, and the lock that a killed Snakemake does not leave behind.
+# Included by the Snakefile and by the module of each paper: the scale, the environment of jobs, and
+# the lock that a killed Snakemake does not leave behind.
 
 import os
 import sys

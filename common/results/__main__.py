@@ -89,7 +89,7 @@ def parser() -> Parser:
 _ARGUMENTS = {
     "paper": "name of the paper's folder below papers/",
     "target": "name of a table, figure or listing in experiments.yaml",
-    "name": "name of a benchmark in the paper's benchmarks.py",
+    "name": "name of a benchmark in the paper's benchmarks/ratios.py",
     "record": "path of a record.json, or PAPER/EXPERIMENT/ARM/SEED of the archive of --scale",
     "work": "where the runs are made; those of an interrupted call are not repeated (%(default)s)",
 }
@@ -98,7 +98,7 @@ _ARGUMENTS = {
 def table_command(options: argparse.Namespace) -> None:
     """Build one table from records, as JSON, CSV, Markdown and LaTeX."""
     results = _target_results(options, "table")
-    function = _function(options, "tables", "TABLES", options.target)
+    function = _function(options, "targets.tables", "TABLES", options.target)
     table = tables.build(function, results, options.target)
     _say(tables.write(table, options.results / options.scale / options.paper / "tables"))
 
@@ -108,7 +108,7 @@ def figure_command(options: argparse.Namespace) -> None:
     from common.results import figures  # loads matplotlib, which verdicts and summaries need not
 
     results = _target_results(options, "figure")
-    function = _function(options, "figures", "FIGURES", options.target)
+    function = _function(options, "targets.figures", "FIGURES", options.target)
     folder = options.results / options.scale / options.paper / "figures"
     _say(figures.build(function, results, options.target, folder))
 
@@ -116,7 +116,7 @@ def figure_command(options: argparse.Namespace) -> None:
 def listing_command(options: argparse.Namespace) -> None:
     """Set texts side by side, from records, as JSON and HTML."""
     results = _target_results(options, "listing")
-    function = _function(options, "listings", "LISTINGS", options.target)
+    function = _function(options, "targets.listings", "LISTINGS", options.target)
     listing = listings.build(function, results, options.target)
     _say(listings.write(listing, options.results / options.scale / options.paper / "listings"))
 
@@ -138,8 +138,8 @@ def claims_command(options: argparse.Namespace) -> None:
 
 def benchmark_command(options: argparse.Namespace) -> None:
     """Run one benchmark beside its peers."""
-    function = _function(options, "benchmarks", "BENCHMARKS", options.name)
-    where = f"papers/{options.paper}/benchmarks.py: {options.name}"
+    function = _function(options, "benchmarks.ratios", "BENCHMARKS", options.name)
+    where = f"papers/{options.paper}/benchmarks/ratios.py: {options.name}"
     rows = [validated(BenchmarkRow, row, where) for row in function(options.scale)]
     folder = options.results / options.scale / options.paper / "benchmarks"
     _say([write_json(folder / f"{options.name}.json", [row.model_dump() for row in rows])])
@@ -272,15 +272,20 @@ def _function(options: argparse.Namespace, module: str, mapping: str, name: str)
     if name not in functions:
         known = ", ".join(functions) or "none"
         raise InputError(
-            f"papers/{options.paper}/{module}.py: {mapping} has no {name!r}; it has {known}"
+            f"{_file_of(options.paper, module)}: {mapping} has no {name!r}; it has {known}"
         )
     return functions[name]
 
 
+def _file_of(paper: str, module: str) -> Path:
+    return Path("papers", paper, *module.split(".")).with_suffix(".py")
+
+
 def _paper_module(root: Path, paper: str, module: str) -> ModuleType:
     """``papers.<paper>.<module>`` below ``root``, which may be another tree than this checkout."""
-    if not (root / "papers" / paper / f"{module}.py").is_file():
-        raise InputError(f"{root / 'papers' / paper / module}.py: no such file")
+    file = root / _file_of(paper, module)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
     sys.path.insert(0, str(root.resolve()))
     package = importlib.import_module("papers")
     folder = str((root / "papers").resolve())

@@ -216,10 +216,10 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
     for name, body in paper.targets.items():
         if body.kind != "table" or not kept & set(body.experiments):
             continue
-        functions = module_of(root, paper.paper, "tables").TABLES
+        functions = module_of(root, paper.paper, "targets.tables").TABLES
         try:
             if name not in functions:
-                raise InputError(f"tables.py: TABLES has no {name!r}")
+                raise InputError(f"targets/tables.py: TABLES has no {name!r}")
             made.append(build(functions[name], everything.among(body.experiments), name))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))

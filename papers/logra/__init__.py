@@ -47,11 +47,11 @@ import lazy_loader as lazy
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from papers.logra.configs import Config, LoggingConfig, LoRAConfig
-    from papers.logra.data_ids import DataIDGenerator
-    from papers.logra.influence import Influence, merge_logs
-    from papers.logra.scheduler import LogIXScheduler
-    from papers.logra.session import LogIX
+    from papers.logra.scoring.influence import Influence, merge_logs
+    from papers.logra.session.configs import Config, LoggingConfig, LoRAConfig
+    from papers.logra.session.data_ids import DataIDGenerator
+    from papers.logra.session.scheduler import LogIXScheduler
+    from papers.logra.session.session import LogIX
 
 __all__ = [
     "Config",
@@ -68,11 +68,11 @@ __all__ = [
 _public, _, _ = lazy.attach(
     __name__,
     submod_attrs={
-        "configs": ["Config", "LoRAConfig", "LoggingConfig"],
-        "data_ids": ["DataIDGenerator"],
-        "influence": ["Influence", "merge_logs"],
-        "scheduler": ["LogIXScheduler"],
-        "session": ["LogIX"],
+        "scoring.influence": ["Influence", "merge_logs"],
+        "session.configs": ["Config", "LoRAConfig", "LoggingConfig"],
+        "session.data_ids": ["DataIDGenerator"],
+        "session.scheduler": ["LogIXScheduler"],
+        "session.session": ["LogIX"],
     },
 )
 
@@ -111,12 +111,12 @@ def init(project: str, config: Path | str = "./config.yaml", resume: bool = Fals
     Args:
         project: name of its folder.
         config: YAML file; the default one need not be there.
-        resume: go on where the same program was killed, see :class:`papers.logra.session.LogIX`.
+        resume: go on where the same program was killed, see :class:`LogIX`.
 
     Raises:
         InputError: another file is missing, or a key or value is not allowed.
     """
-    from papers.logra.session import LogIX
+    from papers.logra.session.session import LogIX
 
     global _run
     _run = LogIX(project, config, resume=resume)

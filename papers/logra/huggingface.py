@@ -19,12 +19,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra import trainer_passes
-from papers.logra.data_ids import DataIDGenerator
-from papers.logra.influence import Scores, SelfScores
-from papers.logra.loss_reduction import Example
-from papers.logra.sample_batches import rows_in, samples_of
-from papers.logra.trainer_passes import TrainerPasses
+from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.scoring.influence import Scores, SelfScores
+from papers.logra.session.data_ids import DataIDGenerator
+from papers.logra.trainers import trainer_passes
+from papers.logra.trainers.loss_reduction import Example
+from papers.logra.trainers.trainer_passes import TrainerPasses
 
 
 class LogIXArguments(trainer_passes.LogIXArguments):

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from common.errors import InputError
-from papers.logra import trainer_passes
-from papers.logra.data_ids import DataIDGenerator
-from papers.logra.influence import Log, Scores, SelfScores, merge_logs
-from papers.logra.loss_reduction import Example
-from papers.logra.sample_batches import rows_in, samples_of
-from papers.logra.scheduler import LogIXScheduler
-from papers.logra.trainer_passes import TrainerPasses, evaluating
+from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.scoring.influence import Log, Scores, SelfScores, merge_logs
+from papers.logra.session.data_ids import DataIDGenerator
+from papers.logra.session.scheduler import LogIXScheduler
+from papers.logra.trainers import trainer_passes
+from papers.logra.trainers.loss_reduction import Example
+from papers.logra.trainers.trainer_passes import TrainerPasses, evaluating
 
 Extractor = Callable[[Any], Any]
 

@@ -6,15 +6,5 @@ from pathlib import Path
 
 from common.cli import guarded, paper_main
 
-FOLDER = Path(__file__).resolve().parent
-
-
-def main() -> None:
-    """Parse the command line and run."""
-    from papers.logra.programs import PROGRAMS
-
-    paper_main(FOLDER, PROGRAMS)
-
-
 if __name__ == "__main__":
-    guarded(main)
+    guarded(lambda: paper_main(Path(__file__).resolve().parent))

@@ -41,12 +41,12 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 if TYPE_CHECKING:
-    from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
-    from papers.mmt_how2.checkpoint_averaging import average_checkpoints
-    from papers.mmt_how2.generation import Hypothesis, Search, Translations, Translator
-    from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors
-    from papers.mmt_how2.systems import System, TrainedSystem
-    from papers.mmt_how2.training import Schedule, Training, TranslationModel, train
+    from papers.mmt_how2.methods.systems import System, TrainedSystem
+    from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise, read_pairs
+    from papers.mmt_how2.translation.checkpoint_averaging import average_checkpoints
+    from papers.mmt_how2.translation.generation import Hypothesis, Search, Translations, Translator
+    from papers.mmt_how2.translation.scoring import bleu, chrf, paired_bootstrap, word_errors
+    from papers.mmt_how2.translation.training import Schedule, Training, TranslationModel, train
 
 __all__ = [
     "Hypothesis",
@@ -72,11 +72,11 @@ __all__ = [
 __getattr__, __dir__, _ = lazy.attach(
     __name__,
     submod_attrs={
-        "binarised_text": ["SentencePairs", "binarise", "read_pairs"],
-        "checkpoint_averaging": ["average_checkpoints"],
-        "generation": ["Hypothesis", "Search", "Translations", "Translator"],
-        "scoring": ["bleu", "chrf", "paired_bootstrap", "word_errors"],
-        "systems": ["System", "TrainedSystem"],
-        "training": ["Schedule", "Training", "TranslationModel", "train"],
+        "methods.systems": ["System", "TrainedSystem"],
+        "translation.binarised_text": ["SentencePairs", "binarise", "read_pairs"],
+        "translation.checkpoint_averaging": ["average_checkpoints"],
+        "translation.generation": ["Hypothesis", "Search", "Translations", "Translator"],
+        "translation.scoring": ["bleu", "chrf", "paired_bootstrap", "word_errors"],
+        "translation.training": ["Schedule", "Training", "TranslationModel", "train"],
     },
 )

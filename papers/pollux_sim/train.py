@@ -11,6 +11,7 @@ from pathlib import Path
 from common.cli import folder, guarded, paper_parser, run_experiment
 from common.config import RunKey, load_paper, validated
 from common.errors import InputError
+from common.programs import Programs
 from common.run import Run
 
 FOLDER = Path(__file__).resolve().parent
@@ -91,8 +92,8 @@ def add_simulate(command: argparse.ArgumentParser) -> None:
 
 def run_file(options: argparse.Namespace) -> Path:
     """Simulate a workload file; returns the path of the record."""
-    from papers.pollux_sim.ground_truth import pollux_folder
-    from papers.pollux_sim.scenario import SimulateSettings, run_simulation
+    from papers.pollux_sim.experiments.simulate import SimulateSettings, run_simulation
+    from papers.pollux_sim.tasks.ground_truth import pollux_folder
 
     applications, fallen_back = options.applications, False
     if applications == "auto":
@@ -147,9 +148,7 @@ def main() -> None:
     if options.command == "simulate":
         run_file(options)
         return
-    from papers.pollux_sim.programs import PROGRAMS
-
-    run_experiment(paper, PROGRAMS, options)
+    run_experiment(paper, Programs(FOLDER), options)
 
 
 if __name__ == "__main__":

@@ -159,12 +159,13 @@ def write_paper(root: Path, name: str = "annealing") -> Path:
     contents = {
         "experiments.yaml": EXPERIMENTS.format(name=name),
         "published.csv": PUBLISHED,
-        "tables.py": TABLES,
-        "figures.py": FIGURES,
+        "targets/tables.py": TABLES,
+        "targets/figures.py": FIGURES,
         "claims.yaml": CLAIMS,
-        "benchmarks.py": BENCHMARKS,
+        "benchmarks/ratios.py": BENCHMARKS,
     }
     for file, text in contents.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf8")
     return folder
 

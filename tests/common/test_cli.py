@@ -19,7 +19,8 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from common.cli import guarded, paper_main
-from common.config import Program, Settings
+from common.config import Settings
+from common.programs import Program
 
 class Optim(Settings):
     lr: float
@@ -34,7 +35,7 @@ def train(settings, run):
         return {{"loss": float("nan")}}
     return {{"loss": settings.optim.lr * settings.steps + run.seed}}
 
-guarded(lambda: paper_main(Path(__file__).parent, {{"train": Program(Training, train)}}))
+guarded(lambda: paper_main(Path(__file__).parent, programs={{"train": Program(Training, train)}}))
 """
 
 

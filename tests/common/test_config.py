@@ -14,7 +14,6 @@ from pydantic import Field
 
 from common.config import (
     Paper,
-    Programs,
     RunKey,
     Settings,
     load_paper,
@@ -386,16 +385,3 @@ def test_the_json_schema_accepts_and_refuses_as_the_model_does() -> None:
     assert not schema.is_valid(frame(colour="red"))
     assert not schema.is_valid(frame(targets__table1__kind="tabel"))
     assert not schema.is_valid(frame(experiments__study__arms={}))
-
-
-def test_a_program_is_imported_when_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "first_program.py").write_text("PROGRAM = 'the first'\n")
-    (tmp_path / "second_program.py").write_text("raise ImportError('loaded')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    programs = Programs(first="first_program", second="second_program")
-    assert list(programs) == ["first", "second"]
-    assert programs["first"] == "the first"
-    with pytest.raises(ImportError, match="loaded"):
-        programs["second"]

@@ -16,7 +16,6 @@ from types import ModuleType
 import pytest
 
 from common import ROOT, seeds
-from common.config import Programs
 from common.fingerprint import CLERKS, EDITED, STATEMENTS, Code, Sources, Tree, loaded_code
 
 REAL = dict(Sources(ROOT))
@@ -260,20 +259,9 @@ def test_what_a_process_loaded_is_what_computes(monkeypatch: pytest.MonkeyPatch)
     assert Tree(Sources(ROOT)).changed(code) == []
 
 
-def test_a_list_of_programs_is_no_code_that_a_record_depends_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, programs in (("lists", Programs(train="papers.some.training")), ("computes", {})):
-        module = ModuleType(name)
-        vars(module).update(__file__=f"{name}.py", PROGRAMS=programs)
-        monkeypatch.setitem(sys.modules, f"papers.some.{name}", module)
-    assert "papers/some/computes.py" in loaded_code()
-    assert "papers/some/lists.py" not in loaded_code()
-
-
 def test_an_entry_of_a_registry_is_a_definition_of_its_own() -> None:
     text = """
-        from common.config import Programs
+        from common.programs import Programs
         __all__ = ["run"]
         METHODS = Methods(cg="conjugate_gradient", itd="unrolled")
         def run(name): return METHODS[name]

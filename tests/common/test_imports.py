@@ -104,7 +104,7 @@ def test_what_is_not_there_or_not_python_yet_loads_nothing(tree: Path) -> None:
 
 def test_the_core_of_a_run_is_no_part_of_a_drawing() -> None:
     """To look at a thousand files would cost more than to draw."""
-    files = loaded_files("papers.mmt_how2.tables")
-    assert "papers/mmt_how2/correction_tables.py" in files
+    files = loaded_files("papers.mmt_how2.targets.tables")
+    assert "papers/mmt_how2/targets/correction_tables.py" in files
     assert "papers/mmt_how2/train.py" not in files
     assert not [name for name in files if name.startswith("common/core")]

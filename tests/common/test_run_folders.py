@@ -24,7 +24,8 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from common.cli import guarded, paper_main
-from common.config import Program, Settings
+from common.config import Settings
+from common.programs import Program
 from common.errors import InputError
 
 class Training(Settings):
@@ -51,7 +52,7 @@ def train(settings, run):
     run.write_rows("jobs.csv", [{{"job": settings.mode}}])
     return {{"loss": 1.0}}
 
-guarded(lambda: paper_main(Path(__file__).parent, {{"train": Program(Training, train)}}))
+guarded(lambda: paper_main(Path(__file__).parent, programs={{"train": Program(Training, train)}}))
 """
 OWN = "smoke-tiny-study-ours-seed0"
 

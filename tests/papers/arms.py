@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import Program, load_paper, validated
+from common.config import load_paper, validated
+from common.programs import Programs
 
 
 def settings_in(
     folder: Path,
-    programs: Mapping[str, Program],
     experiment: str,
     arm: str,
     scale: str,
@@ -20,4 +19,4 @@ def settings_in(
     """Those of the paper in ``folder`` at a scale, changed."""
     paper = load_paper(folder)
     raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
-    return validated(programs[paper.experiments[experiment].program].settings, raw, arm)
+    return validated(Programs(folder)[paper.experiments[experiment].program].settings, raw, arm)

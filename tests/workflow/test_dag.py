@@ -79,14 +79,14 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
 @pytest.mark.parametrize(
     ("name", "remade"),
     [
-        ("papers/example_paper/tables.py", TABLE | PAGES),
-        ("papers/example_paper/accuracy_tables.py", TABLE | PAGES),
-        ("papers/example_paper/figures.py", FIGURE | PAGES),
-        ("papers/example_paper/drawing.py", FIGURE | PAGES),
+        ("papers/example_paper/targets/tables.py", TABLE | PAGES),
+        ("papers/example_paper/targets/accuracy_tables.py", TABLE | PAGES),
+        ("papers/example_paper/targets/figures.py", FIGURE | PAGES),
+        ("papers/example_paper/targets/drawing.py", FIGURE | PAGES),
         ("papers/example_paper/claims.yaml", CLAIMS | PAGES),
         ("papers/example_paper/published.csv", TABLE | FIGURE | PAGES),
         ("papers/example_paper/train.py", set()),
-        ("papers/example_paper/classification.py", set()),
+        ("papers/example_paper/experiments/classify.py", set()),
         ("common/results/tables.py", TABLE | PAGES),
         ("common/results/figures.py", FIGURE | PAGES),
         ("common/results/style.mplstyle", FIGURE | PAGES),
@@ -158,11 +158,10 @@ def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: 
     assert checkout.planned(wanted) == RUNS["weak"] | {usual}
 
 
-def test_a_papers_snakefile_works_alone(checkout: Checkout) -> None:
-    alone = ("--snakefile", "papers/example_paper/Snakefile")
+def test_a_paper_is_built_by_its_name(checkout: Checkout) -> None:
     runs = RUNS["weak"] | RUNS["usual"]
-    assert checkout.planned(*alone, "example_paper_figure1") == runs | FIGURE
-    assert checkout.planned(*alone) == runs | TABLE | FIGURE | CLAIMS
+    assert checkout.planned("example_paper_figure1") == runs | FIGURE
+    assert checkout.planned("example_paper") == runs | TABLE | FIGURE | CLAIMS
 
 
 def test_after_kill_9_of_a_job_and_of_snakemake_the_same_command_ends_in_the_same_records(
@@ -323,7 +322,7 @@ def test_lint_finds_nothing(checkout: Checkout) -> None:
 
 
 def test_snakefiles_are_formatted() -> None:
-    files = [ROOT / "Snakefile", *ROOT.glob("workflow/*.smk"), *ROOT.glob("papers/*/Snakefile")]
+    files = [ROOT / "Snakefile", *ROOT.glob("workflow/*.smk")]
     command = (SNAKEMAKE[0], "-m", "snakefmt", "--check", *map(str, files))
     done = call(ROOT, *command)
     assert done.returncode == 0, done.stderr

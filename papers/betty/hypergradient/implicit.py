@@ -19,7 +19,7 @@ from papers.betty.hypergradient.vectors import (
 
 if TYPE_CHECKING:
     from papers.betty.problems.problem import Problem
-    from papers.betty.replay import MicroBatch
+    from papers.betty.problems.replay import MicroBatch
 
 #: Multiplies a vector by the Hessian of the cost at the present weights.
 HessianProduct = Callable[[Vector], Vector]

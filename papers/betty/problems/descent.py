@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from common.errors import InputError
 from papers.betty.configs import Config
 from papers.betty.hypergradient import hypergradient
-from papers.betty.replay import MicroBatch, Replay
+from papers.betty.problems.replay import MicroBatch, Replay
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine

@@ -13,7 +13,7 @@ from common.errors import InputError
 from papers.betty.hypergradient.vectors import Partial, Vector, added, split
 from papers.betty.problems.problem import Problem
 from papers.betty.problems.reads import leaves
-from papers.betty.unrolled_optimizer import UnrolledOptimizer
+from papers.betty.problems.unrolled_optimizer import UnrolledOptimizer
 
 if TYPE_CHECKING:
     from papers.betty.engine import Engine

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from common.errors import InputError
 from common.random_state import global_states, set_global_states
-from papers.betty.generators import (
+from papers.betty.problems.generators import (
     generators_of,
     set_state_of,
     state_of,

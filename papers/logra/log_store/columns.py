@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from common.errors import InputError
-
-from ..tensor_files import read_tensors, write_tensors
+from papers.logra.curvature.tensor_files import read_tensors, write_tensors
 
 KIND = "log store column"
 

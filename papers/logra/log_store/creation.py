@@ -9,8 +9,8 @@ from typing import Any
 
 from common.config import validated
 from common.errors import InputError
+from papers.logra.curvature.layout import Layout
 
-from ..layout import Layout
 from .dtypes import DTYPES, Encoding
 from .manifest import MANIFEST, DtypeName, Identity, Manifest
 from .writer import LogWriter

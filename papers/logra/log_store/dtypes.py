@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-
-from ..layout import Layout
+from papers.logra.curvature.layout import Layout
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,

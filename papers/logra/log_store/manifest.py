@@ -21,8 +21,7 @@ from pydantic import Field
 from common.config import Settings, validated
 from common.errors import InputError
 from common.run import write_atomically
-
-from ..layout import Layout
+from papers.logra.curvature.layout import Layout
 
 FORMAT: Final = "logra log store"
 #: Raised when a reader of today would misread what is written.

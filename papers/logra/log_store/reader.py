@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from papers.logra.curvature.layout import Layout
 
-from ..layout import Layout
 from .chunks import check_size, file_crc32, read_ids, read_rows
 from .columns import Column
 from .creation import create

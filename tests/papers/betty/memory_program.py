@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from common.config import RunKey, Settings
 from common.core import Core, CoreSettings
 from common.run import Run
-from papers.betty.cell_network import CellNetwork
-from papers.betty.search_space import all_candidates
+from papers.betty.tasks.cell_network import CellNetwork
+from papers.betty.tasks.search_space import all_candidates
 
 
 def overrun() -> None:

@@ -12,8 +12,8 @@ import torch
 from common import ROOT
 from common.config import RunKey, Settings, load_paper
 from common.core import core as core_module
+from common.programs import Programs
 from common.run import Run, read_record
-from papers.betty.programs import PROGRAMS
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "betty"
@@ -21,7 +21,7 @@ FOLDER = ROOT / "papers" / "betty"
 
 def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
     """Settings of an arm at a scale, changed."""
-    return settings_in(FOLDER, PROGRAMS, experiment, arm, scale, **changes)
+    return settings_in(FOLDER, experiment, arm, scale, **changes)
 
 
 def opened(experiment: str, settings: Settings, folder: Path, seed: int = 0) -> Run:
@@ -35,7 +35,7 @@ def metrics_of(
     experiment: str, settings: Settings, folder: Path, seed: int = 0
 ) -> dict[str, float]:
     """Metrics of one run, but for its time."""
-    program = PROGRAMS[load_paper(FOLDER).experiments[experiment].program]
+    program = Programs(FOLDER)[load_paper(FOLDER).experiments[experiment].program]
     with opened(experiment, settings, folder, seed) as run:
         found: Mapping[str, float] = read_record(run.finish(program.run(settings, run))).metrics
     return {name: value for name, value in found.items() if name != "train_s"}

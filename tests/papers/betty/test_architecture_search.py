@@ -14,11 +14,11 @@ from torch import Tensor
 from common.core import Core
 from common.errors import InputError
 from papers.betty import Config, IterativeProblem
-from papers.betty.architecture_search import load, search_program
-from papers.betty.batches import Split
-from papers.betty.cell_training import Data, training_program
-from papers.betty.cifar10_images import normalised_colours
-from papers.betty.search_space import CONNECTIONS, drawn
+from papers.betty.experiments.architecture_search import load, search_program
+from papers.betty.tasks.batches import Split
+from papers.betty.tasks.cell_training import Data, training_program
+from papers.betty.tasks.cifar10_images import normalised_colours
+from papers.betty.tasks.search_space import CONNECTIONS, drawn
 from tests.papers.betty.programs import engine, problem
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 

@@ -18,12 +18,12 @@ from transformers import BertConfig, BertModel
 from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
-from papers.betty.batches import Split
-from papers.betty.bert_settings import BertSettings
+from papers.betty.experiments.meta_weight_net import Data, program
 from papers.betty.hypergradient import hypergradient
-from papers.betty.meta_weight_net import Data, program
-from papers.betty.sentiment import rare_positives
-from papers.betty.text_classifier import (
+from papers.betty.tasks.batches import Split
+from papers.betty.tasks.bert_settings import BertSettings
+from papers.betty.tasks.sentiment import rare_positives
+from papers.betty.tasks.text_classifier import (
     TextClassifier,
     encoder_weights,
     files_of,

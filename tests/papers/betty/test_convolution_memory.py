@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from common import ROOT
-from papers.betty.cell_network import CellNetwork
-from papers.betty.search_space import all_candidates
+from papers.betty.tasks.cell_network import CellNetwork
+from papers.betty.tasks.search_space import all_candidates
 
 LIBRARY = "libc_malloc_debug.so.0"
 #: Every freed block is checked; oneDNN takes the code for AVX2 where the processor has more too.

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.betty.batches import Split
-from papers.betty.domain_adaptation import body, program, squared_distance
-from papers.betty.domains import Data, for_perceptrons, load
+from papers.betty.experiments.domain_adaptation import body, program, squared_distance
 from papers.betty.hypergradient import hypergradient
-from papers.betty.networks import mlp
+from papers.betty.tasks.batches import Split
+from papers.betty.tasks.domains import Data, for_perceptrons, load
+from papers.betty.tasks.networks import mlp
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
 NAME = "domain_adaptation"

@@ -13,7 +13,7 @@ from common.config import RunKey
 from common.errors import InputError
 from common.run import Run
 from papers.betty import Config, IterativeProblem
-from papers.betty.implicit_maml import (
+from papers.betty.experiments.implicit_maml import (
     ImplicitMAMLSettings,
     Tasks,
     conv_net,

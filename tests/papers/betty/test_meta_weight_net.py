@@ -14,16 +14,16 @@ from torch import nn
 from common.config import RunKey, load_paper, validated
 from common.core import core as core_module
 from common.run import Run, read_record
-from papers.betty import training
-from papers.betty.batches import Batches
-from papers.betty.meta_weight_net import (
+from papers.betty.experiments.meta_weight_net import (
     FOLDER,
     MetaWeightNetSettings,
     load,
     meta_step_bytes,
     run_meta_weight_net,
 )
-from papers.betty.networks import MetaWeightNet, ResNet32
+from papers.betty.tasks import training
+from papers.betty.tasks.batches import Batches
+from papers.betty.tasks.networks import MetaWeightNet, ResNet32
 
 KEY = RunKey("betty", "meta_weight_net", "arm", 0, "smoke")
 

@@ -18,13 +18,12 @@ from common.core import CoreSettings
 from common.data.office_home import office_home
 from common.errors import InputError
 from common.run import file_sha256
-from papers.betty import imagenet_resnet
-from papers.betty.domain_adaptation import body, head, program, squared_distance
-from papers.betty.domains import load, share_of_each_class
-from papers.betty.image_batches import MEAN, SPREAD, Crops, normalised
-from papers.betty.imagenet_resnet import imagenet_weights, resnet18
-from papers.betty.networks import conv_net
-from papers.betty.programs import PROGRAMS
+from papers.betty.experiments.domain_adaptation import body, head, program, squared_distance
+from papers.betty.tasks import imagenet_resnet
+from papers.betty.tasks.domains import load, share_of_each_class
+from papers.betty.tasks.image_batches import MEAN, SPREAD, Crops, normalised
+from papers.betty.tasks.imagenet_resnet import imagenet_weights, resnet18
+from papers.betty.tasks.networks import conv_net
 from tests.common.example_office_home import example_office_home
 from tests.papers.betty.runs import (
     FOLDER,
@@ -228,7 +227,7 @@ def test_absent_weights_are_one_line_and_status_2(
     arguments += [part for change in changes for part in ("--set", change)]
     arguments += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: paper_main(FOLDER, PROGRAMS, arguments))
+        guarded(lambda: paper_main(FOLDER, arguments))
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     expected = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from common.config import RunKey
 from common.run import Run
-from papers.betty.regression_hpo import (
+from papers.betty.experiments.regression_hpo import (
     Data,
     RegressionSettings,
     draw,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from papers.betty import Config, Engine, ImplicitProblem, IterativeProblem
-from papers.betty.training import SavedTensors
+from papers.betty.tasks.training import SavedTensors
 from tests.papers.betty.programs import Vector, engine, hypergradient_of, normal, problem, spd
 
 BILEVEL: dict[str, Any] = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}

@@ -325,7 +325,7 @@ def test_early_stopping_and_the_env_go_on_where_they_were() -> None:
 
 @pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937, np.random.Philox])
 def test_states_of_generators_of_every_kind_are_put_back(bits: Any) -> None:
-    from papers.betty.generators import generators_of, set_state_of, state_of
+    from papers.betty.problems.generators import generators_of, set_state_of, state_of
 
     class Holder:
         def __init__(self) -> None:

@@ -17,11 +17,11 @@ import torch
 from common import ROOT
 from common.core import CoreSettings
 from common.errors import InputError
+from common.programs import Programs
 from common.run import read_record
-from papers.betty.batches import Batches
 from papers.betty.distribution.data_shares import share_of
-from papers.betty.programs import PROGRAMS
-from papers.betty.training import strategy_of
+from papers.betty.tasks.batches import Batches
+from papers.betty.tasks.training import strategy_of
 from tests.papers.betty.runs import FOLDER, metrics_of, opened, settings_of
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -98,7 +98,7 @@ def test_programs_say_in_one_line_what_several_processes_cannot() -> None:
 def test_programs_whose_batches_are_not_divided_say_so(
     experiment: str, arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = PROGRAMS[experiment]
+    program = Programs(FOLDER)[experiment]
     module = sys.modules[program.run.__module__]
     monkeypatch.setattr(module, "Core", lambda *_: of_two("ddp"))
     settings = settings_of(experiment, arm)

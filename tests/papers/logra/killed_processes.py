@@ -10,7 +10,7 @@ from typing import Any
 #: Processes that start at once, with what takes long imported already. Not their programs: the
 #: server that forks does not look where tests are, and a package may have installed its own.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["papers.logra.scheduler", "papers.logra.session"])
+PROCESSES.set_forkserver_preload(["papers.logra.session.scheduler", "papers.logra.session.session"])
 
 
 def files(folder: Path) -> dict[str, bytes]:

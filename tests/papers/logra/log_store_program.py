@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
 from papers.logra.log_store import LogStore, LogWriter
 
 LAYOUT = Layout([Block("first", 3, 4), Block("second", 2, 5)])

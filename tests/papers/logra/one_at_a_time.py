@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from papers.logra.attention import InProjection
-from papers.logra.capture import Capture
-from papers.logra.layers import is_transformers_conv1d
-from papers.logra.projections import Projections, random_projections
+from papers.logra.gradients.attention import InProjection
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.layers import is_transformers_conv1d
+from papers.logra.gradients.projections import Projections, random_projections
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -9,8 +9,8 @@ import torch
 
 from common import ROOT
 from common.config import RunKey, Settings, load_paper
+from common.programs import Programs
 from common.run import Run, read_record
-from papers.logra.programs import PROGRAMS
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "logra"
@@ -18,7 +18,7 @@ FOLDER = ROOT / "papers" / "logra"
 
 def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
     """Settings of an arm at a scale, changed."""
-    return settings_in(FOLDER, PROGRAMS, experiment, arm, scale, **changes)
+    return settings_in(FOLDER, experiment, arm, scale, **changes)
 
 
 def opened(experiment: str, arm: str, settings: Settings, seed: int = 0) -> Run:
@@ -33,6 +33,6 @@ def opened(experiment: str, arm: str, settings: Settings, seed: int = 0) -> Run:
 def metrics_of(experiment: str, arm: str, seed: int = 0, **changes: Any) -> dict[str, float]:
     """Metrics of one run."""
     settings = settings_of(experiment, arm, **changes)
-    program = PROGRAMS[load_paper(FOLDER).experiments[experiment].program]
+    program = Programs(FOLDER)[load_paper(FOLDER).experiments[experiment].program]
     with opened(experiment, arm, settings, seed) as run:
         return read_record(run.finish(program.run(settings, run))).metrics

@@ -11,10 +11,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.capture import Capture
-from papers.logra.influence import Scores
-from papers.logra.projections import random_projections
-from papers.logra.watching import watched
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.projections import random_projections
+from papers.logra.gradients.watching import watched
+from papers.logra.scoring.influence import Scores
 
 #: Ways of projecting and Hessians.
 SCHEDULES = [("none", "raw"), ("pca", "ekfac"), ("random", "kfac")]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.attention import InProjection
-from papers.logra.capture import Capture
-from papers.logra.influence import rows_of
-from papers.logra.watching import watched
+from papers.logra.gradients.attention import InProjection
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.watching import watched
+from papers.logra.scoring.influence import rows_of
 from tests.papers.logra.one_at_a_time import assert_autograd_s, autograd_gradients
 from tests.papers.logra.test_capture import state_of
 

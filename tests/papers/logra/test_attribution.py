@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from papers.logra.attribution import AttributionSettings, InfluenceFunction, attribute
-from papers.logra.hessians import Damping
-from papers.logra.networks import Mlp
-from papers.logra.outliers import gradient_norms
-from papers.logra.samples import Samples, losses, margins
-from papers.logra.trak import CHUNK, projected, trak_scores
+from papers.logra.curvature.hessians import Damping
+from papers.logra.measures.outliers import gradient_norms
+from papers.logra.methods.attribution import AttributionSettings, InfluenceFunction, attribute
+from papers.logra.methods.trak import CHUNK, projected, trak_scores
+from papers.logra.tasks.networks import Mlp
+from papers.logra.tasks.samples import Samples, losses, margins
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from common.errors import InputError
 from common.results.memory import peak_tensor_bytes
 from papers.logra import LoggingConfig, LogIX, LoRAConfig
-from papers.logra.batch_checks import BatchChecks, drawing
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.session.batch_checks import BatchChecks, drawing
 from tests.papers.logra.logged_network import data, loss, network
 
 
@@ -71,7 +71,7 @@ def test_bytes_of_large_gradients_are_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """GPT-2 without projections: 123.5 million numbers a sample."""
-    monkeypatch.setattr("papers.logra.memory_limits.free_bytes", lambda _: 10**10)
+    monkeypatch.setattr("papers.logra.curvature.memory_limits.free_bytes", lambda _: 10**10)
     checks, model, settings = BatchChecks(), watched(123_532_032), LoggingConfig()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -90,7 +90,7 @@ def test_bytes_of_large_gradients_are_told_once(
 def test_what_does_not_fit_is_refused_before_the_model_runs(
     new_run: Callable[..., LogIX], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("papers.logra.memory_limits.free_bytes", lambda _: 10**8)
+    monkeypatch.setattr("papers.logra.curvature.memory_limits.free_bytes", lambda _: 10**8)
     run, layer = new_run(), nn.Linear(784, 256)
     run.watch(layer)
     run.setup({"grad": ["log", "covariance"]})

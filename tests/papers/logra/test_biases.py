@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.configs import Config, read_config
-from papers.logra.influence import rows_of
+from papers.logra.scoring.influence import rows_of
+from papers.logra.session.configs import Config, read_config
 from tests.papers.logra.logged_network import N, data, log_all, loss, network, queried
 from tests.papers.logra.one_at_a_time import autograd_gradients
 
@@ -86,7 +86,7 @@ def test_ekfac_is_kronfluences_which_counts_biases(
     new_run: Callable[..., LogIX], tmp_path: Path
 ) -> None:
     pytest.importorskip("kronfluence")
-    from papers.logra.peers import Kronfluence, Samples, silent
+    from papers.logra.benchmarks.peers import Kronfluence, Samples, silent
 
     model = network(torch.float32)
     inputs, targets = data(dtype=torch.float32)

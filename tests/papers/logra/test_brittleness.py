@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.logra.brittleness import flipped_shares, losses_of_whole, without_best
-from papers.logra.image_task import ImageTask
-from papers.logra.samples import logits_of, losses
-from papers.logra.subset_retraining import RETRAINING_SEED
+from papers.logra.experiments.brittleness import flipped_shares, losses_of_whole, without_best
+from papers.logra.experiments.subset_retraining import RETRAINING_SEED
+from papers.logra.tasks.image_task import ImageTask
+from papers.logra.tasks.samples import logits_of, losses
 from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 

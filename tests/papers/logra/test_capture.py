@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import InputError
-from papers.logra.capture import Capture
-from papers.logra.moments import Statistics
-from papers.logra.projections import Projections, random_projections
-from papers.logra.watching import watched
+from papers.logra.curvature.moments import Statistics
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.projections import Projections, random_projections
+from papers.logra.gradients.watching import watched
 from tests.papers.logra.one_at_a_time import autograd_gradients
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra.classifier_training import (
+from papers.logra.tasks.classifier_training import (
     Augmentation,
     NetworkSettings,
     TrainingSettings,
@@ -16,9 +16,9 @@ from papers.logra.classifier_training import (
     rate_at,
     train,
 )
-from papers.logra.mlp_stack import MlpStack, train_stack
-from papers.logra.networks import Mlp, ResNet9, Transformer
-from papers.logra.samples import Samples, losses, margins
+from papers.logra.tasks.mlp_stack import MlpStack, train_stack
+from papers.logra.tasks.networks import Mlp, ResNet9, Transformer
+from papers.logra.tasks.samples import Samples, losses, margins
 
 SIZES = (6, 5, 4, 3)
 SETTINGS = TrainingSettings(lr=0.1, weight_decay=1e-2, batch_size=8, epochs=4, schedule="cyclic")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra.configs import Config, LoggingConfig, LoRAConfig, read_config
+from papers.logra.session.configs import Config, LoggingConfig, LoRAConfig, read_config
 
 
 def test_keys_of_logix_are_understood(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers import logra
 from papers.logra import LogIX
-from papers.logra.parameter_coverage import coverage_of
-from papers.logra.watching import watched
+from papers.logra.gradients.parameter_coverage import coverage_of
+from papers.logra.gradients.watching import watched
 
 
 class Everything(nn.Module):

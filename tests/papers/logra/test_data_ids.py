@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.logra.data_ids import DataIDGenerator, ids_of
+from papers.logra.session.data_ids import DataIDGenerator, ids_of
 
 
 def test_defect_9_equal_inputs_with_different_targets_have_different_ids() -> None:

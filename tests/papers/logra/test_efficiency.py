@@ -12,14 +12,15 @@ from torch import Tensor
 from common.config import load_paper
 from common.errors import InputError
 from common.results.records import Results, StoredRecord
-from papers.logra import efficiency, memory_limits
-from papers.logra.attribution import captured
-from papers.logra.capture import Capture
-from papers.logra.efficiency import EfficiencySettings
-from papers.logra.language_architectures import ArchitectureSettings, language_model
-from papers.logra.samples import Samples, losses
-from papers.logra.tables import BYTES, table1
-from papers.logra.watching import watched
+from papers.logra.curvature import memory_limits
+from papers.logra.experiments import efficiency
+from papers.logra.experiments.efficiency import EfficiencySettings
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.watching import watched
+from papers.logra.methods.attribution import captured
+from papers.logra.targets.tables import BYTES, table1
+from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
+from papers.logra.tasks.samples import Samples, losses
 from tests.papers.logra.one_at_a_time import autograd_gradients
 from tests.papers.logra.runs import FOLDER, metrics_of, settings_of
 

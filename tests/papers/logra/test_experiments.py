@@ -10,11 +10,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from papers.logra.corpora import CorpusSettings, generated
-from papers.logra.language_brittleness import topic_metrics
-from papers.logra.language_models import perplexity
-from papers.logra.mislabel_detection import roc_area
-from papers.logra.samples import Samples
+from papers.logra.experiments.language_brittleness import topic_metrics
+from papers.logra.experiments.mislabel_detection import roc_area
+from papers.logra.tasks.corpora import CorpusSettings, generated
+from papers.logra.tasks.language_models import perplexity
+from papers.logra.tasks.samples import Samples
 from tests.papers.logra.runs import metrics_of
 
 CORPUS = CorpusSettings(name="generated", length=12, train=40, queries=6, topics=4)

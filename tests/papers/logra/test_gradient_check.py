@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from common.errors import InputError
 from papers.logra import LogIX, LoRAConfig
-from papers.logra.check_report import CheckReport
+from papers.logra.checks.check_report import CheckReport
 from tests.papers.logra.test_capture import Convolutional, mlp, state_of
 from tests.papers.logra.test_parameter_paths import Scaled, Standardised, perturbed
 from tests.papers.logra.test_tied_layers import gpt2, loss_of, tokens

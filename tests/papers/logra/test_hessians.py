@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra.hessians import (
+from papers.logra.curvature.hessians import (
     Damping,
     EigenvalueCorrected,
     Hessian,
@@ -22,8 +22,8 @@ from papers.logra.hessians import (
     component_weights,
     components,
 )
-from papers.logra.layout import Block, Layout
-from papers.logra.product_sums import PackedMoment, ProductSum, RowMoment
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.curvature.product_sums import PackedMoment, ProductSum, RowMoment
 
 LAYOUT = Layout([Block("a", 3, 4), Block("b.mlp", 2, 5)])
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from common.errors import InputError
 from papers.logra.huggingface import LogIXArguments, patch_trainer
-from papers.logra.loss_reduction import LossReduction
+from papers.logra.trainers.loss_reduction import LossReduction
 
 IGNORED = -100
 torch.set_default_dtype(torch.float32)

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.errors import InputError
-from papers.logra.influence import Influence, Log, merge_logs, rows_of, store_behind
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.curvature.moments import Statistics
 from papers.logra.log_store import LogStore, Rows
-from papers.logra.moments import Statistics
+from papers.logra.scoring.influence import Influence, Log, merge_logs, rows_of, store_behind
 
 LAYOUT = Layout([Block("h.0.mlp", 2, 3), Block("h.0.att", 2, 2), Block("h.1.mlp", 1, 4)])
 KINDS = ("raw", "kfac", "ekfac")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra.language_models import measured
-from papers.logra.language_task import LanguageTask
-from papers.logra.subset_retraining import RETRAINING_SEED, half_subsets, read_retrained
+from papers.logra.experiments.subset_retraining import RETRAINING_SEED, half_subsets, read_retrained
+from papers.logra.tasks.language_models import measured
+from papers.logra.tasks.language_task import LanguageTask
 from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 

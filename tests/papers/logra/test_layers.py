@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.errors import InputError
-from papers.logra.capture import Capture
-from papers.logra.layers import (
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.layers import (
     add_projected_gradients,
     add_projecting_late,
     is_better_late,
     rule_of,
 )
-from papers.logra.projections import Projections, random_projections
+from papers.logra.gradients.projections import Projections, random_projections
 from tests.papers.logra.one_at_a_time import autograd_gradients
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from common.errors import InputError
 from papers.logra.lightning import LogIXArguments, patch
-from papers.logra.loss_reduction import LossReduction
+from papers.logra.trainers.loss_reduction import LossReduction
 
 
 class Classifier(LightningModule):

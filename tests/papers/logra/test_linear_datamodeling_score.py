@@ -9,9 +9,9 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from common.errors import InputError
-from papers.logra.linear_datamodeling_score import datamodeling_scores
-from papers.logra.rank_correlation import pearson, spearman
-from papers.logra.subset_retraining import half_subsets, read_retrained
+from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
+from papers.logra.experiments.subset_retraining import half_subsets, read_retrained
+from papers.logra.measures.rank_correlation import pearson, spearman
 from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.errors import InputError
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
 from papers.logra.log_store import LogStore, Rows
 from papers.logra.log_store.manifest import DtypeName
 

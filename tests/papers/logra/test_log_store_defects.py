@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
 from papers.logra.log_store import LogStore
 
 from .log_store_program import LAYOUT, PER_CHUNK, append, ids_of, opened, rows_of

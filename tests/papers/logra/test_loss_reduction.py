@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra.loss_reduction import Example, LossReduction
-from papers.logra.sample_batches import rows_in, samples_of
+from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.trainers.loss_reduction import Example, LossReduction
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 SIZES = [3, 1, 4, 1, 5]

@@ -13,12 +13,12 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 from common.errors import InputError
 from common.results.memory import peak_tensor_bytes
-from papers.logra.capture import Capture
-from papers.logra.layout import Block, Layout
-from papers.logra.moments import Statistics
-from papers.logra.product_sums import RowMoment
-from papers.logra.projections import random_projections
-from papers.logra.watching import watched
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.curvature.moments import Statistics
+from papers.logra.curvature.product_sums import RowMoment
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.projections import random_projections
+from papers.logra.gradients.watching import watched
 
 MOMENTS = ["mean", "variance", "covariance"]
 ALL = {"forward": MOMENTS, "backward": MOMENTS, "grad": MOMENTS}

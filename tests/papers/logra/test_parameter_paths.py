@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from papers.logra import LogIX
-from papers.logra.capture import Capture
-from papers.logra.influence import rows_of
-from papers.logra.moments import Statistics
-from papers.logra.parameter_paths import SecondPathError, TiedWeightError
-from papers.logra.watching import watched
+from papers.logra.curvature.moments import Statistics
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.parameter_paths import SecondPathError, TiedWeightError
+from papers.logra.gradients.watching import watched
+from papers.logra.scoring.influence import rows_of
 from tests.papers.logra.one_at_a_time import autograd_gradients
 from tests.papers.logra.test_capture import mlp, state_of
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.capture import Capture
-from papers.logra.configs import Config, read_config
-from papers.logra.moments import Statistics
-from papers.logra.projections import Projections, random_projections
-from papers.logra.watching import watched
+from papers.logra.curvature.moments import Statistics
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.projections import Projections, random_projections
+from papers.logra.gradients.watching import watched
+from papers.logra.session.configs import Config, read_config
 
 N, RANK = 7, 2
 GROUPS = {"first": ["0.up", "1.up"], "second": ["0.down", "1.down"]}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from papers.logra.attribution import InfluenceFunction, InfluenceSettings
-from papers.logra.peer_accuracy import Task, kept, retrained_margins, task_at
-from papers.logra.samples import logits_of, margins
+from papers.logra.benchmarks.peer_accuracy import Task, kept, retrained_margins, task_at
+from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.tasks.samples import logits_of, margins
 
 
 @pytest.fixture(scope="module")

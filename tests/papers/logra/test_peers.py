@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from papers.logra.attribution import InfluenceFunction, InfluenceSettings
-from papers.logra.benchmarks import Ours
-from papers.logra.peers import Kronfluence, peers, silent
-from papers.logra.samples import Samples
+from papers.logra.benchmarks.peers import Kronfluence, peers, silent
+from papers.logra.benchmarks.ratios import Ours
+from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.tasks.samples import Samples
 
 
 @pytest.fixture(scope="module")

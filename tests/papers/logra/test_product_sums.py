@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.results.memory import peak_tensor_bytes
-from papers.logra.product_sums import (
+from papers.logra.curvature.product_sums import (
     AT_ONCE_BYTES,
     PANEL,
     PackedMoment,
@@ -167,7 +167,7 @@ def test_room_for_rows_grows_with_them() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papers.logra.memory_limits.free_bytes", lambda _: 10**9)
+    monkeypatch.setattr("papers.logra.curvature.memory_limits.free_bytes", lambda _: 10**9)
     held = ProductSum(200_704, dtype=torch.float64, device="cpu")
     held.add(torch.zeros(20, 200_704))
     free = r"GB are needed and 1 GB of cpu memory are free; allowed: projections \(lora\)"

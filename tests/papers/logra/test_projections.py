@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import InputError
-from papers.logra.moments import Statistics
-from papers.logra.projections import Projections, pca_projections, random_projections
+from papers.logra.curvature.moments import Statistics
+from papers.logra.gradients.projections import Projections, pca_projections, random_projections
 
 
 def layers() -> dict[str, nn.Module]:

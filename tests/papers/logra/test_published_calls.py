@@ -16,7 +16,7 @@ from common import ROOT
 from common.errors import InputError
 from papers import logra
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.influence import Influence
+from papers.logra.scoring.influence import Influence
 from tests.papers.logra.logged_network import (
     batches,
     data,

@@ -306,6 +306,6 @@ def test_as_many_processes_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    monkeypatch.setattr("papers.logra.moments.Statistics.all_reduce", lambda _: None)
+    monkeypatch.setattr("papers.logra.curvature.moments.Statistics.all_reduce", lambda _: None)
     with pytest.raises(InputError, match=r"of another run: processes 1 there and 2 here; allowed"):
         log(new_run(resume=True), lora="random", hessian="raw")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from common.results.records import Results, write_archive
-from papers.logra.corpora import CorpusSettings, generated
-from papers.logra.listings import listing_examples
-from papers.logra.outliers import list_metrics
-from papers.logra.retrieval import MIXED, chosen_queries, mix, telling_words
-from papers.logra.word_names import made_up, topic_name
+from papers.logra.experiments.retrieval import MIXED, chosen_queries, mix, telling_words
+from papers.logra.measures.outliers import list_metrics
+from papers.logra.targets.listings import listing_examples
+from papers.logra.tasks.corpora import CorpusSettings, generated
+from papers.logra.tasks.word_names import made_up, topic_name
 from tests.papers.logra.runs import FOLDER, metrics_of
 
 CORPUS = CorpusSettings(name="generated", length=12, train=40, queries=6, topics=4)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import InputError
-from papers.logra.hessians import Identity, Raw
-from papers.logra.layout import Block, Layout
-from papers.logra.scores import (
+from papers.logra.curvature.hessians import Identity, Raw
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.scoring.scores import (
     blocks_of,
     gather_scores,
     group_columns,

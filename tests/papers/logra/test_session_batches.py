@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.influence import rows_of
+from papers.logra.scoring.influence import rows_of
 from tests.papers.logra.logged_network import (
     N,
     batches,

@@ -61,7 +61,7 @@ def test_ekfac_influence_is_that_of_kronfluence(
     new_run: Callable[..., LogIX], tmp_path: Path
 ) -> None:
     pytest.importorskip("kronfluence")
-    from papers.logra.peers import Kronfluence, Samples, silent
+    from papers.logra.benchmarks.peers import Kronfluence, Samples, silent
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))

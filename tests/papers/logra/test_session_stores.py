@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from common import ROOT
 from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig, merge_logs
-from papers.logra.influence import rows_of
-from papers.logra.log_folder import LogFolder
+from papers.logra.scoring.influence import rows_of
+from papers.logra.session.log_folder import LogFolder
 from tests.papers.logra.logged_network import (
     N,
     data,

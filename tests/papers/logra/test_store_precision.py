@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra.layout import Block, Layout
+from papers.logra.curvature.layout import Block, Layout
+from papers.logra.experiments.store_precision import differences, stored
 from papers.logra.log_store import LogStore
-from papers.logra.store_precision import differences, stored
 from tests.papers.logra.runs import metrics_of
 
 

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.capture import Capture
-from papers.logra.watching import watched
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.watching import watched
 from tests.papers.logra.one_at_a_time import assert_autograd_s
 
 

@@ -13,11 +13,11 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.capture import Capture
-from papers.logra.influence import rows_of
-from papers.logra.moments import Statistics
-from papers.logra.token_masks import _say_once
-from papers.logra.watching import watched
+from papers.logra.curvature.moments import Statistics
+from papers.logra.gradients.capture import Capture
+from papers.logra.gradients.token_masks import _say_once
+from papers.logra.gradients.watching import watched
+from papers.logra.scoring.influence import rows_of
 from tests.papers.logra.one_at_a_time import gradient_of
 
 SOURCE, TARGET = 9, 5

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from common.errors import InputError
-from papers.logra.watching import unwrapped, watched
+from papers.logra.gradients.watching import unwrapped, watched
 
 
 def model() -> nn.Module:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from papers.mmt_how2.training import Schedule, Training, TranslationModel, train
+from papers.mmt_how2.translation.training import Schedule, Training, TranslationModel, train
 from tests.papers.mmt_how2 import scenes
 
 SMALL = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from papers.mmt_how2.fairseq_start import start_fairseq
+from papers.mmt_how2.translation.fairseq_start import start_fairseq
 
 start_fairseq()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from common import ROOT
 from common.config import RunKey, load_paper
+from common.programs import Programs
 from common.run import Record, Run, read_record
-from papers.mmt_how2.programs import PROGRAMS
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "mmt_how2"
@@ -16,7 +16,7 @@ FOLDER = ROOT / "papers" / "mmt_how2"
 
 def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
     """Settings of an arm at a scale, changed."""
-    return settings_in(FOLDER, PROGRAMS, experiment, arm, scale, **changes)
+    return settings_in(FOLDER, experiment, arm, scale, **changes)
 
 
 def opened(experiment: str, arm: str, settings: Any, results: Path, scale: str = "smoke") -> Run:
@@ -32,5 +32,5 @@ def record_of(
     """The record that an arm leaves below ``results``, and its folder."""
     settings = settings_of(experiment, arm, scale, **changes)
     with opened(experiment, arm, settings, results, scale) as run:
-        path = run.finish(PROGRAMS[run.program].run(settings, run))
+        path = run.finish(Programs(FOLDER)[run.program].run(settings, run))
     return read_record(path), path.parent

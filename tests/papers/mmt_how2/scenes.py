@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from papers.mmt_how2.binarised_text import SentencePairs, binarise
+from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 
 SCENES, WIDTH = 4, 8
 

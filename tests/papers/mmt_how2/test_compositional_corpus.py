@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from papers.mmt_how2.compositional_corpus import (
+from papers.mmt_how2.corpora.compositional_corpus import (
     AMBIGUOUS,
     LANGUAGE,
     MASK,
@@ -21,8 +21,8 @@ from papers.mmt_how2.compositional_corpus import (
     reversed_direction,
     sense_accuracy,
 )
-from papers.mmt_how2.picture_vectors import Pictures
-from papers.mmt_how2.pictured_text import Sizes, write_corpus
+from papers.mmt_how2.corpora.picture_vectors import Pictures
+from papers.mmt_how2.corpora.pictured_text import Sizes, write_corpus
 
 SMALL = Sizes(train=400, valid=20, test=60)
 

@@ -13,20 +13,24 @@ from common.config import load_paper, validated
 from common.errors import InputError
 from common.results.records import Results
 from common.run import Record
-from papers.mmt_how2.correction import CorrectionSettings
-from papers.mmt_how2.correction_corpus import CorrectionText, correction_corpus, floor_wer_of
-from papers.mmt_how2.correction_figures import asr_figure2, asr_figure3
-from papers.mmt_how2.correction_tables import (
+from papers.mmt_how2.corpora.correction_corpus import (
+    CorrectionText,
+    correction_corpus,
+    floor_wer_of,
+)
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2
+from papers.mmt_how2.corpora.pictured_text import Sizes
+from papers.mmt_how2.corpora.spoken_words import NOTHING
+from papers.mmt_how2.experiments.correction import CorrectionSettings
+from papers.mmt_how2.targets.correction_figures import asr_figure2, asr_figure3
+from papers.mmt_how2.targets.correction_tables import (
     FULL,
     ROWS,
     asr_table3,
     asr_table4,
     corrected_cells,
 )
-from papers.mmt_how2.heard_speech import HeardSpeech, how2
-from papers.mmt_how2.pictured_text import Sizes
-from papers.mmt_how2.spoken_words import NOTHING
-from papers.mmt_how2.subwords import Units
+from papers.mmt_how2.translation.subwords import Units
 from tests.papers.mmt_how2.runs import FOLDER, record_of
 
 RATES = ("substitution_pct", "deletion_pct", "insertion_pct")

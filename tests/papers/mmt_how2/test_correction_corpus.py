@@ -11,8 +11,8 @@ import pytest
 from common.data.how2 import transcripts
 from common.data.multi30k import multi30k
 from common.errors import InputError
-from papers.mmt_how2.caption_corpus import CAPTION_TWINS, caption_corpus
-from papers.mmt_how2.correction_corpus import (
+from papers.mmt_how2.corpora.caption_corpus import CAPTION_TWINS, caption_corpus
+from papers.mmt_how2.corpora.correction_corpus import (
     FUNCTION_PLACES,
     TABLE,
     TWIN_PLACES,
@@ -21,12 +21,12 @@ from papers.mmt_how2.correction_corpus import (
     correction_corpus,
     floor_wer_of,
 )
-from papers.mmt_how2.function_words import is_function_word
-from papers.mmt_how2.noise_channel import NoiseChannel, confusions
-from papers.mmt_how2.picture_vectors import Pictures
-from papers.mmt_how2.pictured_text import Sizes
-from papers.mmt_how2.scoring import word_errors
-from papers.mmt_how2.spoken_words import spoken
+from papers.mmt_how2.corpora.function_words import is_function_word
+from papers.mmt_how2.corpora.noise_channel import NoiseChannel, confusions
+from papers.mmt_how2.corpora.picture_vectors import Pictures
+from papers.mmt_how2.corpora.pictured_text import Sizes
+from papers.mmt_how2.corpora.spoken_words import spoken
+from papers.mmt_how2.translation.scoring import word_errors
 from tests.common.real_data import skip_without
 
 SIZES = Sizes(train=1, valid=1, test=3000)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import InputError
-from papers.mmt_how2.ctc_decoding import Prefix, best_path, prefix_search
+from papers.mmt_how2.correction.ctc_decoding import Prefix, best_path, prefix_search
 
 FRAMES, SYMBOLS = 4, 3
 

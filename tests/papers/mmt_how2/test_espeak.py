@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.espeak import EspeakVoices, spoken_by_espeak
+from papers.mmt_how2.speech.espeak import EspeakVoices, spoken_by_espeak
 
 #: Writes as many samples as its text has letters, and a line for each call.
 STAND_IN = """#!{python}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import ROOT
-from papers.mmt_how2.binarised_text import binarise
+from papers.mmt_how2.translation.binarised_text import binarise
 from tests.papers.mmt_how2 import scenes
 
 PLUGIN = ["--user-dir", str(ROOT / "papers/mmt_how2/fairseq_plugin")]
@@ -103,7 +103,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path) -> None:
 def test_a_user_dir_named_later_is_the_plugin_already_loaded() -> None:
     from argparse import Namespace
 
-    from papers.mmt_how2.fairseq_start import start_fairseq
+    from papers.mmt_how2.translation.fairseq_start import start_fairseq
 
     start_fairseq()
     from fairseq.utils import import_user_module

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.mmt_how2.joint_embedding import (
+from papers.mmt_how2.correction.joint_embedding import (
     JointEmbedding,
     JointEmbeddingSettings,
     PictureWords,
@@ -18,8 +18,8 @@ from papers.mmt_how2.joint_embedding import (
     train_joint_embedding,
     two_way_hinge,
 )
-from papers.mmt_how2.minibatch_training import Minibatches
-from papers.mmt_how2.padded_text import encoded, padded, word_vocabulary
+from papers.mmt_how2.correction.minibatch_training import Minibatches
+from papers.mmt_how2.correction.padded_text import encoded, padded, word_vocabulary
 
 TINY = JointEmbeddingSettings(width=16, word_embedding=16, hidden=16)
 TEXTS = [f"the {noun} {verb}" for noun in ("pike", "pipe", "chalk") for verb in ("is", "was")]

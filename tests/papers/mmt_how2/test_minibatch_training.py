@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from papers.mmt_how2.minibatch_training import Minibatches, epochs, train
+from papers.mmt_how2.correction.minibatch_training import Minibatches, epochs, train
 
 
 def test_an_epoch_is_a_permutation_that_the_seed_decides() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.padded_text import encoded, word_vocabulary
+from papers.mmt_how2.correction.padded_text import encoded, word_vocabulary
 
 SENTENCES = ["the pike", "the pipe in the pike", "the"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from papers.mmt_how2.binarised_text import SentencePairs, binarise, read_pairs
-from papers.mmt_how2.plain_text import read_words
+from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise, read_pairs
+from papers.mmt_how2.translation.plain_text import read_words
 
 
 def written(path: Path, text: str) -> Path:

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.mmt_how2.minibatch_training import Minibatches
-from papers.mmt_how2.recogniser import (
+from papers.mmt_how2.correction.minibatch_training import Minibatches
+from papers.mmt_how2.correction.recogniser import (
     BLANK,
     Recogniser,
     RecogniserSettings,
     train_recogniser,
     turned,
 )
-from papers.mmt_how2.speech import SpeechFeatures, features
-from papers.mmt_how2.synthetic_speech import SyntheticSpeech, spoken
+from papers.mmt_how2.speech.speech import SpeechFeatures, features
+from papers.mmt_how2.speech.synthetic_speech import SyntheticSpeech, spoken
 
 SMALL = RecogniserSettings(width=32, hidden=32)
 TEXTS = ["the pike", "a chalk in", "bedding to"]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.mmt_how2.rescoring import Candidate, NBestLists, grid_search
-from papers.mmt_how2.scoring import word_errors_each
+from papers.mmt_how2.correction.rescoring import Candidate, NBestLists, grid_search
+from papers.mmt_how2.translation.scoring import word_errors_each
 
 GRID = [0.0, 0.1, 0.2, 0.5, 1.0]
 

@@ -10,8 +10,20 @@ import sacrebleu
 from sacrebleu.significance import PairedTest
 
 from common.errors import InputError
-from papers.mmt_how2.scoring import bleu, chrf, paired_bootstrap, word_errors, word_errors_each
-from papers.mmt_how2.subwords import BytePairs, Characters, SentencePieces, Words, cut_lines
+from papers.mmt_how2.translation.scoring import (
+    bleu,
+    chrf,
+    paired_bootstrap,
+    word_errors,
+    word_errors_each,
+)
+from papers.mmt_how2.translation.subwords import (
+    BytePairs,
+    Characters,
+    SentencePieces,
+    Words,
+    cut_lines,
+)
 
 REFERENCES = ["the cat sat on the mat .", "a dog ran away today", "he plays the pipe very well"]
 WORSE = ["the cat sat on a mat .", "a dog ran off today", "he plays the pike very well"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.fairseq_start import start_fairseq
+from papers.mmt_how2.translation.fairseq_start import start_fairseq
 
 LANGUAGES = ("en", "pt")
 #: As fairseq-preprocess --dataset-impl has them; "cached" writes what "lazy" reads, too.

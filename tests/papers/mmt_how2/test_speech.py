@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.mmt_how2.speech import SpeechFeatures, features, normalised, read_wave, write_wave
+from papers.mmt_how2.speech.speech import (
+    SpeechFeatures,
+    features,
+    normalised,
+    read_wave,
+    write_wave,
+)
 
 KINDS = ["mfcc", "log_mel"]
 

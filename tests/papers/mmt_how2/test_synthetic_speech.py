@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.mmt_how2.speech import SpeechFeatures, features
-from papers.mmt_how2.synthetic_speech import (
+from papers.mmt_how2.speech.speech import SpeechFeatures, features
+from papers.mmt_how2.speech.synthetic_speech import (
     Speaker,
     SyntheticSpeech,
     said,

@@ -13,23 +13,23 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.binarised_text import SentencePairs
-from papers.mmt_how2.compositional_corpus import (
+from papers.mmt_how2.corpora.compositional_corpus import (
     MASK,
     CompositionalText,
     compositional_corpus,
     looks_of_scenes,
 )
-from papers.mmt_how2.generation import Search
-from papers.mmt_how2.parallel_corpora import multi30k_pairs
-from papers.mmt_how2.picture_vectors import Pictures, nearest_scene
-from papers.mmt_how2.pictured_text import Sizes
-from papers.mmt_how2.scoring import bleu
-from papers.mmt_how2.spoken_words import spoken
-from papers.mmt_how2.subwords import Units
-from papers.mmt_how2.systems import CorpusText, System, TrainedSystem
-from papers.mmt_how2.training import Schedule, TranslationModel
-from papers.mmt_how2.translation import Text, TranslationSettings
+from papers.mmt_how2.corpora.parallel_corpora import multi30k_pairs
+from papers.mmt_how2.corpora.picture_vectors import Pictures, nearest_scene
+from papers.mmt_how2.corpora.pictured_text import Sizes
+from papers.mmt_how2.corpora.spoken_words import spoken
+from papers.mmt_how2.experiments.translation import Text, TranslationSettings
+from papers.mmt_how2.methods.systems import CorpusText, System, TrainedSystem
+from papers.mmt_how2.translation.binarised_text import SentencePairs
+from papers.mmt_how2.translation.generation import Search
+from papers.mmt_how2.translation.scoring import bleu
+from papers.mmt_how2.translation.subwords import Units
+from papers.mmt_how2.translation.training import Schedule, TranslationModel
 from tests.common.real_data import skip_without
 from tests.papers.mmt_how2.runs import opened, record_of, settings_of
 

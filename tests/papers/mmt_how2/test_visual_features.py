@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from papers.mmt_how2.fairseq_start import start_fairseq
-from papers.mmt_how2.heard_speech import HeardSpeech
-from papers.mmt_how2.picture_vectors import (
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech
+from papers.mmt_how2.corpora.picture_vectors import (
     Pictures,
     picture_vectors,
     prototypes,
     scenes_of_videos,
     shared_directions,
 )
-from papers.mmt_how2.visual_features import (
+from papers.mmt_how2.corpora.visual_features import (
     cumulative_shares_pct,
     scene_accuracy,
     variance_shares,
 )
+from papers.mmt_how2.translation.fairseq_start import start_fairseq
 
 SCENES = 50
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.minibatch_training import Minibatches
-from papers.mmt_how2.padded_text import word_vocabulary
-from papers.mmt_how2.word_language_model import (
+from papers.mmt_how2.correction.minibatch_training import Minibatches
+from papers.mmt_how2.correction.padded_text import word_vocabulary
+from papers.mmt_how2.correction.word_language_model import (
     LanguageModelSettings,
     WordLanguageModel,
     train_language_model,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.data.registry import find
-from papers.pollux_sim.applications import APPLICATIONS
-from papers.pollux_sim.traces import TraceApplication
+from papers.pollux_sim.applications.applications import APPLICATIONS
+from papers.pollux_sim.applications.traces import TraceApplication
 from tests.common.real_data import skip_without
 
 

@@ -12,9 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.pollux_sim.applications import APPLICATIONS, canonical_placement, constants_of
-from papers.pollux_sim.goodput import efficiency
-from papers.pollux_sim.traces import TraceApplication
+from papers.pollux_sim.applications.applications import (
+    APPLICATIONS,
+    canonical_placement,
+    constants_of,
+)
+from papers.pollux_sim.applications.traces import TraceApplication
+from papers.pollux_sim.models.goodput import efficiency
 
 Traces = dict[str, TraceApplication]
 

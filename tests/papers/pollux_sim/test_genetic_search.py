@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papers.pollux_sim.allocation_operators import SPEEDUP_FLOOR, Allocations, Problem
-from papers.pollux_sim.genetic_search import Front, search
-from papers.pollux_sim.random_stream import below, seeded, uniform
+from papers.pollux_sim.search.allocation_operators import SPEEDUP_FLOOR, Allocations, Problem
+from papers.pollux_sim.search.genetic_search import Front, search
+from papers.pollux_sim.search.random_stream import below, seeded, uniform
 
 
 def make_problem(

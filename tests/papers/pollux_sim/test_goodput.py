@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papers.pollux_sim.applications import APPLICATIONS
-from papers.pollux_sim.goodput import (
+from papers.pollux_sim.applications.applications import APPLICATIONS
+from papers.pollux_sim.models.goodput import (
     BatchLimits,
     Theta,
     best_batch,

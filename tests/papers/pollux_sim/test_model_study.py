@@ -13,9 +13,10 @@ import pytest
 from common.config import RunKey, validated
 from common.errors import InputError
 from common.run import Run, read_record
-from papers.pollux_sim.applications import APPLICATIONS, Application
-from papers.pollux_sim.goodput import Theta, efficiency
-from papers.pollux_sim.model_study import (
+from papers.pollux_sim.applications.applications import APPLICATIONS, Application
+from papers.pollux_sim.applications.parametric import load_fits, load_parametric
+from papers.pollux_sim.applications.traces import TraceApplication
+from papers.pollux_sim.experiments.model_study import (
     Measurements,
     ModelStudySettings,
     application_metrics,
@@ -33,9 +34,8 @@ from papers.pollux_sim.model_study import (
     timed_local_batches,
     traced,
 )
-from papers.pollux_sim.parametric import load_fits, load_parametric
-from papers.pollux_sim.throughput_fit import fit
-from papers.pollux_sim.traces import TraceApplication
+from papers.pollux_sim.models.goodput import Theta, efficiency
+from papers.pollux_sim.models.throughput_fit import fit
 
 KEY = RunKey("pollux_sim", "goodput_model", "all_models", 0, "laptop")
 #: Mean absolute error of the throughput model (%) and hours of a run on one GPU at M0, found by an

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from papers.pollux_sim.applications import APPLICATIONS, Application
-from papers.pollux_sim.fit_applications import (
-    efficiency_error,
-    fit_application,
-    fit_theta,
-    measured_phi,
-    timing_error,
-)
-from papers.pollux_sim.goodput import Theta, efficiency, gain, iteration_time
-from papers.pollux_sim.parametric import (
+from papers.pollux_sim.applications.applications import APPLICATIONS, Application
+from papers.pollux_sim.applications.parametric import (
     FITTED,
     Fit,
     ParametricApplication,
     load_fits,
     load_parametric,
 )
-from papers.pollux_sim.traces import TimingRows, TraceApplication
+from papers.pollux_sim.applications.traces import TimingRows, TraceApplication
+from papers.pollux_sim.models.goodput import Theta, efficiency, gain, iteration_time
+from papers.pollux_sim.tasks.fit_applications import (
+    efficiency_error,
+    fit_application,
+    fit_theta,
+    measured_phi,
+    timing_error,
+)
 
 Traces = dict[str, TraceApplication]
 
@@ -230,7 +230,7 @@ def test_malformed_fits_are_refused(old: str, new: str, message: str, tmp_path: 
 
 def test_fitting_without_data_exits_with_status_two(tmp_path: Path) -> None:
     out = tmp_path / "fits.yaml"
-    command = [sys.executable, "-m", "papers.pollux_sim.fit_applications"]
+    command = [sys.executable, "-m", "papers.pollux_sim.tasks.fit_applications"]
     command += ["--data-root", str(tmp_path), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from papers.pollux_sim.applications import Application, Limits, Placement
-from papers.pollux_sim.autoscaling import EqualShares, UtilityAutoscaler
-from papers.pollux_sim.cluster import Cluster, place_greedily
-from papers.pollux_sim.fairness import finish_time_fairness
-from papers.pollux_sim.job import RESTART_DELAY_S, Allocation, FixedBatch, Job
-from papers.pollux_sim.optimus import Optimus
-from papers.pollux_sim.parametric import load_fits, load_parametric
-from papers.pollux_sim.pollux_agent import PolluxAgent
-from papers.pollux_sim.pollux_sched import PolluxSched
-from papers.pollux_sim.simulator import Simulation, simulate
-from papers.pollux_sim.tiresias import QUEUE_THRESHOLD_S, Tiresias
-from papers.pollux_sim.workloads import JobSpec, read_workload, synthetic_workload
+from papers.pollux_sim.applications.applications import Application, Limits, Placement
+from papers.pollux_sim.applications.parametric import load_fits, load_parametric
+from papers.pollux_sim.applications.workloads import JobSpec, read_workload, synthetic_workload
+from papers.pollux_sim.policies.autoscaling import EqualShares, UtilityAutoscaler
+from papers.pollux_sim.policies.optimus import Optimus
+from papers.pollux_sim.policies.pollux_agent import PolluxAgent
+from papers.pollux_sim.policies.pollux_sched import PolluxSched
+from papers.pollux_sim.policies.tiresias import QUEUE_THRESHOLD_S, Tiresias
+from papers.pollux_sim.simulator.cluster import Cluster, place_greedily
+from papers.pollux_sim.simulator.fairness import finish_time_fairness
+from papers.pollux_sim.simulator.job import RESTART_DELAY_S, Allocation, FixedBatch, Job
+from papers.pollux_sim.simulator.simulator import Simulation, simulate
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from common import ROOT
 from common.config import Scale, load_paper
 from common.results.records import Results, StoredRecord, read_published
 from common.results.tables import Cell, Table
-from papers.pollux_sim.applications import APPLICATIONS
-from papers.pollux_sim.figures import FIGURES
-from papers.pollux_sim.tables import INTERFERENCES, INTERVALS, LOADS, TABLES
+from papers.pollux_sim.applications.applications import APPLICATIONS
+from papers.pollux_sim.targets.figures import FIGURES
+from papers.pollux_sim.targets.tables import INTERFERENCES, INTERVALS, LOADS, TABLES
 from tests.common.example_results import record_of
 
 FOLDER = ROOT / "papers" / "pollux_sim"

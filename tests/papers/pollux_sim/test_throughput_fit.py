@@ -8,8 +8,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from papers.pollux_sim.goodput import BatchLimits, Theta, goodput_table, grad_time, iteration_time
-from papers.pollux_sim.throughput_fit import (
+from papers.pollux_sim.models.goodput import (
+    BatchLimits,
+    Theta,
+    goodput_table,
+    grad_time,
+    iteration_time,
+)
+from papers.pollux_sim.models.throughput_fit import (
     GAMMA_PENALTY,
     LOWEST,
     MAX_GAMMA,

@@ -18,7 +18,7 @@ from common import ROOT
 from common.errors import InputError
 from common.run import read_record
 from papers.pollux_sim import train
-from papers.pollux_sim.scenario import SimulateSettings
+from papers.pollux_sim.experiments.simulate import SimulateSettings
 from tests.common.without_privileges import without_privileges
 
 HEADER = "name,time,application,num_replicas,batch_size\n"
@@ -199,7 +199,7 @@ def test_code_is_compiled_where_none_can_be_kept(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     code = (
         "import numpy as np; from papers.pollux_sim import genetic_search, throughput_fit;"
-        "from papers.pollux_sim.random_stream import mix; print(mix(np.uint64(0)))"
+        "from papers.pollux_sim.search.random_stream import mix; print(mix(np.uint64(0)))"
     )
     done = subprocess.run(
         (*without_privileges(), sys.executable, "-c", code),

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from papers.pollux_sim.applications import APPLICATIONS, Application, Placement, constants_of
-from papers.pollux_sim.traces import TraceApplication
-from papers.pollux_sim.tuned_jobs import GPU_COUNTS, packed, tuned_jobs
+from papers.pollux_sim.applications.applications import (
+    APPLICATIONS,
+    Application,
+    Placement,
+    constants_of,
+)
+from papers.pollux_sim.applications.traces import TraceApplication
+from papers.pollux_sim.applications.tuned_jobs import GPU_COUNTS, packed, tuned_jobs
 
 
 class ScalingLaw(Application):

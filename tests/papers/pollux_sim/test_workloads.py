@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from papers.pollux_sim.applications import APPLICATIONS
-from papers.pollux_sim.parametric import load_fits
-from papers.pollux_sim.traces import TraceApplication
-from papers.pollux_sim.tuned_jobs import tuned_jobs
-from papers.pollux_sim.workloads import (
+from papers.pollux_sim.applications.applications import APPLICATIONS
+from papers.pollux_sim.applications.parametric import load_fits
+from papers.pollux_sim.applications.traces import TraceApplication
+from papers.pollux_sim.applications.tuned_jobs import tuned_jobs
+from papers.pollux_sim.applications.workloads import (
     CLASS_APPLICATIONS,
     HOURLY_SUBMISSIONS,
     PHILLY_MIX,

@@ -1,0 +1,1 @@
+"""Whether what was logged is what autograd gives, one sample at a time."""

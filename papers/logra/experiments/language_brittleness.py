@@ -1,0 +1,88 @@
+"""Brittleness of a language model: perplexity of queries after removing their best sequences.
+
+Scores are summed over the queries, the k training sequences with the highest sums are removed and
+models retrained. Source: Choe et al. 2024, Sec. 4.1 and App. C.1.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from common.programs import Program
+from common.run import Run
+from papers.logra.experiments.subset_retraining import RETRAINING_SEED
+from papers.logra.methods.attribution import AttributionSettings, attribute
+from papers.logra.tasks.corpora import Corpus
+from papers.logra.tasks.language_models import perplexity
+from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
+from papers.logra.tasks.samples import Samples
+
+#: Length of the lists that are compared with the queries' topics.
+LISTED = 5
+
+
+class LanguageBrittlenessSettings(LanguageTaskSettings):
+    """How many sequences are removed, and by which method's scores."""
+
+    attribution: AttributionSettings
+    removals: tuple[int, ...] = Field(min_length=1)
+    retrainings: int = Field(gt=0, description="models of each number removed")
+    examples: int = Field(3, gt=0, description="queries whose lists are kept")
+
+
+def run_language_brittleness(settings: LanguageBrittlenessSettings, run: Run) -> dict[str, float]:
+    """Remove and retrain; returns mean perplexities by number removed, and matches of topics."""
+    task = LanguageTask(settings, run)
+    corpus = task.corpus
+    attributed = task.model(run.seed)
+    scores = attribute(settings.attribution, attributed, corpus.train, corpus.queries, run.seed)
+    order = scores.sum(0).argsort(descending=True)
+    rows = [{"removed": 0.0, "perplexity": perplexity(attributed, corpus.queries)}]
+    with run.progress(len(settings.removals) * settings.retrainings, "retrainings") as bar:
+        for removed in settings.removals:
+            left = order[removed:].sort().values
+            found = []
+            for again in range(settings.retrainings):
+                seed = RETRAINING_SEED + run.seed * settings.retrainings + again
+                found.append(perplexity(task.model(seed, left), corpus.queries))
+                bar.update()
+            rows.append({"removed": float(removed), "perplexity": sum(found) / len(found)})
+    run.write_rows("curve.csv", rows)
+    run.write_json("examples.json", examples(corpus, scores, settings.examples))
+    metrics = {f"perplexity_{row['removed']:.0f}": row["perplexity"] for row in rows}
+    return metrics | topic_metrics(corpus, scores)
+
+
+def topic_metrics(corpus: Corpus, scores: Tensor) -> dict[str, float]:
+    """Share of each query's best sequences that are of its topic; nothing if topics are unknown."""
+    if corpus.train_topics is None or corpus.query_topics is None:
+        return {}
+    listed = scores.topk(LISTED, 1).indices
+    same = corpus.train_topics[listed] == corpus.query_topics[:, None]
+    return {f"topic_match_at_{LISTED}": float(same.float().mean())}
+
+
+def examples(corpus: Corpus, scores: Tensor, count: int) -> list[dict[str, object]]:
+    """Queries with their best sequences, as tokens and topics, to be looked at."""
+
+    def described(samples: Samples, topics: Tensor | None, place: int) -> dict[str, object]:
+        return {
+            "tokens": samples.x[place].tolist(),
+            "topic": None if topics is None else int(topics[place]),
+        }
+
+    chosen = scores[:count].topk(LISTED, 1)
+    return [
+        {
+            "query": described(corpus.queries, corpus.query_topics, place),
+            "best": [
+                {**described(corpus.train, corpus.train_topics, int(other)), "score": float(score)}
+                for score, other in zip(values, places, strict=True)
+            ],
+        }
+        for place, (values, places) in enumerate(zip(*chosen, strict=True))
+    ]
+
+
+PROGRAM = Program(LanguageBrittlenessSettings, run_language_brittleness)

@@ -1,0 +1,37 @@
+"""Language models retrained on random halves of their sequences, for the datamodeling score.
+
+As :mod:`~papers.logra.experiments.subset_retraining` of images: a run makes the share of its seed,
+and together they serve all methods. Source: Choe et al. 2024, App. C.1.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from common.programs import Program
+from common.run import Run
+from papers.logra.experiments.subset_retraining import SubsetSettings, share_of
+from papers.logra.tasks.language_models import measured
+from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
+
+
+class LanguageRetrainingSettings(SubsetSettings, LanguageTaskSettings):
+    """Which models."""
+
+
+def run_language_retraining(settings: LanguageRetrainingSettings, run: Run) -> dict[str, float]:
+    """Retrain this share of the subsets; returns the models' mean perplexity of the queries."""
+    task = LanguageTask(settings, run)
+    queries = task.corpus.queries
+    share = share_of(settings, run, len(task.corpus.train.x))
+    found = []
+    with run.progress(len(share.seeds), "retrainings") as bar:
+        for seed, places in zip(share.seeds, share.places, strict=True):
+            found.append(measured(task.model(seed, places), queries))
+            bar.update()
+    losses, margins = (torch.stack(part).cpu() for part in zip(*found, strict=True))
+    share.save(run, losses, margins)
+    return {"perplexity": float((losses / queries.y.shape[1]).exp().mean())}
+
+
+PROGRAM = Program(LanguageRetrainingSettings, run_language_retraining)

@@ -1,0 +1,1 @@
+"""Gradients of single samples, taken from layers as a backward pass goes by, and projected."""

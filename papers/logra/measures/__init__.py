@@ -1,0 +1,1 @@
+"""What the experiments measure of scores, lists and folders."""

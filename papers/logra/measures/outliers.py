@@ -1,0 +1,66 @@
+"""Who stands on the lists of most valuable samples: outliers, or samples like the query?
+
+Plain influence favours training samples with large gradients; l-RelatIF divides their size out.
+Source: Choe et al. 2024, Sec. 4.2; Barshan et al. 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.tasks.samples import Samples
+
+#: Length of a list, and share of the training samples that count as outliers.
+LISTED: Final = 10
+OUTLIERS: Final = 0.02
+
+
+def outlier_metrics(
+    scores: Tensor, model: nn.Module, train: Samples, queries: Samples
+) -> dict[str, float]:
+    """Shares of all lists that are outliers, and of the query's class; samples on any list.
+
+    Args:
+        scores: (queries, train).
+        model: whose gradients tell outliers.
+        train, queries: images with classes.
+    """
+    whole = InfluenceSettings(projection="none", hessian="none")
+    outliers = largest(gradient_norms(InfluenceFunction(whole, model, train, 0)))
+    same = train.y.cpu()[listed_of(scores)] == queries.y.cpu()[:, None]
+    return {**list_metrics(scores, outliers), "same_class_share": float(same.float().mean())}
+
+
+def listed_of(scores: Tensor) -> Tensor:
+    """(queries, train) scores -> (queries, LISTED) places of the highest."""
+    return scores.topk(LISTED, 1).indices
+
+
+def list_metrics(scores: Tensor, outliers: Tensor, samples: str = "samples") -> dict[str, float]:
+    """Share of all lists' entries that are outliers, and how many different samples are listed.
+
+    Args:
+        scores: (queries, train).
+        outliers: places of training samples.
+        samples: what these are called.
+    """
+    listed = listed_of(scores)
+    return {
+        "outlier_share": float(torch.isin(listed, outliers).float().mean()),
+        f"listed_{samples}": float(len(torch.unique(listed))),
+    }
+
+
+def largest(norms: Tensor) -> Tensor:
+    """Places of the share of samples with the longest gradients that count as outliers."""
+    return norms.topk(max(1, round(OUTLIERS * len(norms)))).indices
+
+
+def gradient_norms(function: InfluenceFunction) -> Tensor:
+    """(train,) length of each training sample's gradient, on the CPU."""
+    parts = [part.norm(dim=1) for _, part in function.gradients(function.train)]
+    return torch.cat(parts).cpu()

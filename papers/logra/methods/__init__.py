@@ -1,0 +1,1 @@
+"""Methods under comparison, each from one trained model."""

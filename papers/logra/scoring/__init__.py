@@ -1,0 +1,1 @@
+"""Influence scores from logged gradients."""

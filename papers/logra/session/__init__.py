@@ -1,0 +1,1 @@
+"""LogIX: one run that watches, logs and scores, and its folder."""

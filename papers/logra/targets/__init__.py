@@ -1,0 +1,1 @@
+"""Tables, figures and listings out of records."""

@@ -1,0 +1,95 @@
+"""The image tasks of the counterfactual experiments: data, a network, how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from common.config import Settings
+from common.run import Run
+from papers.logra.tasks.classifier_training import (
+    Device,
+    NetworkSettings,
+    TrainingSettings,
+    device_of,
+    train,
+)
+from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load
+from papers.logra.tasks.mlp_stack import MlpStack, train_stack
+from papers.logra.tasks.samples import Samples, logits_of
+
+
+class ImageTaskSettings(Settings):
+    """Data, network, training, and where."""
+
+    images: ImageSettings
+    network: NetworkSettings
+    training: TrainingSettings
+    device: Device = "auto"
+    models_at_once: int = Field(
+        1, gt=0, description="MLPs that are retrained together; other networks one by one"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageTaskSettings:
+        training = self.training
+        stackable = self.network.kind == "mlp" and training.optimiser == "sgd"
+        if self.models_at_once > 1 and (not stackable or training.augment):
+            raise ValueError(
+                "models_at_once: only MLPs, by SGD without augmentation, train together; allowed: 1"
+            )
+        return self
+
+
+class ImageTask:
+    """The data of a task on its device, and models trained on parts of it."""
+
+    def __init__(self, settings: ImageTaskSettings, run: Run) -> None:
+        self.settings = settings
+        self.device = device_of(settings.device, run)
+        images = load(settings.images, run)
+        self.images = ImageSet(
+            images.train.to(self.device), images.test.to(self.device), images.classes
+        )
+
+    def model(self, seed: int, labels: Tensor | None = None) -> nn.Module:
+        """Trained on all training images, with other ``labels`` (n,) than theirs where given."""
+        samples = self.images.train
+        if labels is not None:
+            samples = Samples(samples.x, labels.to(self.device))
+        settings = self.settings
+        if settings.models_at_once > 1:
+            # As good for one model: torch.optim loads the compiler, two seconds of a short run.
+            everything = torch.arange(len(samples.x)).unsqueeze(0)
+            return self._stack(samples, everything, [seed]).model(0)
+        return train(settings.network.build(seed), samples, settings.training, seed)
+
+    def retrained_logits(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
+        """Logits (models, queries, classes) after training on subsets, on the CPU.
+
+        Args:
+            subsets: (models, m) places of each model's training images.
+            seeds: (models,) of its start and order of batches.
+            queries: images to judge.
+        """
+        found = []
+        for start in range(0, len(subsets), self.settings.models_at_once):
+            some = slice(start, start + self.settings.models_at_once)
+            found.append(self._retrained(subsets[some], seeds[some], queries))
+        return torch.cat(found)
+
+    def _retrained(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
+        settings = self.settings
+        if settings.models_at_once > 1:
+            return self._stack(self.images.train, subsets, seeds).logits(queries.x).cpu()
+        network = settings.network.build(seeds[0])
+        chosen = self.images.train.take(subsets[0].to(self.device))
+        model = train(network, chosen, settings.training, seeds[0])
+        return logits_of(model, queries).unsqueeze(0).cpu()
+
+    def _stack(self, samples: Samples, subsets: Tensor, seeds: Sequence[int]) -> MlpStack:
+        settings = self.settings
+        return train_stack(settings.network.sizes, samples, subsets, settings.training, seeds)

@@ -1,0 +1,45 @@
+"""The language task of the counterfactual experiments: a corpus, a model, how it is trained."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from common.config import Settings
+from common.run import Run
+from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
+from papers.logra.tasks.corpora import CorpusSettings, load
+from papers.logra.tasks.language_models import LanguageModelSettings
+
+
+class LanguageTaskSettings(Settings):
+    """Corpus, model, training, and where."""
+
+    corpus: CorpusSettings
+    network: LanguageModelSettings
+    training: TrainingSettings
+    device: Device = "auto"
+
+
+class LanguageTask:
+    """The corpus on its device, and models trained on parts of it."""
+
+    def __init__(self, settings: LanguageTaskSettings, run: Run) -> None:
+        self.settings = settings
+        self.device = device_of(settings.device, run)
+        settings.network.note(run)
+        corpus = load(settings.corpus, run)
+        self.corpus = corpus._replace(
+            train=corpus.train.to(self.device), queries=corpus.queries.to(self.device)
+        )
+
+    def model(self, seed: int, places: Tensor | None = None) -> nn.Module:
+        """Trained on the sequences at ``places`` (m,), by default on all.
+
+        Raises: InputError if they fill no batch.
+        """
+        samples = self.corpus.train
+        if places is not None:
+            samples = samples.take(places.to(self.device))
+        settings = self.settings
+        network = settings.network.build(self.corpus.vocabulary, settings.corpus.length, seed)
+        return train(network, samples, settings.training, seed)

@@ -1,0 +1,1 @@
+"""What the helpers for Hugging Face's and Lightning's trainers share."""

@@ -1,0 +1,1 @@
+"""Speed and memory beside fairseq's own models."""

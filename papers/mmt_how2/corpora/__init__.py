@@ -1,0 +1,1 @@
+"""Sentences, pictures and what a recogniser hears of them."""

@@ -1,0 +1,1 @@
+"""Networks that correct a recogniser's words or choose among candidates."""

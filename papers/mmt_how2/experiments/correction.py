@@ -1,0 +1,139 @@
+"""Program: correctors of recognised speech, with and without pictures and rescoring (Tables 3-5).
+
+All systems of a run learn from the same corpus, in one process. What comes out is compared with
+what went in: a corrector that repairs nothing has the word error rate of its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+
+from common.config import Settings
+from common.data.registry import identity
+from common.programs import Program
+from common.run import DataIdentity, Run
+from papers.mmt_how2.corpora.correction_corpus import (
+    CorrectionText,
+    correction_corpus,
+    floor_wer_of,
+)
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2, made_up
+from papers.mmt_how2.corpora.parallel_corpora import how2_identity
+from papers.mmt_how2.experiments.recognition_errors import counts_by_class, kinds_of, ranked_pairs
+from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring
+from papers.mmt_how2.methods.systems import (
+    WRONG_PICTURES,
+    CorpusText,
+    System,
+    TrainedSystem,
+    device_of,
+)
+from papers.mmt_how2.translation.generation import Search
+from papers.mmt_how2.translation.scoring import word_errors
+from papers.mmt_how2.translation.training import Schedule
+
+#: The recogniser's own output, beside the systems' names.
+INPUT: Final = "input"
+RATES: Final = ("wer_pct", "substitution_pct", "deletion_pct", "insertion_pct")
+
+
+class CorrectionSettings(Settings):
+    """Which corpus, which systems, and how long they learn."""
+
+    corpus: Literal["made_up", "how2"] = "made_up"
+    text: CorrectionText = Field(CorrectionText(), description="of the corpus that is made up")
+    systems: dict[str, System] = Field(min_length=1)
+    schedule: Schedule
+    search: Search = Search()
+    rescoring: Rescoring | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CorrectionSettings:
+        if INPUT in self.systems:
+            raise ValueError(f"systems: {INPUT!r} is what they are given; another name is needed")
+        for name in self.rescoring.systems if self.rescoring else ():
+            if name not in self.systems:
+                allowed = ", ".join(self.systems)
+                raise ValueError(f"rescoring.systems: {name!r}; allowed: {allowed}")
+        return self
+
+
+class Outputs:
+    """Metrics and substitutions of what was heard, and of what each system makes of it."""
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self.said = said
+        self.metrics: dict[str, float] = {}
+        self.substitutions: dict[str, list[tuple[str, str, int]]] = {}
+
+    def add(self, name: str, output: Sequence[str]) -> None:
+        """Count the errors of an output."""
+        errors = word_errors(output, self.said)
+        self.substitutions[name] = ranked_pairs(errors)
+        found = kinds_of(errors)
+        self.metrics |= {f"{name}_{rate}": found[rate] for rate in RATES}
+        # In points of the word error rate; below zero where more was broken than repaired.
+        self.metrics[f"{name}_gain_pct"] = self.wer_pct(INPUT) - self.wer_pct(name)
+        self.metrics[f"{name}_function_pairs_count"] = counts_by_class(errors.pairs)[2]
+
+    def wer_pct(self, name: str) -> float:
+        """Word error rate of an output that was added."""
+        return self.metrics[f"{name}_wer_pct"]
+
+
+def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
+    """Train all systems, correct the test split, and count what is left of its errors."""
+    speech, floor = spoken(settings, run)
+    device = device_of(settings.schedule, run)
+    outputs = Outputs(speech.said["test"])
+    outputs.add(INPUT, speech.heard["test"])
+    corpus, trained = CorpusText(speech.pairs, run.work / "text"), {}
+    for name, system in settings.systems.items():
+        folder = run.work / name
+        one = trained[name] = TrainedSystem(
+            system, settings.schedule, corpus, speech.pictures, folder, run.seed, run.progress
+        )
+        outputs.add(name, one.translate("test", settings.search).best)
+        if one.visual:
+            wrong = one.translate("test", settings.search, WRONG_PICTURES)
+            outputs.add(f"{name}_permuted", wrong.best)
+        outputs.metrics |= {f"{name}_{key}": value for key, value in one.costs().items()}
+    if settings.rescoring:
+        rescorer = Rescorer(settings.rescoring, speech, run.seed, device, run.progress)
+        outputs.metrics |= rescorer.metrics()
+        grid = []
+        for name in settings.rescoring.systems:
+            found = rescorer.rescored(trained[name], settings.search)
+            for kind, best in found.best.items():
+                outputs.add(f"{name}_{kind}", best)
+            # How far both models' gains overlap: zero where they add up.
+            alone, both = (f"{name}_je", f"{name}_lm"), f"{name}_je_lm"
+            outputs.metrics[f"{name}_overlap_pct"] = (
+                outputs.wer_pct(name) + outputs.wer_pct(both) - sum(map(outputs.wer_pct, alone))
+            )
+            outputs.metrics |= {f"{name}_{key}": value for key, value in found.metrics.items()}
+            grid += [{"system": name, **choice._asdict()} for choice in found.grid]
+        run.write_rows("grid.csv", grid)
+    run.write_json("substitutions.json", outputs.substitutions)
+    run.write_json("sizes.json", {name: one.sizes() for name, one in trained.items()})
+    return {**floor, **outputs.metrics}
+
+
+def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
+    """The corpus, and the floor of its word error rate where it is known."""
+    folder = run.work / "pictures"
+    if settings.corpus == "how2":
+        run.uses(how2_identity("en", "en", pictures=True))
+        run.uses(identity("how2_recognised"))
+        return how2(folder), {}
+    run.uses(DataIdentity.generated("correction corpus", run.seed))
+    corpus = correction_corpus(settings.text, run.seed)
+    known = not (settings.text.deletion or settings.text.insertion)
+    floor = {"floor_wer_pct": floor_wer_of(corpus["test"])} if known else {}
+    return made_up(corpus, folder), floor
+
+
+PROGRAM = Program(CorrectionSettings, run_correction)

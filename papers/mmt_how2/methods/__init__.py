@@ -1,0 +1,1 @@
+"""Methods under comparison: systems that are trained, and rescoring of their candidates."""

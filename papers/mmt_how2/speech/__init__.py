@@ -1,0 +1,1 @@
+"""Audio: its features, and speech that is synthesised."""

@@ -1,0 +1,1 @@
+"""Training, translating and scoring on fairseq, from plain text to BLEU."""

@@ -1,0 +1,379 @@
+"""Training of a translation model through fairseq, in this process and from plain settings."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from common.config import Settings
+from common.errors import InputError
+from common.run import Progress
+from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
+from papers.mmt_how2.translation.training_folder import (
+    best_path,
+    epoch_path,
+    last_path,
+    prepare_folder,
+    save,
+    training_fingerprint,
+)
+
+
+class TranslationModel(Settings):
+    """A network, how the picture enters it, and what it is trained for.
+
+    Sizes that are not given are the architecture's. ``options`` are further options of fairseq,
+    without their dashes.
+    """
+
+    architecture: str = "multimodal_lstm"
+    fusion: Literal["none", "step_wise_decoder", "attention_modulation", "output"] = "none"
+    visual_gamma: float = Field(0.1, ge=0, le=1, description="share of the visual attention")
+    regularizer_gamma: float | None = Field(
+        None, ge=0, le=1, description="weight of the visual-semantic regulariser; None: without it"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1)
+    options: dict[str, str | int | float | bool] = Field({})
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether training needs picture features."""
+        return self.fusion != "none" or self.regularizer_gamma is not None
+
+
+class Schedule(Settings):
+    """How long and how fast a model learns."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int | None = Field(None, gt=0, description="sentences an update")
+    max_tokens: int | None = Field(None, gt=0, description="or tokens an update")
+    learning_rate: float = Field(0.001, gt=0)
+    decay: Literal["fixed", "plateau", "inverse_sqrt"] = Field(
+        "plateau", description="plateau: halved when the validation loss does not fall"
+    )
+    warmup_updates: int = Field(4000, ge=0, description="of inverse_sqrt")
+    patience: int | None = Field(None, gt=0, description="epochs without a better loss; None: all")
+    clip_norm: float = Field(1.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    fp16: bool = False
+    gpu: bool = False
+
+
+class Epoch(NamedTuple):
+    """What one epoch measured; losses are in bits a target token."""
+
+    epoch: int
+    updates: int
+    train_loss: float
+    valid_loss: float
+    valid_nll: float
+    tokens: int
+    wall_s: float
+    cpu_s: float
+
+
+class Training(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        best: checkpoint of the lowest validation loss; ``last`` of the last epoch.
+        history: all epochs, those before a resume included.
+        parameters: number of trained parameters.
+        resumed: epochs that were taken from an earlier, interrupted training.
+        kept: checkpoints of the last epochs, if some were to be kept; the oldest first.
+    """
+
+    best: Path
+    last: Path
+    history: list[Epoch]
+    parameters: int
+    resumed: int
+    kept: tuple[Path, ...] = ()
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Target tokens trained on in a second of wall time."""
+        return sum(e.tokens for e in self.history) / sum(e.wall_s for e in self.history)
+
+    @property
+    def best_epoch(self) -> Epoch:
+        """The epoch of the checkpoint ``best``."""
+        return min(self.history, key=lambda epoch: epoch.valid_loss)
+
+
+@old_calls()
+def train(
+    data: Path,
+    work: Path,
+    model: TranslationModel,
+    schedule: Schedule,
+    seed: int,
+    visual: Path | None = None,
+    progress: Progress | None = None,
+    keep: int = 0,
+) -> Training:
+    """Train on ``train``, choose by ``valid``, and keep fairseq's checkpoints in ``work``.
+
+    A training that was killed goes on after its last whole epoch; one of other settings, data,
+    pictures or seed in ``work`` is thrown away.
+
+    Args:
+        data: folder of fairseq-preprocess, or of :func:`~.binarised_text.binarise`.
+        visual: folder of ``train.npy`` and ``valid.npy``.
+        keep: of so many last epochs the checkpoints stay, to be averaged
+            (:func:`~.checkpoint_averaging.average_checkpoints`).
+
+    Raises:
+        InputError: settings, text or features are unusable.
+    """
+    start_fairseq()
+    config = configuration(data, work, model, schedule, seed, visual)
+    trainer = make_trainer(config)
+    for split in ("train", "valid"):
+        trainer.task.load_dataset(split)
+    # Only now, as an earlier training must not be thrown away for a file that is not usable.
+    prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
+    history, batches = restored(config, trainer)
+    resumed = len(history)
+    bar = progress(schedule.epochs, "train", "epoch") if progress else None
+    if bar:
+        bar.update(resumed)
+    while len(history) < schedule.epochs and not out_of_patience(history, schedule.patience):
+        history.append(one_epoch(trainer, batches))
+        # Before the checkpoint, which so holds the rate that the next epoch learns with.
+        trainer.lr_step(batches.epoch, history[-1].valid_loss)
+        save(trainer, batches, work, history, keep)
+        if bar:
+            bar.update(1)
+            bar.set_postfix(valid=history[-1].valid_loss)
+        batches = trainer.get_train_iterator(batches.next_epoch_idx, load_dataset=False)
+    if bar:
+        bar.close()
+    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    newest = [epoch_path(work, epoch.epoch) for epoch in history[-keep:]] if keep else []
+    kept = tuple(path for path in newest if path.exists())
+    return Training(best_path(work), last_path(work), history, parameters, resumed, kept)
+
+
+def restored(config: Any, trainer: Any) -> tuple[list[Epoch], Any]:
+    """Epochs that ``trainer`` goes on after, once it is as its checkpoint left it; and batches.
+
+    Where there is none yet, it has the parameters of the option ``finetune_from_model``, if one is
+    given, and no epochs.
+
+    Raises:
+        InputError: the model to start from is absent or does not fit.
+    """
+    from fairseq import checkpoint_utils
+
+    start = config.checkpoint.finetune_from_model
+    going_on = last_path(Path(config.checkpoint.save_dir)).exists()
+    try:
+        extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
+    except InputError:
+        raise
+    except Exception as error:  # fairseq raises whatever the file leads it to
+        if start is None or going_on:
+            raise
+        reason = " ".join(str(error.__context__ or error).split())[:300]
+        raise InputError(f"finetune_from_model {start}: cannot be loaded ({reason})") from None
+    if extra is None or (start is not None and not going_on):
+        return [], batches
+    return [Epoch(*values) for values in extra.get("history", ())], batches
+
+
+def make_trainer(config: Any) -> Any:
+    """fairseq's trainer of a new model, for a configuration of :func:`configuration`."""
+    from fairseq import tasks, utils
+    from fairseq.logging import metrics
+    from fairseq.trainer import Trainer
+
+    metrics.reset()
+    utils.set_torch_seed(config.common.seed)
+    task = tasks.setup_task(config.task)
+    trainer = Trainer(
+        config, task, task.build_model(config.model), task.build_criterion(config.criterion)
+    )
+    if not trainer.cuda:
+        trainer._set_seed = partial(seed_update, trainer)
+    return trainer
+
+
+def seed_update(trainer: Any) -> None:
+    """Seed the next update as fairseq does, on the CPU alone.
+
+    Where no GPU is in use, torch notes every seed for later with the stack of who gave it: a tenth
+    of the time of a small model's update.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(trainer.cfg.common.seed + trainer.get_num_updates())
+
+
+def one_epoch(trainer: Any, batches: Any) -> Epoch:
+    """Train for an epoch of ``batches`` and validate."""
+    from fairseq.data import iterators
+    from fairseq.logging import metrics
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = 0
+    with metrics.aggregate(new_root=True) as trained:
+        stream = iterators.GroupedIterator(batches.next_epoch_itr(shuffle=True), 1)
+        trainer.begin_epoch(batches.epoch)
+        for samples in stream:
+            tokens += sum(sample["ntokens"] for sample in samples)
+            trainer.train_step(samples)
+    if trainer.cuda:
+        import torch
+
+        torch.cuda.synchronize()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with metrics.aggregate(new_root=True) as validated:
+        trainer.begin_valid_epoch(batches.epoch)
+        for sample in trainer.get_valid_iterator("valid").next_epoch_itr(
+            shuffle=False, set_dataset_epoch=False
+        ):
+            trainer.valid_step(sample)
+    values = validated.get_smoothed_values()
+    return Epoch(
+        epoch=batches.epoch,
+        updates=trainer.get_num_updates(),
+        train_loss=float(trained.get_smoothed_values()["loss"]),
+        valid_loss=float(values["loss"]),
+        valid_nll=float(values.get("nll_loss", values["loss"])),
+        tokens=int(tokens),
+        wall_s=wall,
+        cpu_s=cpu,
+    )
+
+
+def out_of_patience(history: list[Epoch], patience: int | None) -> bool:
+    """Whether the last ``patience`` epochs brought no better validation loss."""
+    if not history or patience is None:
+        return False
+    losses = [epoch.valid_loss for epoch in history]
+    return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def configuration(
+    data: Path,
+    work: Path,
+    model: TranslationModel,
+    schedule: Schedule,
+    seed: int,
+    visual: Path | None,
+) -> Any:
+    """fairseq's configuration of a training.
+
+    Raises:
+        InputError: fairseq has no such architecture or option, or settings do not go together.
+    """
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if (schedule.batch_size is None) == (schedule.max_tokens is None):
+        raise InputError(
+            f"batch_size {schedule.batch_size}, max_tokens {schedule.max_tokens}; give one of them"
+        )
+    if model.reads_pictures and visual is None:
+        raise InputError(f"fusion {model.fusion}: reads pictures; a folder of features is needed")
+    given: dict[str, Any] = {
+        "task": "multimodal_translation",
+        "arch": model.architecture,
+        "save-dir": work,
+        "seed": seed,
+        "dropout": model.dropout,
+        "optimizer": "adam",
+        "lr": schedule.learning_rate,
+        "clip-norm": schedule.clip_norm,
+        "weight-decay": schedule.weight_decay,
+        "batch-size": schedule.batch_size,
+        "max-tokens": schedule.max_tokens,
+        "max-epoch": schedule.epochs,
+        "visual-dir": visual if model.reads_pictures else None,
+        "num-workers": 0,
+        "required-batch-size-multiple": 1,
+        "no-progress-bar": True,
+        "fp16": schedule.fp16,
+        "cpu": not schedule.gpu,
+        "distributed-world-size": 1,
+        **decay_options(schedule),
+        **criterion_options(model, schedule),
+    }
+    if model.architecture.startswith("multimodal_lstm"):
+        given |= {"fusion": model.fusion, "visual-gamma": model.visual_gamma}
+    given |= {name.replace("_", "-"): value for name, value in model.options.items()}
+    arguments = parsed(options.get_training_parser(), [str(data), *words(given)])
+    try:
+        return convert_namespace_to_omegaconf(arguments)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"architecture {model.architecture}: {reason}") from None
+
+
+def decay_options(schedule: Schedule) -> dict[str, Any]:
+    """fairseq's options of a learning rate schedule."""
+    if schedule.decay == "plateau":
+        return {"lr-scheduler": "reduce_lr_on_plateau", "lr-shrink": 0.5, "lr-patience": 0}
+    if schedule.decay == "inverse_sqrt":
+        return {"lr-scheduler": "inverse_sqrt", "warmup-updates": schedule.warmup_updates}
+    return {"lr-scheduler": "fixed"}
+
+
+def criterion_options(model: TranslationModel, schedule: Schedule) -> dict[str, Any]:
+    """fairseq's options of the loss.
+
+    Raises:
+        InputError: both label smoothing and the regulariser.
+    """
+    if model.regularizer_gamma is not None:
+        if schedule.label_smoothing:
+            raise InputError(
+                f"label_smoothing {schedule.label_smoothing}; allowed: 0 with a regulariser"
+            )
+        return {
+            "criterion": "visual_semantic_regularizer",
+            "regularizer-gamma": model.regularizer_gamma,
+        }
+    if schedule.label_smoothing:
+        return {
+            "criterion": "label_smoothed_cross_entropy",
+            "label-smoothing": schedule.label_smoothing,
+        }
+    return {"criterion": "cross_entropy"}
+
+
+def words(given: dict[str, Any]) -> list[str]:
+    """A command line of options: None and False are left out, True is the bare option."""
+    line: list[str] = []
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return line
+
+
+def parsed(parser: Any, line: list[str]) -> Any:
+    """fairseq's parse of a command line.
+
+    Raises:
+        InputError: it refuses the line, with its reason.
+    """
+    import contextlib
+    import io
+
+    from fairseq import options
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return options.parse_args_and_arch(parser, line)
+    except SystemExit:
+        reason = said.getvalue().strip().splitlines()[-1:] or [" ".join(line)]
+        raise InputError(f"fairseq: {reason[0]}") from None

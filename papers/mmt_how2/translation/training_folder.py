@@ -1,0 +1,107 @@
+"""The folder of a training: its checkpoints, and of which training they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError
+from common.run import file_sha256
+
+if TYPE_CHECKING:
+    from papers.mmt_how2.translation.training import Epoch, Schedule, TranslationModel
+
+log = logging.getLogger("mmt_how2.training")
+
+
+def save(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int = 0) -> None:
+    """Write the checkpoint of this epoch, as the best one too if it is; each by one rename.
+
+    Of the last ``keep`` epochs it stays under the epoch's name, too.
+    """
+    losses = [epoch.valid_loss for epoch in history]
+    extra = {
+        "train_iterator": batches.state_dict(),
+        "val_loss": losses[-1],
+        "best": min(losses),
+        "history": [list(epoch) for epoch in history],
+        **trainer.task.get_checkpoint_dict(),
+    }
+    # The best one first: killed between the two, the epoch is trained again and written again.
+    trainer.consolidate_optimizer()
+    names = [best_path(work)] if losses[-1] <= min(losses) else []
+    names += [epoch_path(work, history[-1].epoch)] if keep else []
+    for path in (*names, last_path(work)):
+        partial = path.with_name(f".{path.name}.partial")
+        trainer.save_checkpoint(str(partial), dict(extra))
+        partial.replace(path)
+    if keep:
+        epoch_path(work, history[-1].epoch - keep).unlink(missing_ok=True)
+
+
+def best_path(work: Path) -> Path:
+    """fairseq's name of the checkpoint with the lowest validation loss."""
+    return work / "checkpoint_best.pt"
+
+
+def last_path(work: Path) -> Path:
+    """fairseq's name of the newest checkpoint."""
+    return work / "checkpoint_last.pt"
+
+
+def epoch_path(work: Path, epoch: int) -> Path:
+    """fairseq's name of an epoch's checkpoint."""
+    return work / f"checkpoint{epoch}.pt"
+
+
+def prepare_folder(work: Path, fingerprint: str) -> None:
+    """Make ``work`` ready for a training: checkpoints of another one in it are removed."""
+    work.mkdir(parents=True, exist_ok=True)
+    note = work / "training.json"
+    with suppress(FileNotFoundError, ValueError):
+        if json.loads(note.read_text(encoding="utf8")) == fingerprint:
+            return
+    for path in sorted(work.glob("checkpoint*.pt")):
+        log.warning("%s: of another training; removed", path)
+        path.unlink()
+    note.write_text(json.dumps(fingerprint), encoding="utf8")
+
+
+def training_fingerprint(
+    data: Path,
+    model: TranslationModel,
+    schedule: Schedule,
+    seed: int,
+    visual: Path | None = None,
+) -> str:
+    """SHA-256 of what a training is a function of: settings, seed, and contents of files.
+
+    Files are those of the text, of the pictures where the model reads some, and those that options
+    name, such as word vectors.
+
+    Raises:
+        InputError: a file of pictures is absent.
+    """
+    lengthening = {"epochs", "patience"}  # a longer training may go on from a shorter one
+    digest = hashlib.sha256(
+        json.dumps(
+            [model.model_dump(), schedule.model_dump(exclude=lengthening), seed], sort_keys=True
+        ).encode()
+    )
+    files = sorted([*data.glob("dict.*.txt"), *data.glob("train.*"), *data.glob("valid.*")])
+    if visual is not None and model.reads_pictures:
+        files += [visual / "train.npy", visual / "valid.npy"]
+    files += [
+        Path(value)
+        for _, value in sorted(model.options.items())
+        if isinstance(value, str) and Path(value).is_file()
+    ]
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; one row of numbers for each sentence")
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

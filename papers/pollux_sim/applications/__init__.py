@@ -1,0 +1,1 @@
+"""What jobs run: measured or fitted applications, and workloads of them."""

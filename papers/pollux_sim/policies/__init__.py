@@ -1,0 +1,1 @@
+"""Scheduling policies: Pollux, Optimus+Oracle, Tiresias; and autoscaling."""

@@ -1,0 +1,1 @@
+"""A cluster and its jobs, in steps of simulated time."""

@@ -1,0 +1,1 @@
+"""The applications that experiments take, and the program that fits them."""
