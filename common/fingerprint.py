@@ -114,6 +114,7 @@ class Tree:
         self._sources = sources
         self._modules: dict[str, Module | None] = {}
         self._changed: dict[str, list[str]] = {}
+        self._places: dict[str, dict[str, str]] = {}
 
     def module(self, path: str) -> Module | None:
         """The module at ``path``, or None if there is none that parses."""
@@ -144,6 +145,23 @@ class Tree:
         if known not in self._changed:
             self._changed[known] = self._find_changed(code)
         return self._changed[known]
+
+    def places(self, code: Code) -> dict[str, str]:
+        """Where the modules of ``code`` are now: path -> the one that holds most of it."""
+        known = json.dumps(code)
+        if known not in self._places:
+            self._places[known] = {path: self._place(path, named) for path, named in code.items()}
+        return self._places[known]
+
+    def _place(self, path: str, definitions: Mapping[str, str]) -> str:
+        if self.module(path) is not None:
+            return path
+        holders = Counter(
+            module.path
+            for text in definitions.values()
+            for module, _ in self._by_content.get(text.split()[0], [])
+        )
+        return holders.most_common(1)[0][0] if holders else path
 
     def _find_changed(self, code: Code) -> list[str]:
         found = []
@@ -227,12 +245,14 @@ class Module:
     """One parsed module.
 
     Attributes:
+        path: in the tree.
         definitions: by name.
         imported: names that imports of this project bring: name -> (module, name there or "").
     """
 
     def __init__(self, path: str, text: str) -> None:
         tree = ast.parse(text)
+        self.path = path
         package = PurePosixPath(path).parent.parts
         # Imports inside functions bring names as those on top do.
         self._brings = dict([*_imports(tree, package), *_attached(tree, package)])

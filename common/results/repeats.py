@@ -57,26 +57,34 @@ class Repeat(Settings):
         """Whether the numbers are the record's."""
         return self.outcome != "different"
 
-    def speaks_of(self, record: Record, changed: Sequence[str]) -> bool:
+    def speaks_of(self, record: Record, changed: Sequence[str], tree: Tree) -> bool:
         """Whether it tried all that has changed for ``record``, in a run of that experiment."""
-        modules = {item.partition(": ")[0] for item in changed}
         return (
             bool(changed)
             and self.experiment == record.experiment
             and set(changed) <= set(self.changed)
-            and (self.arm == record.arm or modules <= self.code.keys())
+            and (self.arm == record.arm or self._ran_all(record.provenance.code, changed, tree))
         )
+
+    def _ran_all(self, recorded: Code, changed: Sequence[str], tree: Tree) -> bool:
+        """Whether it ran all modules of what has changed, wherever they lie by now."""
+        modules = {item.partition(": ")[0] for item in changed}
+        if modules <= self.code.keys():
+            return True
+        now = tree.places({path: recorded[path] for path in modules})
+        return set(now.values()) <= set(tree.places(self.code).values())
 
 
 class Repeats:
     """Repeats whose code is that of a checkout."""
 
     def __init__(self, repeats: Iterable[Repeat], tree: Tree) -> None:
+        self._tree = tree
         self.present = [item for item in repeats if not tree.changed(item.code)]
 
     def of(self, record: Record, changed: Sequence[str]) -> tuple[Repeat, ...]:
         """Repeats that speak of a record for which ``changed`` has changed."""
-        return tuple(item for item in self.present if item.speaks_of(record, changed))
+        return tuple(item for item in self.present if item.speaks_of(record, changed, self._tree))
 
 
 def compare(record: Record, again: Record, timed: Sequence[str]) -> tuple[Outcome, list[str]]:

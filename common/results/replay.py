@@ -22,7 +22,7 @@ from typing import Final
 from common import ROOT
 from common.config import Paper, RunKey, Scale, load_paper
 from common.errors import InputError
-from common.fingerprint import PACKAGES
+from common.fingerprint import PACKAGES, Tree
 from common.results.records import (
     Changes,
     Results,
@@ -198,7 +198,7 @@ def recertify(
     def repeat(path: Path, stored: Sequence[StoredRecord], kept: Path | None) -> None:
         """Repeat runs of one experiment, the cheapest of those that wait at a time."""
         own: list[Repeat] = []
-        while waiting := [item for item in stored if _wants(item, own, runs)]:
+        while waiting := [item for item in stored if _wants(item, own, runs, tree_of(root))]:
             item = min(waiting, key=lambda item: item.record.provenance.cpu_s)
             own.append(_repeat(item, _twice(item.record, scratch, kept, root)))
             with written:
@@ -217,14 +217,14 @@ def recertify(
     return made
 
 
-def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int) -> bool:
+def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int, tree: Tree) -> bool:
     """Whether a stale record has too few repeats that speak of it, and is not among them."""
     record, changed = item.record, item.changes.code
     if not changed or item.changes.settings:
         return False
     # One that differed is tried again: its cause may have been mended outside of what it ran.
     kept = [one for one in item.repeats if one.agrees]
-    speak = [*kept, *(one for one in made if one.speaks_of(record, changed))]
+    speak = [*kept, *(one for one in made if one.speaks_of(record, changed, tree))]
     itself = any((one.arm, one.seed) == (record.arm, record.seed) for one in speak)
     return len(speak) < runs and not itself
 

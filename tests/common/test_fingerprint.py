@@ -247,6 +247,19 @@ def test_code_that_stands_elsewhere_too_does_not_excuse_a_change_in_its_place() 
     assert changed(before, after) == ["papers/some/module.py: f"]
 
 
+def test_a_recorded_module_is_found_where_most_of_it_is_now() -> None:
+    sources = {
+        "papers/some/module.py": "def f(): return 1\ndef g(): return 2\ndef h(): return 3",
+        "papers/some/other.py": "A = 1",
+    }
+    code = code_of(sources)
+    sources["papers/some/new.py"] = "def g(): return 2\ndef f(): return 1"
+    sources["papers/some/rest.py"] = "def h(): return 3"
+    assert Tree(sources).places(code) == {path: path for path in code}
+    del sources["papers/some/module.py"]
+    assert Tree(sources).places(code)["papers/some/module.py"] == "papers/some/new.py"
+
+
 def test_what_a_process_loaded_is_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("papers.")]:
         monkeypatch.delitem(sys.modules, name)  # other tests load papers from elsewhere

@@ -23,7 +23,7 @@ def test_every_number_of_ours_names_records_that_there_are(paper: str) -> None:
     if not archive_path(folder, "paper").is_file():
         pytest.skip("no archive")
     shown = 0
-    for target, function in import_module(f"papers.{paper}.tables").TABLES.items():
+    for target, function in import_module(f"papers.{paper}.targets.tables").TABLES.items():
         if (paper, target) in OF_SETTINGS:
             continue
         needed = load_paper(folder).targets[target].experiments

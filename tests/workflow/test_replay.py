@@ -33,7 +33,7 @@ def test_a_record_s_command_gives_the_record_again(copy_of_built: Checkout) -> N
     path = "results/smoke/example_paper/digits/weak/seed1/record.json"
     done = results(copy_of_built, "replay", path)
     assert (done.returncode, done.stdout) == (0, "digits/weak/seed1: equal\n"), done.stderr
-    copy_of_built.edit("classification.py", *OTHER)
+    copy_of_built.edit("experiments/classify.py", *OTHER)
     before = (copy_of_built.folder / path).read_bytes()
     done = results(copy_of_built, "replay", path)
     assert done.returncode == 2
@@ -63,7 +63,7 @@ def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout)
     checkout = copy_of_built
     assert results(checkout, "archive", "example_paper").returncode == 0
     assert stale(checkout)["stale"] == []
-    checkout.edit("classification.py", *SAME)
+    checkout.edit("experiments/classify.py", *SAME)
     assert len(stale(checkout)["stale"]) == 6
     done = results(checkout, "recertify", "example_paper")
     assert done.returncode == 0, done.stderr
@@ -72,14 +72,14 @@ def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout)
     assert context["stale"] == []
     assert context["recertified"] == ["digits: 6 records (1 repeated: 1 equal)"]
     # What was seen holds for that code alone.
-    checkout.edit("classification.py", SAME[1], "(pixels[train] * 0.0625)[:200]")
+    checkout.edit("experiments/classify.py", SAME[1], "(pixels[train] * 0.0625)[:200]")
     assert len(stale(checkout)["stale"]) == 6
     assert stale(checkout)["recertified"] == []
 
 
 def test_a_change_that_changes_a_number_stays_stale(copy_of_built: Checkout) -> None:
     checkout = copy_of_built
-    checkout.edit("classification.py", *OTHER)
+    checkout.edit("experiments/classify.py", *OTHER)
     done = results(checkout, "recertify", "example_paper", "--runs", "2")
     assert done.returncode == 2
     assert done.stdout.count("different") == 2
@@ -104,13 +104,13 @@ def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built:
         record["provenance"] |= {"git_commit": commit, "instructions": "avx9"}
         record["metrics"]["accuracy"] /= 2
         path.write_text(json.dumps(record), encoding="utf8")
-    checkout.edit("classification.py", *SAME)
+    checkout.edit("experiments/classify.py", *SAME)
     done = results(checkout, "recertify", "example_paper")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("equal here ")
     said = "digits: 6 records (1 repeated: 1 equal to the old code on another machine)"
     assert stale(checkout)["recertified"] == [said]
-    checkout.edit("classification.py", SAME[1], OTHER[1])
+    checkout.edit("experiments/classify.py", SAME[1], OTHER[1])
     done = results(checkout, "recertify", "example_paper")
     assert done.returncode == 2
     assert done.stdout.startswith("different ")

@@ -52,9 +52,13 @@ OWN = {
     "neumann": ["hypergradient.neumann"],
     "darts": ["hypergradient.finite_difference"],
     "sama": ["hypergradient.sama"],
-    "itd": ["hypergradient.unrolled", "problems.iterative_problem", "unrolled_optimizer"],
+    "itd": [
+        "hypergradient.unrolled",
+        "problems.iterative_problem",
+        "problems.unrolled_optimizer",
+    ],
 }
-SELDOM = {"distribution.data_shares", "early_stopping", "envs", "peers"}
+SELDOM = {"distribution.data_shares", "early_stopping", "envs", "benchmarks"}
 
 
 def test_a_method_is_loaded_by_the_program_that_uses_it() -> None:
