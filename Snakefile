@@ -12,7 +12,7 @@
 include: "workflow/setup.smk"
 
 
-from common.config import find_papers
+from common.experiments.schema import find_papers
 
 
 report: "workflow/report/workflow.rst"

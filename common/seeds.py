@@ -13,6 +13,6 @@ def private_generator(seed: int) -> np.random.Generator:
 
 
 def seed_python(seed: int) -> None:
-    """Seed Python's and NumPy's global generators; torch is seeded by :mod:`common.core`."""
+    """Seed Python's and NumPy's global generators; torch is seeded by :mod:`common.training`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from common import ROOT
-from common.config import SCALES, Paper, Scale, find_papers, load_paper, schema_text, validated
-from common.imports import source_of
-from common.programs import Programs
+from common.experiments.schema import SCALES, Paper, Scale, find_papers, load_paper
+from common.experiments.settings import schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
-from common.run import Record
+from common.runs.imports import source_of
+from common.runs.programs import Programs
+from common.runs.record import Record
 from workflow import environment, pins
 
 PAPERS = {folder.name: folder for folder in find_papers()}
@@ -29,8 +30,10 @@ FLOORS = (
     {"targets", "benchmarks"},
 )
 #: What a library that is imported alone has no use for.
-OF_RUNS = ("common.cli", "common.programs", "common.results")
-OF_RUNS += tuple(f"common.run.{name}" for name in ("DataIdentity", "Record", "Run"))
+OF_RUNS = (
+    "common.results",
+    *(f"common.runs.{name}" for name in ("cli", "programs", "record", "run")),
+)
 each_paper = pytest.mark.parametrize("name", PAPERS)
 
 
@@ -117,7 +120,7 @@ def test_schemas_are_those_of_the_models() -> None:
     folder = ROOT / "workflow" / "schema"
     for name, model in (("experiments", Paper), ("record", Record)):
         text = (folder / f"{name}.schema.json").read_text(encoding="utf8")
-        assert text == schema_text(model), "run: python -m common.config schema"
+        assert text == schema_text(model), "run: python -m common.runs.schemas"
 
 
 @each_paper

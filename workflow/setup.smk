@@ -13,7 +13,7 @@ sys.path.insert(
     0, str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
 )
 
-from common import dag
+from common.runs import dag
 
 os.environ.update(dag.job_environment())
 with dag.plain_errors():

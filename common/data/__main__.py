@@ -12,11 +12,11 @@ from typing import NoReturn
 import yaml
 from tabulate import tabulate
 
-from common.cli import Parser, folder, guarded
 from common.data.download import fetch
 from common.data.registry import DataSet, located, registry, verify
 from common.errors import InputError
-from common.run import file_sha256
+from common.runs.cli import Parser, folder, guarded
+from common.runs.files import file_sha256
 
 
 def main(argv: Sequence[str] | None = None) -> None:

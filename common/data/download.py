@@ -36,7 +36,7 @@ from common.data.registry import (
     roots,
 )
 from common.errors import InputError
-from common.run import disk_failure
+from common.runs.files import disk_failure
 
 #: How often a broken transfer is tried again.
 RETRIES = 2

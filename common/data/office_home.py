@@ -14,7 +14,7 @@ from PIL import Image
 from common.data.files import labels_array, reading
 from common.data.registry import find
 from common.errors import InputError
-from common.run import file_sha256
+from common.runs.files import file_sha256
 
 #: Folders of the release.
 DOMAINS: Final = ("Art", "Clipart", "Product", "Real World")

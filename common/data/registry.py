@@ -21,9 +21,12 @@ from urllib.parse import urljoin
 from platformdirs import user_cache_path
 from pydantic import Field, model_validator
 
-from common.config import NAME, Settings, read_yaml, user_path, validated
 from common.errors import InputError
-from common.run import DataIdentity, file_sha256
+from common.experiments.documents import read_yaml, user_path
+from common.experiments.schema import NAME
+from common.experiments.settings import Settings, validated
+from common.runs.files import file_sha256
+from common.runs.record import DataIdentity
 
 SHA256 = r"^[0-9a-f]{64}$"
 WEB = r"^https?://"

@@ -13,15 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common import ROOT, cli
-from common.cli import Parser, guarded
-from common.config import SCALES, find_papers, load_paper, read_json, validated
+from common import ROOT
 from common.errors import InputError
+from common.experiments.documents import read_json
+from common.experiments.schema import SCALES, find_papers, load_paper
+from common.experiments.settings import validated
 from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Changes, Results, StoredRecord, write_archive
 from common.results.summary import write_json, write_summary
-from common.run import Record
+from common.runs import cli
+from common.runs.cli import Parser, guarded
+from common.runs.record import Record
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from common.config import Settings
+from common.experiments.settings import Settings
 
 
 class BenchmarkRow(Settings):

@@ -28,8 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 from scipy.special import stdtrit
 
-from common.config import NAME, SCALES, Scale, Settings, load_paper, read_yaml, validated
 from common.errors import InputError
+from common.experiments.documents import read_yaml
+from common.experiments.schema import NAME, SCALES, Scale, load_paper
+from common.experiments.settings import Settings, validated
 from common.results.lineage import Runs
 from common.results.records import Results
 

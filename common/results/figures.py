@@ -17,11 +17,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from common.config import Paper, Settings
+from common.experiments.schema import Paper
+from common.experiments.settings import Settings
 from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
 from common.results.targets import context_notes, read_as
-from common.run import write_atomically
+from common.runs.files import write_atomically
 
 STYLE: Final = Path(__file__).with_name("style.mplstyle")
 #: Okabe and Ito's palette in the order of the style file.

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.config import RunKey, Settings
+from common.experiments.schema import RunKey
+from common.experiments.settings import Settings
 from common.results.records import StoredRecord, command
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from common.config import Settings
+from common.experiments.settings import Settings
 from common.results.records import Context, Results
 from common.results.targets import Target, built, context_notes, read_as
 from common.results.templates import environment, inlined

@@ -16,11 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common import ROOT
-from common.config import Paper, RunKey, Scale, Settings, load_paper, parse_json, validated
 from common.errors import InputError
-from common.fingerprint import Sources, Tree
+from common.experiments.documents import parse_json
+from common.experiments.schema import Paper, RunKey, Scale, load_paper
+from common.experiments.settings import Settings, validated
 from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
-from common.run import DataIdentity, Record, file_sha256, record_of, write_atomically
+from common.runs.files import file_sha256, write_atomically
+from common.runs.fingerprint import Sources, Tree
+from common.runs.record import DataIdentity, Record, record_of
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (

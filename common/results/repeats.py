@@ -16,10 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from common.config import Settings, parse_json, validated
 from common.errors import InputError
-from common.fingerprint import Code, Tree
-from common.run import Record, write_atomically
+from common.experiments.documents import parse_json
+from common.experiments.settings import Settings, validated
+from common.runs.files import write_atomically
+from common.runs.fingerprint import Code, Tree
+from common.runs.record import Record
 
 #: Largest relative difference of a metric that another kind of machine may make: its libraries
 #: choose other kernels, which add up in another order.

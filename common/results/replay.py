@@ -20,9 +20,8 @@ from threading import Lock, get_ident
 from typing import Final
 
 from common import ROOT
-from common.config import Paper, RunKey, Scale, load_paper
 from common.errors import InputError
-from common.fingerprint import PACKAGES, Tree
+from common.experiments.schema import Paper, RunKey, Scale, load_paper
 from common.results.records import (
     Changes,
     Results,
@@ -32,7 +31,8 @@ from common.results.records import (
     tree_of,
 )
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.run import Artifact, Record, read_record
+from common.runs.fingerprint import PACKAGES, Tree
+from common.runs.record import Artifact, Record, read_record
 
 log = logging.getLogger("replay")
 

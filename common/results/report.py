@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from common.config import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.errors import InputError
+from common.experiments.schema import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
@@ -27,7 +27,8 @@ from common.results.records import Results, StoredRecord, archive_path, origin, 
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.tables import Table, build, read
 from common.results.templates import environment, inlined, number
-from common.run import git_state, write_atomically
+from common.runs.files import write_atomically
+from common.runs.machine import git_state
 
 #: Larger SVG files (clouds of points) are shown as PNG.
 LARGEST_SVG: Final = 400_000

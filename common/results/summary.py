@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from common.config import Paper, Scale, find_papers, load_paper, read_json, validated
-from common.dag import SUFFIXES
 from common.errors import InputError
+from common.experiments.documents import read_json
+from common.experiments.schema import Paper, Scale, find_papers, load_paper
+from common.experiments.settings import validated
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, Verdict, chance
-from common.run import write_atomically
+from common.runs.dag import SUFFIXES
+from common.runs.files import write_atomically
 
 
 def target_file(results: Path, scale: str, paper: Paper, target: str) -> Path:

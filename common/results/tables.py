@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
-from common.config import Settings
+from common.experiments.settings import Settings
 from common.results.lineage import Runs, runs_of
 from common.results.records import Confidence, Results
 from common.results.targets import Target, built, context_notes, read_as

@@ -9,10 +9,11 @@ from typing import Final, Self, TypeVar
 
 from pydantic import Field
 
-from common.config import Settings, read_json, validated
+from common.experiments.documents import read_json
+from common.experiments.settings import Settings, validated
 from common.results.lineage import Runs, runs_of
 from common.results.records import Context, Results
-from common.run import write_atomically
+from common.runs.files import write_atomically
 
 NOT_COMPARABLE: Final = (
     "Made at scale {scale}: data, model and schedule are smaller than the paper's, so these numbers"

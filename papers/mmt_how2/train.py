@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.cli import guarded, paper_main
+from common.runs.cli import guarded, paper_main
 
 if __name__ == "__main__":
     guarded(lambda: paper_main(Path(__file__).resolve().parent))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.cli import folder, guarded, paper_parser, run_experiment
-from common.config import RunKey, load_paper, validated
 from common.errors import InputError
-from common.programs import Programs
-from common.run import Run
+from common.experiments.schema import RunKey, load_paper
+from common.experiments.settings import validated
+from common.runs.cli import folder, guarded, paper_parser, run_experiment
+from common.runs.programs import Programs
+from common.runs.run import Run
 
 FOLDER = Path(__file__).resolve().parent
 #: Setting -> the option of ``simulate`` that gives it.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.config import load_paper, validated
-from common.programs import Programs
+from common.experiments.schema import load_paper
+from common.experiments.settings import validated
+from common.runs.programs import Programs
 
 
 def settings_in(

@@ -7,8 +7,8 @@ from importlib import import_module
 import pytest
 
 from common import ROOT
-from common.config import find_papers, load_paper
 from common.errors import InputError
+from common.experiments.schema import find_papers, load_paper
 from common.results.records import Results, archive_path
 from common.results.tables import build
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from common import ROOT
-from common.config import SCALES
-from common.run import read_record
+from common.experiments.schema import SCALES
+from common.runs.record import read_record
 from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
 RUNS = {
@@ -95,7 +95,7 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("common/results/summary.py", PAGES),
         ("common/results/report.py", {"report/index.html"}),
         ("common/results/page/report.css", {"report/index.html"}),
-        ("common/run.py", set()),
+        ("common/runs/run.py", set()),
     ],
 )
 def test_editing_a_file_remakes_what_it_makes_and_trains_nothing(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from common.results.repeats import TOLERANCE, compare
-from common.run import read_record
+from common.runs.record import read_record
 from tests.workflow.conftest import Checkout, call
 
 #: The same number in other words, and another number.

@@ -51,7 +51,7 @@ def joined(strategy: str, backend: str = "") -> Processes:
         _with_accelerate() if strategy == "accelerate" else _with_torchrun(strategy, backend, cuda)
     )
     if ours and dist.is_initialized():
-        from common.core.process_group import leave_process_group  # with it comes accelerate
+        from common.training.process_group import leave_process_group  # with it comes accelerate
 
         atexit.register(leave_process_group)
     return processes

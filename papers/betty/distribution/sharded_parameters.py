@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from common.core import sharding
 from common.errors import InputError
+from common.training import sharding
 from papers.betty.distribution.data_parallel import DataParallel
 from papers.betty.distribution.processes import Processes
 from papers.betty.hypergradient.vectors import Partial

@@ -18,11 +18,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
-from common.core import Core, CoreSettings
-from common.core.data_order import mixed
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
+from common.training import Core, CoreSettings
+from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork

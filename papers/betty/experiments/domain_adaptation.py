@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.core import Core
-from common.core.meters import peak_gpu_bytes
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
+from common.training import Core
+from common.training.meters import peak_gpu_bytes
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
 from papers.betty.distribution.processes import joined

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.core import Core, CoreSettings
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
+from common.training import Core, CoreSettings
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
 from papers.betty.configs import Strategy
 from papers.betty.tasks.batches import Batches, Split

@@ -18,12 +18,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
-from common.core import Core, CoreSettings
-from common.core.meters import peak_gpu_bytes
 from common.data.synthetic import long_tailed
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
+from common.training import Core, CoreSettings
+from common.training.meters import peak_gpu_bytes
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Precision, Strategy
 from papers.betty.tasks.augmentation import crop_and_flip

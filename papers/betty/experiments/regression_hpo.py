@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
-from common.core import Core, CoreSettings
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
+from common.training import Core, CoreSettings
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
 from papers.betty.tasks.training import SavedTensors, recorded, run_engine, strategy_of

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from common.core.data_order import EpochOrder
 from common.errors import InputError
+from common.training.data_order import EpochOrder
 
 Transform = Callable[[Tensor], Tensor]
 

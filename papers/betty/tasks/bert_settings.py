@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Settings
+from common.experiments.settings import Settings
 
 
 class BertSettings(Settings):

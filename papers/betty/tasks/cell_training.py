@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
-from common.core import Core
-from common.core.data_order import mixed
+from common.experiments.settings import Settings
+from common.training import Core
+from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.tasks.augmentation import crop_and_flip, cutout
 from papers.betty.tasks.batches import Batches, Split

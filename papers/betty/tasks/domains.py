@@ -13,10 +13,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from common.config import Settings
-from common.core import CoreSettings
 from common.errors import InputError
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.record import DataIdentity
+from common.runs.run import Run
+from common.training import CoreSettings
 from papers.betty.tasks.batches import Split, per_class
 from papers.betty.tasks.networks import mlp
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from common.core import CoreSettings
-from common.core.data_order import EpochLoader, EpochOrder, loaded
 from common.data.office_home import Domain
+from common.training import CoreSettings
+from common.training.data_order import EpochLoader, EpochOrder, loaded
 from papers.betty.tasks.batches import Split, divided
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

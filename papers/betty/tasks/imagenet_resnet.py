@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from common.errors import InputError
-from common.run import DataIdentity, file_sha256
+from common.runs.files import file_sha256
+from common.runs.record import DataIdentity
 
 WEIGHTS = models.ResNet18_Weights.IMAGENET1K_V1
 

@@ -10,7 +10,7 @@ import torch
 
 from common.data.registry import identity
 from common.data.text_classification import sst2
-from common.run import Run
+from common.runs.run import Run
 from papers.betty.tasks.batches import Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
 from papers.betty.tasks.text_classifier import files_of, piece_numbers

@@ -20,7 +20,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from common.data.files import read_json
 from common.data.registry import find, identity
-from common.run import DataIdentity
+from common.runs.record import DataIdentity
 from papers.betty.tasks.bert_settings import BertSettings
 
 WEIGHTS: Final = "bert_base_uncased"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.core import Core
 from common.errors import InputError
+from common.training import Core
 from papers.betty.configs import Strategy
 from papers.betty.engine import Engine
 

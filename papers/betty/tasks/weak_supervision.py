@@ -11,11 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Settings
 from common.data.synthetic import noisy_labels, weak_labels
 from common.data.wrench import ABSTAIN, WeakTexts
 from common.errors import InputError
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.betty.tasks.batches import Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
 

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.config import RunKey, Scale, load_paper, validated
+from common.experiments.schema import RunKey, Scale, load_paper
+from common.experiments.settings import validated
 from common.results.benchmarks import BenchmarkRow, score_row
-from common.run import Run
+from common.runs.run import Run
 from papers.logra.benchmarks.peers import Make, peers, silent
 from papers.logra.experiments.linear_datamodeling_score import (
     LinearDatamodelingSettings,

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from common.errors import InputError
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings

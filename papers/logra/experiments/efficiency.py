@@ -22,10 +22,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Settings
-from common.programs import Program
+from common.experiments.settings import Settings
 from common.results.memory import peak_tensor_bytes
-from common.run import DataIdentity, Run
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.logra.curvature.hessians import EigenvalueCorrected, Hessian
 from papers.logra.curvature.memory_limits import require_memory, told_when_memory_ends
 from papers.logra.curvature.moments import Statistics

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.corpora import Corpus

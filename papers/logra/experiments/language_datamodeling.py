@@ -5,8 +5,8 @@ Source: Choe et al. 2024, Sec. 4.1 and App. C.1.
 
 from __future__ import annotations
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.linear_datamodeling_score import scores_by_query
 from papers.logra.experiments.subset_retraining import read_retrained
 from papers.logra.methods.attribution import AttributionSettings, attribute

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.subset_retraining import SubsetSettings, share_of
 from papers.logra.tasks.language_models import measured
 from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings

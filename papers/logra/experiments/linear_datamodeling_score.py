@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.subset_retraining import Retrained, read_retrained
 from papers.logra.measures.outliers import outlier_metrics
 from papers.logra.measures.rank_correlation import spearman

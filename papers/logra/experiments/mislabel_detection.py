@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from common.data.synthetic import noisy_labels
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.measures.outliers import gradient_norms
 from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings

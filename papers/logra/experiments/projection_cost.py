@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Settings
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.logra.experiments.efficiency import timed
 from papers.logra.gradients.layers import add_gradients, add_projected_gradients, rule_of
 from papers.logra.gradients.projections import random_projections

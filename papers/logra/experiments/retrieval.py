@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from common.config import Settings
-from common.programs import Program
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.language_brittleness import LISTED, topic_metrics
 from papers.logra.measures.outliers import gradient_norms, largest, list_metrics
 from papers.logra.methods.attribution import (

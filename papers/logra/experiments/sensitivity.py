@@ -10,8 +10,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.curvature.hessians import Damping
 from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
 from papers.logra.experiments.subset_retraining import read_retrained

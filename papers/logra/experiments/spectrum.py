@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.curvature.hessians import Damping
 from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.programs import Program
-from common.run import Run
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
 from papers.logra.experiments.subset_retraining import read_retrained
 from papers.logra.log_store import LogStore

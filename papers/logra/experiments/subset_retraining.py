@@ -14,10 +14,10 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.config import Settings
 from common.errors import InputError
-from common.programs import Program
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 from papers.logra.tasks.samples import losses, margins
 

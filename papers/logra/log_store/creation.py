@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common.config import validated
 from common.errors import InputError
+from common.experiments.settings import validated
 from papers.logra.curvature.layout import Layout
 
 from .dtypes import DTYPES, Encoding

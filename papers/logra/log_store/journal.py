@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 from pydantic import Field
 
-from common.config import Settings, validated
 from common.errors import InputError
+from common.experiments.settings import Settings, validated
 
 
 class Chunk(Settings):

@@ -18,9 +18,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from common.config import Settings, validated
 from common.errors import InputError
-from common.run import write_atomically
+from common.experiments.settings import Settings, validated
+from common.runs.files import write_atomically
 from papers.logra.curvature.layout import Layout
 
 FORMAT: Final = "logra log store"

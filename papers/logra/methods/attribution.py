@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from common.config import Settings
+from common.experiments.settings import Settings
 from papers.logra.curvature.hessians import Damping, Hessian, Identity
 from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.capture import Batch, Capture

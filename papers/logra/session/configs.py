@@ -10,8 +10,8 @@ import torch
 import yaml
 from pydantic import Field, model_validator
 
-from common.config import Settings, validated
 from common.errors import InputError
+from common.experiments.settings import Settings, validated
 from papers.logra.curvature.moments import Kind
 from papers.logra.log_store.manifest import DtypeName
 

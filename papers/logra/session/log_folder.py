@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor, distributed
 
 from common.errors import InputError
-from common.run import write_atomically
+from common.runs.files import write_atomically
 from papers.logra.curvature.layout import Layout
 from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.projections import Projections

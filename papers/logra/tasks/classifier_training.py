@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
 from common.errors import InputError
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.run import Run
 from papers.logra.tasks.networks import Mlp, ResNet9
 from papers.logra.tasks.samples import Samples, losses
 

@@ -16,11 +16,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from common.config import Settings
 from common.data.language_modelling import Vocabulary, ptb, wikitext2_raw
 from common.data.registry import identity
 from common.errors import InputError
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.logra.tasks.samples import Samples
 
 #: Of the generated corpus, for all runs the same.

@@ -14,10 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from common.config import Settings
 from common.data.images import Images, digits, fashion_mnist
 from common.errors import InputError
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.logra.tasks.samples import Samples
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]

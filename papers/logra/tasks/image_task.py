@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from common.config import Settings
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.run import Run
 from papers.logra.tasks.classifier_training import (
     Device,
     NetworkSettings,

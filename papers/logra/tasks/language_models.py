@@ -12,10 +12,10 @@ import torch
 from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
-from common.config import Settings
 from common.data.registry import find, identity
 from common.errors import InputError
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.run import Run
 from papers.logra.tasks.networks import Transformer
 from papers.logra.tasks.samples import Samples, logits_of, losses, margins
 

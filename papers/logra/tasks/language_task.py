@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from common.config import Settings
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.run import Run
 from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
 from papers.logra.tasks.corpora import CorpusSettings, load
 from papers.logra.tasks.language_models import LanguageModelSettings

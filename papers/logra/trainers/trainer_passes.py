@@ -12,8 +12,8 @@ import torch
 from pydantic import ConfigDict, Field, StrictBool, ValidationError
 from torch import Tensor, nn
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.logra.curvature.hessians import Damping
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.mmt_how2.corpora.picture_vectors import (
     Pictures,
     Scenes,

@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.mmt_how2.corpora.compositional_corpus import balanced_table
 from papers.mmt_how2.corpora.function_words import FUNCTION_WORDS
 from papers.mmt_how2.corpora.noise_channel import NoiseChannel

@@ -8,7 +8,7 @@ from typing import Final
 
 from common.data import how2, multi30k
 from common.data.registry import identity
-from common.run import DataIdentity
+from common.runs.record import DataIdentity
 from papers.mmt_how2.corpora.spoken_words import NOTHING, spoken
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 

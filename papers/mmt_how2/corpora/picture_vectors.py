@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from common.config import Settings
 from common.data.synthetic import scene_pictures
+from common.experiments.settings import Settings
 
 Scenes = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

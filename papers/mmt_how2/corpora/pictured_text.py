@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.mmt_how2.corpora.picture_vectors import Scenes, Vectors
 
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Settings
 from common.errors import InputError
-from common.run import Progress
+from common.experiments.settings import Settings
+from common.progress import Progress
 
 
 class Minibatches(Settings):

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config import Settings
 from common.data.language_modelling import Vocabulary
 from common.errors import InputError
-from common.run import Progress
+from common.experiments.settings import Settings
+from common.progress import Progress
 from papers.mmt_how2.correction.minibatch_training import Minibatches, train
 from papers.mmt_how2.correction.padded_text import PaddedText, padded, word_vocabulary
 

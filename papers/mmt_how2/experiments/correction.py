@@ -11,10 +11,11 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Settings
 from common.data.registry import identity
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,

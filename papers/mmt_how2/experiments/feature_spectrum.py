@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from common.config import Settings
 from common.data import how2, multi30k
 from common.data.registry import identity
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.mmt_how2.corpora.picture_vectors import (
     Pictures,
     picture_vectors,

@@ -8,11 +8,12 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from common.config import Settings
 from common.data.how2 import HYPOTHESIS, REFERENCE, transcripts
 from common.data.registry import identity
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.mmt_how2.corpora.correction_corpus import CorrectionText, correction_corpus
 from papers.mmt_how2.corpora.function_words import is_function_word
 from papers.mmt_how2.translation.scoring import WordErrors, word_errors

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.config import Settings
 from common.data.how2 import split_sizes, transcripts
 from common.data.registry import identity
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.mmt_how2.corpora.compositional_corpus import CompositionalText, compositional_corpus
 
 

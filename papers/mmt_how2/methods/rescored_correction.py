@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import torch
 from pydantic import Field
 
-from common.config import Settings
-from common.run import Progress
+from common.experiments.settings import Settings
+from common.progress import Progress
 from papers.mmt_how2.corpora.heard_speech import HeardSpeech
 from papers.mmt_how2.correction.joint_embedding import (
     JointEmbeddingSettings,

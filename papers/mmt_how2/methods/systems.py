@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
-from common.run import Progress, Run
+from common.experiments.settings import Settings
+from common.progress import Progress
+from common.runs.run import Run
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.generation import Search, Translations, Translator
 from papers.mmt_how2.translation.subwords import Subwords, Units, cut_lines

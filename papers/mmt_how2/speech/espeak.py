@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.mmt_how2.speech.speech import read_wave
 
 PROGRAM = "espeak-ng"

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Settings
 from common.data.files import reading
 from common.errors import InputError
+from common.experiments.settings import Settings
 
 
 class SpeechFeatures(Settings):

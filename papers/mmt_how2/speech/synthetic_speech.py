@@ -22,9 +22,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from common.config import Settings
 from common.data.synthetic import Seed
 from common.errors import InputError
+from common.experiments.settings import Settings
 
 Samples = npt.NDArray[np.float64]
 

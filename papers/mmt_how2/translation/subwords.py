@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, Protocol
 
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
+from common.experiments.settings import Settings
 from papers.mmt_how2.translation.plain_text import single_blanks
 
 log = logging.getLogger("mmt_how2.subwords")

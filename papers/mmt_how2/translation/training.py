@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from common.config import Settings
 from common.errors import InputError
-from common.run import Progress
+from common.experiments.settings import Settings
+from common.progress import Progress
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.training_folder import (
     best_path,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
-from common.run import file_sha256
+from common.runs.files import file_sha256
 
 if TYPE_CHECKING:
     from papers.mmt_how2.translation.training import Epoch, Schedule, TranslationModel

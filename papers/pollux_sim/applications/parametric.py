@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from common.config import Settings, read_yaml, validated
+from common.experiments.documents import read_yaml
+from common.experiments.settings import Settings, validated
 from papers.pollux_sim.applications.applications import (
     APPLICATIONS,
     Application,

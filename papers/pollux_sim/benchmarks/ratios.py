@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from common.errors import InputError
 from common.results.benchmarks import BenchmarkRow, compare
-from common.run import peak_rss_bytes
+from common.runs.machine import peak_rss_bytes
 from papers.pollux_sim.applications.applications import Application
 from papers.pollux_sim.applications.parametric import load_fits, load_parametric
 from papers.pollux_sim.applications.traces import load_traces

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from common.config import Settings
-from common.programs import Program
-from common.run import Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.run import Run
 from papers.pollux_sim.applications.parametric import fitted_theta
 from papers.pollux_sim.policies.autoscaling import (
     EqualShares,

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from common.config import Settings
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.pollux_sim.applications.applications import Application
 from papers.pollux_sim.applications.csv_columns import NON_NEGATIVE, read_columns
 from papers.pollux_sim.applications.traces import TimingRows, TraceApplication

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from common.config import Settings
 from common.errors import InputError
-from common.programs import Program
-from common.run import DataIdentity, Run, file_sha256
+from common.experiments.settings import Settings
+from common.runs.files import file_sha256
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.pollux_sim.applications.applications import Application
 from papers.pollux_sim.applications.parametric import fitted_theta, load_fits
 from papers.pollux_sim.applications.workloads import (

@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from common.cli import Parser, guarded
 from common.errors import InputError
+from common.runs.cli import Parser, guarded
 from papers.pollux_sim.applications.applications import APPLICATIONS, Limits
 from papers.pollux_sim.applications.parametric import (
     FITTED,

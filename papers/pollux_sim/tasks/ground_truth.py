@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from common.run import DataIdentity, Run, file_sha256
+from common.runs.files import file_sha256
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 from papers.pollux_sim.applications.applications import Application
 from papers.pollux_sim.applications.parametric import FITTED, load_parametric
 from papers.pollux_sim.applications.traces import load_traces

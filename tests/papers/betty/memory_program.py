@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.config import RunKey, Settings
-from common.core import Core, CoreSettings
-from common.run import Run
+from common.experiments.schema import RunKey
+from common.experiments.settings import Settings
+from common.runs.run import Run
+from common.training import Core, CoreSettings
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.search_space import all_candidates
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from common import ROOT
-from common.config import RunKey, Settings, load_paper
-from common.core import core as core_module
-from common.programs import Programs
-from common.run import Run, read_record
+from common.experiments.schema import RunKey, load_paper
+from common.experiments.settings import Settings
+from common.runs.programs import Programs
+from common.runs.record import read_record
+from common.runs.run import Run
+from common.training import core as core_module
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "betty"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.core import Core
 from common.errors import InputError
+from common.training import Core
 from papers.betty import Config, IterativeProblem
 from papers.betty.experiments.architecture_search import load, search_program
 from papers.betty.tasks.batches import Split

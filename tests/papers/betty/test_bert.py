@@ -32,7 +32,7 @@ from papers.betty.tasks.text_classifier import (
     read_bert,
     read_tokenizer,
 )
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 from tests.papers.betty.runs import metrics_of, settings_of
 from tests.papers.registered import registered_as_it_lies
 

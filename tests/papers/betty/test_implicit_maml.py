@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from common.config import RunKey
 from common.errors import InputError
-from common.run import Run
+from common.experiments.schema import RunKey
+from common.runs.run import Run
 from papers.betty import Config, IterativeProblem
 from papers.betty.experiments.implicit_maml import (
     ImplicitMAMLSettings,

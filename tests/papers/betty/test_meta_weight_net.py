@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import RunKey, load_paper, validated
-from common.core import core as core_module
-from common.run import Run, read_record
+from common.experiments.schema import RunKey, load_paper
+from common.experiments.settings import validated
+from common.runs.record import read_record
+from common.runs.run import Run
+from common.training import core as core_module
 from papers.betty.experiments.meta_weight_net import (
     FOLDER,
     MetaWeightNetSettings,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from common.config import RunKey
-from common.run import Run
+from common.experiments.schema import RunKey
+from common.runs.run import Run
 from papers.betty.experiments.regression_hpo import (
     Data,
     RegressionSettings,

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from common import ROOT
-from common.core import CoreSettings
 from common.errors import InputError
-from common.programs import Programs
-from common.run import read_record
+from common.runs.programs import Programs
+from common.runs.record import read_record
+from common.training import CoreSettings
 from papers.betty.distribution.data_shares import share_of
 from papers.betty.tasks.batches import Batches
 from papers.betty.tasks.training import strategy_of

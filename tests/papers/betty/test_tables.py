@@ -8,14 +8,14 @@ import matplotlib.pyplot as plt
 import pytest
 
 from common import ROOT
-from common.config import Scale, load_paper
+from common.experiments.schema import Scale, load_paper
 from common.results.records import Results, StoredRecord, read_published
 from common.results.tables import Cell, Table
 from papers.betty.graph import DataflowGraph
 from papers.betty.targets.drawing import by_level, draw_graph, imports, level
 from papers.betty.targets.figures import FIGURES, PARTS
 from papers.betty.targets.tables import METHODS, TABLES
-from tests.common.example_results import record_of
+from tests.common.results.example_results import record_of
 
 FOLDER = ROOT / "papers" / "betty"
 METRICS = {

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from common import ROOT
-from common.config import RunKey, Settings, load_paper
-from common.programs import Programs
-from common.run import Run, read_record
+from common.experiments.schema import RunKey, load_paper
+from common.experiments.settings import Settings
+from common.runs.programs import Programs
+from common.runs.record import read_record
+from common.runs.run import Run
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "logra"

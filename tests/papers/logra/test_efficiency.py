@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load_paper
 from common.errors import InputError
+from common.experiments.schema import load_paper
 from common.results.records import Results, StoredRecord
 from papers.logra.curvature import memory_limits
 from papers.logra.experiments import efficiency

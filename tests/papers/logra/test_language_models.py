@@ -14,19 +14,20 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
-from common.config import RunKey
 from common.data.language_modelling import wikitext2_raw
 from common.data.registry import data_set
 from common.data.tokenizers import byte_pair_encoder, gpt2_byte_pairs
 from common.errors import InputError
-from common.run import Run, read_record
+from common.experiments.schema import RunKey
+from common.runs.record import read_record
+from common.runs.run import Run
 from papers.logra.experiments.language_brittleness import PROGRAM
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
 from papers.logra.tasks.corpora import LINES_AT_ONCE, blocks
 from papers.logra.tasks.language_models import Gpt2, Gpt2Settings, TransformerSettings, measured
 from papers.logra.tasks.samples import Samples, losses, margins
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 from tests.papers.logra.one_at_a_time import autograd_gradients
 from tests.papers.logra.runs import opened, settings_of
 from tests.papers.registered import registered_as_it_lies

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT
-from common.config import RunKey, load_paper
-from common.programs import Programs
-from common.run import Record, Run, read_record
+from common.experiments.schema import RunKey, load_paper
+from common.runs.programs import Programs
+from common.runs.record import Record, read_record
+from common.runs.run import Run
 from tests.papers.arms import settings_in
 
 FOLDER = ROOT / "papers" / "mmt_how2"

@@ -9,10 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from common.config import load_paper, validated
 from common.errors import InputError
+from common.experiments.schema import load_paper
+from common.experiments.settings import validated
 from common.results.records import Results
-from common.run import Record
+from common.runs.record import Record
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,

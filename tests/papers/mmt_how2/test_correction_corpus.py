@@ -27,7 +27,7 @@ from papers.mmt_how2.corpora.picture_vectors import Pictures
 from papers.mmt_how2.corpora.pictured_text import Sizes
 from papers.mmt_how2.corpora.spoken_words import spoken
 from papers.mmt_how2.translation.scoring import word_errors
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 
 SIZES = Sizes(train=1, valid=1, test=3000)
 FUNCTION = CorrectionText(function_errors=0.20, twin_errors=0.02, sizes=SIZES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from papers.mmt_how2.experiments.recognition_errors import classes_of
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import record_of
 
 

@@ -30,7 +30,7 @@ from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import bleu
 from papers.mmt_how2.translation.subwords import Units
 from papers.mmt_how2.translation.training import Schedule, TranslationModel
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import opened, record_of, settings_of
 
 TINY = Sizes(train=60, valid=9, test=11)

@@ -12,7 +12,7 @@ from common.data.how2 import transcripts
 from papers.mmt_how2.experiments.recognition_errors import kinds_of, ranked_pairs
 from papers.mmt_how2.translation.scoring import word_errors
 from papers.mmt_how2.translation.word_alignment import Edit, sclite_edits
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import record_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from common.data.registry import find
 from papers.pollux_sim.applications.applications import APPLICATIONS
 from papers.pollux_sim.applications.traces import TraceApplication
-from tests.common.real_data import skip_without
+from tests.common.data.real_data import skip_without
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import RunKey, validated
 from common.errors import InputError
-from common.run import Run, read_record
+from common.experiments.schema import RunKey
+from common.experiments.settings import validated
+from common.runs.record import read_record
+from common.runs.run import Run
 from papers.pollux_sim.applications.applications import APPLICATIONS, Application
 from papers.pollux_sim.applications.parametric import load_fits, load_parametric
 from papers.pollux_sim.applications.traces import TraceApplication

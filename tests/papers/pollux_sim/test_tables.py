@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from common import ROOT
-from common.config import Scale, load_paper
+from common.experiments.schema import Scale, load_paper
 from common.results.records import Results, StoredRecord, read_published
 from common.results.tables import Cell, Table
 from papers.pollux_sim.applications.applications import APPLICATIONS
 from papers.pollux_sim.targets.figures import FIGURES
 from papers.pollux_sim.targets.tables import INTERFERENCES, INTERVALS, LOADS, TABLES
-from tests.common.example_results import record_of
+from tests.common.results.example_results import record_of
 
 FOLDER = ROOT / "papers" / "pollux_sim"
 SECONDS = {"avg_jct_s": 7200.0, "p50_jct_s": 3600.0, "p99_jct_s": 36000.0, "makespan_s": 57600.0}

@@ -16,10 +16,10 @@ import pytest
 
 from common import ROOT
 from common.errors import InputError
-from common.run import read_record
+from common.runs.record import read_record
 from papers.pollux_sim import train
 from papers.pollux_sim.experiments.simulate import SimulateSettings
-from tests.common.without_privileges import without_privileges
+from tests.common.runs.without_privileges import without_privileges
 
 HEADER = "name,time,application,num_replicas,batch_size\n"
 JOBS = "cifar10-0,0,cifar10,4,512\nncf-1,100,ncf,1,32768\nbert-2,300,bert,6,384\n"

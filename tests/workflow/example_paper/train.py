@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.cli import guarded, paper_main
+from common.runs.cli import guarded, paper_main
 
 if __name__ == "__main__":
     guarded(lambda: paper_main(Path(__file__).parent))

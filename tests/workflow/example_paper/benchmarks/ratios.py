@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.config import Scale
+from common.experiments.schema import Scale
 from common.results.benchmarks import BenchmarkRow, compare
 
 

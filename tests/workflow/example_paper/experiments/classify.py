@@ -10,9 +10,10 @@ from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from common.config import Settings
-from common.programs import Program
-from common.run import DataIdentity, Run
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
 
 
 class Classify(Settings):

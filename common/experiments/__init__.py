@@ -1,0 +1,1 @@
+"""Experiment files, and the settings in them."""

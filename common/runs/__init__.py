@@ -1,0 +1,1 @@
+"""Runs and their records, and how they are started."""

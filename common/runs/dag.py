@@ -1,0 +1,223 @@
+"""What the Snakefiles know about papers: paths, parameters and the environment of jobs.
+
+Rules stand in ``Snakefile`` and ``workflow/paper.smk``; everything they compute stands here.
+Light on imports, because every start of Snakemake reads it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from common import ROOT
+from common.errors import InputError
+from common.experiments.documents import read_yaml
+from common.experiments.schema import Experiment, Paper, RunKey, Scale, load_paper
+from common.experiments.settings import Settings, validated
+from common.runs.imports import loaded_files
+
+#: What shapes a target besides modules, by its kind.
+STYLES: Final = {
+    "table": (),
+    "figure": ("common/results/style.mplstyle",),
+    "listing": ("common/results/page/*",),
+}
+#: Files that one target consists of, by its kind; the first is the one others depend on.
+SUFFIXES: Final = {
+    "table": ("json", "csv", "md", "tex"),
+    "figure": ("json", "png", "svg"),
+    "listing": ("json", "html"),
+}
+
+
+class Options(Settings):
+    """What ``snakemake --config`` accepts."""
+
+    scale: Scale = "laptop"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn unusable input into one line and exit status 2, without Snakemake's traceback."""
+    try:
+        yield
+    except InputError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def check_checkout(root: Path = ROOT) -> None:
+    """Raise InputError where Snakemake cannot work: it takes braces in paths for its wildcards."""
+    if set("{}") & set(str(root)):
+        raise InputError(f"{root}: Snakemake needs a checkout without {{ or }} in its path")
+
+
+def scale_of(config: Mapping[str, Any]) -> Scale:
+    """The scale chosen by ``snakemake --config scale=...`` (default: laptop)."""
+    return validated(Options, dict(config), "snakemake --config").scale
+
+
+def job_environment() -> dict[str, str]:
+    """Variables that make jobs use this Python and this checkout, from whatever folder."""
+
+    def first(path: str | Path, variable: str) -> str:
+        others = [part for part in os.environ.get(variable, "").split(os.pathsep) if part]
+        return os.pathsep.join(dict.fromkeys([str(path), *others]))
+
+    return {
+        "PATH": first(Path(sys.executable).parent, "PATH"),
+        "PYTHONPATH": first(ROOT, "PYTHONPATH"),
+        "REPRO_PROGRESS": "0",
+    }
+
+
+def hold_lock(path: Path = Path(".snakemake/running")) -> None:
+    """Hold the working directory for this process until it ends, however it ends.
+
+    Snakemake's own lock outlives a killed process and then needs ``--unlock``; the kernel
+    releases this one. Raises InputError while another Snakemake holds it.
+    """
+    path.parent.mkdir(exist_ok=True)
+    stream = path.open("a")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another snakemake is at work in this folder") from None
+    _held.append(stream)
+
+
+_held: list[Any] = []
+
+
+class PaperJobs:
+    """One paper at one scale: the files its rules read and write.
+
+    Args:
+        name: name of the paper's folder below ``papers/``.
+        scale: scale of every path.
+        root: root of the checkout.
+    """
+
+    def __init__(self, name: str, scale: Scale, root: Path = ROOT) -> None:
+        self.paper: Paper = load_paper(root / "papers" / name)
+        self.name, self.scale, self._root = name, scale, root
+        self.folder = f"papers/{name}"
+        self.results = f"results/{scale}/{name}"
+        self.claims_file = f"{self.folder}/claims.yaml"
+        self.has_claims = (root / self.claims_file).is_file()
+        claims = read_yaml(root / self.claims_file) if self.has_claims else None
+        self._claimed = set(_values_of("experiment", claims))
+
+    def records(self, *experiments: str) -> list[str]:
+        """Records of all runs of ``experiments``."""
+        return [str(key.record()) for key in self.paper.runs(self.scale, experiments)]
+
+    def needed(self, experiment: str, arm: str) -> list[str]:
+        """Records that the runs of an arm read."""
+        runs = self.paper.needed(RunKey(self.name, experiment, arm, 0, self.scale))
+        return [str(key.record()) for keys in runs.values() for key in keys]
+
+    def claim_records(self) -> list[str]:
+        """Records of the experiments that ``claims.yaml`` names."""
+        return self.records(*(name for name in self.paper.experiments if name in self._claimed))
+
+    def arms(self) -> list[str]:
+        """Names of all arms, escaped for a regular expression."""
+        studies = self.paper.experiments.values()
+        return sorted({re.escape(arm) for study in studies for arm in study.arms})
+
+    def rendered(self, target: str) -> dict[str, str]:
+        """Files of a target, by suffix."""
+        kind = self.paper.targets[target].kind
+        stem = f"{self.results}/{kind}s/{target}"
+        return {suffix: f"{stem}.{suffix}" for suffix in SUFFIXES[kind]}
+
+    def drawn_by(self, kind: str) -> list[str]:
+        """Files that make targets of this kind out of records."""
+        modules = (f"papers.{self.name}.targets.{kind}s", f"common.results.{kind}s")
+        return [*loaded_files(*modules, root=self._root), *_matching(STYLES[kind], self._root)]
+
+    def layout(self, target: str) -> str:
+        """All that a target shows from ``experiments.yaml`` besides the records: titles, order."""
+        body = self.paper.targets[target]
+        studies = {name: self.paper.experiments[name] for name in body.experiments}
+        shown = {name: self._titles(study) for name, study in studies.items()}
+        return canonical({"target": body.model_dump(), "experiments": shown})
+
+    def _titles(self, study: Experiment) -> dict[str, Any]:
+        arms = {arm: study.arms[arm].title for arm in study.arms_of(self.scale)}
+        return {"title": study.title, "source": study.source, "arms": list(arms.items())}
+
+    def settings(self, experiment: str, arm: str) -> str:
+        """Raw settings of one arm; a run is repeated when this text changes."""
+        study = self.paper.experiments[experiment]
+        settings = self.paper.settings(experiment, arm, self.scale)
+        return canonical({"program": study.program, "settings": settings})
+
+    def resource(self, experiment: str, name: str) -> int:
+        """One of the resources that a run of ``experiment`` asks for."""
+        return int(getattr(self.paper.resources(experiment, self.scale), name))
+
+    def benchmark(self, name: str) -> str:
+        """Result of a benchmark."""
+        return f"{self.results}/benchmarks/{name}.json"
+
+    def products(self) -> list[str]:
+        """The JSON of every target, and the verdicts on the claims."""
+        verdicts = [f"{self.results}/claims.json"] if self.has_claims else []
+        return [self.rendered(target)["json"] for target in self.paper.targets] + verdicts
+
+
+@cache
+def jobs_of(name: str, scale: Scale) -> PaperJobs:
+    """One paper of this checkout: the Snakefile asks for it, and so does the paper's module."""
+    return PaperJobs(name, scale)
+
+
+def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
+    """Files that make the report: it also holds tables of archived records."""
+    tables = (f"papers.{name}.targets.tables" for name in papers)
+    others = (*STYLES["listing"], "papers/*/archive/*", "papers/*/claims.yaml")
+    return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
+
+
+def present(scale: Scale, pattern: str) -> str:
+    """Names and checksums of the results that exist and that no rule asks for.
+
+    Of benchmarks the report shows those that were run, of runs that were repeated what came out.
+    """
+    found = sorted(Path("results", scale).glob(pattern))
+    return canonical({str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found})
+
+
+def canonical(value: Any) -> str:
+    """``value`` as JSON with sorted keys: equal text for equal content."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _matching(patterns: Iterable[str], root: Path) -> list[str]:
+    """Files below ``root``, as paths there."""
+    found = (path for pattern in patterns for path in root.glob(pattern))
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def _values_of(key: str, node: Any) -> Iterator[str]:
+    """Every string under ``key``, at any depth."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == key and isinstance(value, str):
+                yield value
+            else:
+                yield from _values_of(key, value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _values_of(key, item)

@@ -1,0 +1,106 @@
+"""The machine and the software of a run, as its record tells them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from common import ROOT
+
+PACKAGES = (
+    "accelerate",
+    "fairseq-fixed",
+    "jiwer",
+    "librosa",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "sacrebleu",
+    "scikit-learn",
+    "scipy",
+    "sentencepiece",
+    "snakemake",
+    "subword-nmt",
+    "tokenizers",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "transformers",
+)
+
+
+def git_state(root: Path = ROOT) -> tuple[str, bool]:
+    """(commit, whether tracked files differ from it); ("unknown", True) outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this program has had resident.
+
+    The kernel's ru_maxrss would do, but it goes on from the program that started this one.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def cpu_threads() -> int:
+    """Threads that computing libraries may use: as OMP_NUM_THREADS says, or one a core."""
+    # With nested parallelism the variable is a list, whose first number counts here.
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(said) if said.isdecimal() and int(said) else len(os.sched_getaffinity(0))
+
+
+def cpu_instructions() -> str:
+    """The processor's instruction sets for vectors, sorted; "" where the system does not tell.
+
+    Libraries choose kernels by them, and by ``ONEDNN_MAX_CPU_ISA`` where that is set.
+    """
+    sets = _cpu_line("flags").split()
+    found = sorted(name for name in sets if name.startswith(("avx", "amx", "fma", "f16c")))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return " ".join([*found, *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else [])])
+
+
+def _cpu_line(key: str) -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
+            if line.partition(":")[0].strip() == key:
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return ""
