@@ -25,7 +25,7 @@ from common.results.listings import Listing
 from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, archive_path, origin, recertified
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
-from common.results.table_view import TableView, view
+from common.results.table_view import TableView, arrange
 from common.results.tables import build, read
 from common.results.templates import environment, inlined, number
 from common.run import git_state, write_atomically
@@ -172,7 +172,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
                 coverage=coverage(paper, scale, results),
                 claims=judged_claims(results, scale, paper.paper),
                 tables=[
-                    view(read(path), loaded) for path in _built(paper, scale, results, "table")
+                    arrange(read(path), loaded) for path in _built(paper, scale, results, "table")
                 ],
                 figures=[
                     FigureView(read_note(path), data_uri(path))
@@ -248,7 +248,7 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
             if name not in functions:
                 raise InputError(f"tables.py: TABLES has no {name!r}")
             table = build(functions[name], everything.among(body.experiments), name)
-            made.append(view(table, everything))
+            made.append(arrange(table, everything))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
     claims = read_claims(folder) if (folder / "claims.yaml").is_file() else []

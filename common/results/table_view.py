@@ -22,7 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a table; ``smaller`` says by what their case is smaller than the paper's, if it is."""
+    """Rows of a table; ``smaller`` says by what their case is smaller than the paper's, or ""."""
 
     table: Table
     smaller: str = ""
@@ -41,7 +41,7 @@ class TableView:
     published: Table | None
 
 
-def view(table: Table, results: Results) -> TableView:
+def arrange(table: Table, results: Results) -> TableView:
     """What to show of ``table``, which was made of ``results``."""
     not_run: dict[str, list[str]] = {}
     rows = _by(lambda cell: cell.row, table.cells)
