@@ -25,7 +25,8 @@ from common.results.listings import Listing
 from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, archive_path, origin, recertified
 from common.results.summary import benchmark_rows, coverage, judged_claims, target_file
-from common.results.tables import Table, build, read
+from common.results.table_view import TableView, arrange
+from common.results.tables import build, read
 from common.results.templates import environment, inlined, number
 from common.runs.files import write_atomically
 from common.runs.machine import git_state
@@ -76,7 +77,7 @@ class ArchiveView:
     recertified: list[str]
     stale: list[str]
     claims: list[Judged]
-    tables: list[Table]
+    tables: list[TableView]
     without: list[NotRebuilt]
 
     @property
@@ -86,13 +87,31 @@ class ArchiveView:
 
 
 @dataclass(frozen=True)
+class ListedClaim:
+    """A claim in the list of all: ``place`` is the identifier of where it is shown."""
+
+    claim: Judged
+    scale: str
+    place: str
+
+    @property
+    def facets(self) -> dict[str, str]:
+        """What the list can be filtered by: each is a choice, and an attribute of its line."""
+        return {
+            "verdict": self.claim.verdict,
+            "paper": self.claim.paper,
+            "scale": self.scale,
+        }
+
+
+@dataclass(frozen=True)
 class PaperView:
     """One paper's part of the page."""
 
     paper: Paper
     coverage: dict[str, Any]
     claims: list[Judged]
-    tables: list[Table]
+    tables: list[TableView]
     figures: list[FigureView]
     listings: list[Listing]
     archives: list[ArchiveView]
@@ -103,6 +122,11 @@ class PaperView:
     def verdicts(self) -> Counter[str]:
         """Number of claims by verdict."""
         return Counter(item.verdict for item in self.claims)
+
+    def found(self, scale: str) -> list[tuple[str, Counter[str]]]:
+        """Number of claims by verdict, at ``scale`` and at those whose records were kept."""
+        each = [(scale, self.verdicts), *((kept.scale, kept.verdicts) for kept in self.archives)]
+        return [(at, counts) for at, counts in each if counts]
 
     @property
     def wall_s(self) -> float:
@@ -148,7 +172,9 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
                 paper=paper,
                 coverage=coverage(paper, scale, results),
                 claims=judged_claims(results, scale, paper.paper),
-                tables=[read(path) for path in _built(paper, scale, results, "table")],
+                tables=[
+                    arrange(read(path), loaded) for path in _built(paper, scale, results, "table")
+                ],
                 figures=[
                     FigureView(read_note(path), data_uri(path))
                     for path in _built(paper, scale, results, "figure")
@@ -175,6 +201,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
     templates.globals |= {"strip": interval_strip, "totals": _totals, "index": index}
     text = templates.get_template("report.html").render(
         papers=papers,
+        listed=_listed(papers, scale),
         scale=scale,
         commit=commit,
         dirty=dirty,
@@ -221,7 +248,8 @@ def _archive(folder: Path, scale: Scale, root: Path, module_of: ModuleOf) -> Arc
         try:
             if name not in functions:
                 raise InputError(f"targets/tables.py: TABLES has no {name!r}")
-            made.append(build(functions[name], everything.among(body.experiments), name))
+            table = build(functions[name], everything.among(body.experiments), name)
+            made.append(arrange(table, everything))
         except InputError as error:
             without.append(NotRebuilt(name=name, title=body.title, reason=str(error)))
     claims = read_claims(folder) if (folder / "claims.yaml").is_file() else []
@@ -266,6 +294,20 @@ def _experiment(paper: Paper, name: str, scale: Scale, results: Results) -> Expe
 def _data(item: StoredRecord) -> str:
     names = {f"{data.name} ({origin(data)})" for data in item.record.data}
     return " + ".join(sorted(names)) or "none"
+
+
+def _listed(papers: list[PaperView], scale: Scale) -> list[ListedClaim]:
+    """Every claim at every scale that it was judged at, by paper."""
+    found = []
+    for paper in papers:
+        name = paper.paper.paper
+        found += [ListedClaim(one, scale, f"{name}-claim-{one.claim}") for one in paper.claims]
+        found += [
+            ListedClaim(one, kept.scale, f"{name}-{kept.scale}-claim-{one.claim}")
+            for kept in paper.archives
+            for one in kept.claims
+        ]
+    return found
 
 
 def _totals(papers: list[PaperView]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Cell(Settings):
 
     ``mean`` is None where nothing was run; ``std`` needs two seeds. ``published_text`` is the
     entry as printed in the paper, ``published`` its value where it is a number. ``runs`` are the
-    records that ``mean`` is of; without, they are among those of the table.
+    records that ``mean`` is of; without, they are among those of the table. Where nothing was run,
+    they name the arms, without seeds.
     """
 
     row: str
@@ -247,7 +248,8 @@ def cell(
         label=metric if label is None else label,
         unit=unit,
         published=published,
-        runs=runs_of(results.records(experiment, arm)),
+        runs=runs_of(results.records(experiment, arm))
+        or [Runs(experiment=experiment, arm=arm, seeds=[])],
     )
 
 

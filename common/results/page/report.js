@@ -50,7 +50,7 @@ for (const input of document.querySelectorAll(".filter input")) {
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const row of target.querySelector("tbody").rows) {
+    for (const row of target.querySelectorAll(":scope > .scroll tbody tr")) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       shown += !row.hidden;
@@ -99,7 +99,7 @@ const recordOf = (run) => {
 };
 const headingOf = (cell) => {
   let last = -1;
-  for (const heading of cell.closest("table").tHead.rows[0].cells) {
+  for (const heading of cell.closest("table").querySelector(".names").cells) {
     last += heading.colSpan;
     if (last >= cell.cellIndex) return heading.textContent.replace("↕", "").trim();
   }
@@ -130,16 +130,66 @@ for (const button of document.querySelectorAll("button.behind")) {
   });
 }
 
-// A link into a closed section opens it; printing opens all.
-const reveal = () => {
-  const details = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
-  if (details) details.open = true;
+// Claims: those that agree with every choice; a count in the first lines makes the choices.
+const form = document.getElementById("claim-filter");
+const showClaims = () => {
+  const chosen = [...form.querySelectorAll("select")].filter((select) => select.value);
+  const lines = [...document.querySelectorAll(".claim-lines li")];
+  for (const line of lines) {
+    line.hidden = !chosen.every((select) => line.dataset[select.name] === select.value);
+  }
+  const shown = lines.filter((line) => !line.hidden).length;
+  form.querySelector("output").textContent = `${shown} of ${lines.length} claims`;
 };
-addEventListener("hashchange", reveal);
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
+form?.addEventListener("change", showClaims);
+form?.addEventListener("reset", () => setTimeout(showClaims));
+for (const count of document.querySelectorAll(".found a.chip")) {
+  count.addEventListener("click", () => {
+    for (const select of form.querySelectorAll("select")) {
+      select.value = count.dataset[select.name] ?? "";
+    }
+    showClaims();
+  });
+}
+
+// A link into closed sections opens them, again too, when the address stays the same.
+const reveal = (hash) => {
+  const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+  const closed = [];
+  for (let box = target?.closest("details"); box; box = box.parentElement.closest("details")) {
+    if (!box.open) closed.push(box);
+  }
+  for (const box of closed) box.open = true;
+  if (closed.length) target.scrollIntoView();
+};
+addEventListener("hashchange", () => reveal(location.hash));
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (link) reveal(link.hash);
 });
-reveal();
+reveal(location.hash);
+
+// Opening a paper closes the one above it: its own head stays in view.
+for (const paper of document.querySelectorAll("details.paper")) {
+  paper.querySelector("summary").addEventListener("click", () => {
+    const stay = () => {
+      if (paper.open && paper.getBoundingClientRect().top < 0) paper.scrollIntoView();
+    };
+    paper.addEventListener("toggle", stay, { once: true });
+  });
+}
+
+// Printing opens all; a group of which one is open at a time would close the others.
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const paper of document.querySelectorAll("details.paper")) paper.removeAttribute("name");
+  for (const details of opened) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of opened) details.open = false;
+  for (const paper of document.querySelectorAll("details.paper")) paper.name = "paper";
+});
 
 // The contents mark the section in view.
 const links = new Map(

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -36,6 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_paper(root)
     write_records(folder, results)
     write_records(folder, results, "paper")
+    write_paper(root, "tempering")
     options = ["--root", str(root), "--results", str(results)]
     main(["archive", "annealing", "--scale", "paper", *options])
     for words in (
@@ -60,14 +61,21 @@ def browser() -> Iterator[sync_api.Browser]:
         launched.close()
 
 
-def opened(browser: sync_api.Browser, report: Path, width: int = 1280, **options: str) -> Loaded:
-    page = browser.new_page(viewport={"width": width, "height": 800}, **options)  # type: ignore[arg-type]
+def opened(
+    browser: sync_api.Browser,
+    report: Path,
+    at: str = "annealing",
+    width: int = 1280,
+    **options: Any,
+) -> Loaded:
+    """The page as a link to ``at`` opens it."""
+    page = browser.new_page(viewport={"width": width, "height": 800}, **options)
     messages: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(report.as_uri())
+    page.goto(f"{report.as_uri()}#{at}")
     return Loaded(page, messages, requests)
 
 
@@ -114,7 +122,7 @@ def test_claims_are_judged_on_kept_records_too(browser: sync_api.Browser, report
     }
     assert shown == {"slow_beats_fast", "greedy_is_cheap", "greedy_differs_little"}
     assert not kept.locator("li.claim").first.is_visible()
-    kept.locator("summary").click()
+    kept.locator("summary").first.click()
     assert kept.locator("li.claim").first.is_visible()
 
 
@@ -152,7 +160,7 @@ def test_sorting_orders_numbers_both_ways_and_leaves_the_missing_last(
     page = opened(browser, report).page
     table = page.locator("#annealing-table1")
     names = table.locator("tbody th")
-    published = table.locator("th", has_text="published").first
+    published = table.locator(".names th", has_text="city").last
     button = published.locator("button")
     button.focus()
     page.keyboard.press("Enter")
@@ -176,6 +184,131 @@ def test_the_filter_keeps_rows_with_every_word(browser: sync_api.Browser, report
     assert table.locator(".none-left").is_visible()
     box.fill("")
     assert table.locator("tbody tr:visible").count() == 3
+
+
+@in_browser
+@pytest.mark.parametrize("script", [True, False])
+@pytest.mark.parametrize(
+    "at", ["annealing", "annealing-table1", "annealing-paper-claim-greedy_is_cheap"]
+)
+def test_a_link_into_a_folded_paper_opens_it(
+    browser: sync_api.Browser, report: Path, at: str, script: bool
+) -> None:
+    page = opened(browser, report, at, java_script_enabled=script).page
+    assert page.locator(f"#{at}").is_visible()
+    assert not page.locator("#tempering").is_visible()
+
+
+@in_browser
+def test_a_link_on_the_page_opens_a_paper_again_after_it_was_closed(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, "").page
+    first = page.locator(".found a.title").first
+    first.click()
+    page.locator("details.paper summary").first.click()
+    assert not page.locator("#annealing").is_visible()
+    first.click()
+    assert page.locator("#annealing").is_visible()
+
+
+@in_browser
+def test_one_paper_is_open_at_a_time(browser: sync_api.Browser, report: Path) -> None:
+    page = opened(browser, report).page
+    heads = page.locator("details.paper > summary")
+    heads.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#tempering").is_visible()
+    assert not page.locator("#annealing").is_visible()
+
+
+@in_browser
+def test_a_paper_opened_below_another_stays_in_view_when_that_one_closes(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, reduced_motion="reduce").page
+    page.set_viewport_size({"width": 1280, "height": 200})
+    page.locator("details.paper > summary").nth(1).click()
+    top = "document.querySelectorAll('.paper > summary')[1].getBoundingClientRect().top"
+    page.wait_for_function(f"{top} >= 0 && {top} < 200")
+
+
+@in_browser
+def test_the_first_screen_says_of_each_paper_what_was_found(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, "").page
+    lines = page.locator(".found li")
+    said = [" ".join(line.inner_text().split()) for line in lines.all()]
+    verdicts = "1 held 1 failed 1 undecided"
+    title = "Cooling schedules for an annealed search"
+    assert said == [
+        f"{title} 2 of 3 rebuilt scale laptop {verdicts} scale paper {verdicts}",
+        f"{title} 0 of 3 rebuilt",
+    ]
+    box = lines.last.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 800
+
+
+def claims_shown(page: sync_api.Page) -> list[str]:
+    return page.locator(".claim-lines li:visible a").all_text_contents()
+
+
+@in_browser
+def test_claims_are_filtered_by_every_choice_and_counted(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, "claims").page
+    count = page.locator("#claim-filter output")
+    assert count.inner_text() == "6 of 6 claims"
+    page.locator("select[name=verdict]").select_option("fails")
+    assert count.inner_text() == "2 of 6 claims"
+    page.locator("select[name=scale]").select_option("paper")
+    assert claims_shown(page) == ["Greedy search stays below a cost of ten."]
+    assert count.inner_text() == "1 of 6 claims"
+    page.locator("#claim-filter [type=reset]").click()
+    page.wait_for_function("!document.querySelector('.claim-lines li[hidden]')")
+    assert count.inner_text() == "6 of 6 claims"
+
+
+@in_browser
+def test_a_count_of_verdicts_leads_to_those_claims_and_each_to_its_place(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, "").page
+    page.locator(".found a.chip.fails").first.click()
+    assert claims_shown(page) == ["Greedy search stays below a cost of ten."]
+    page.locator(".claim-lines li:visible a").click()
+    assert page.locator("#annealing-claim-greedy_is_cheap").is_visible()
+
+
+@in_browser
+def test_a_smaller_case_has_the_published_number_apart_and_no_difference(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    laptop, kept = page.locator("#annealing-table1"), page.locator("#annealing-paper-table1")
+    heads = laptop.locator("thead .group").all_text_contents()
+    assert heads == ["ours, scale laptop", "published, larger case"]
+    assert "difference" not in laptop.locator("thead").text_content()  # type: ignore[operator]
+    assert "difference" in kept.locator("thead").text_content()  # type: ignore[operator]
+
+
+@in_browser
+def test_without_script_all_can_be_read_and_nothing_dead_is_shown(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report, "", java_script_enabled=False).page
+    page.locator("details.paper > summary").first.click()
+    page.locator("#claims > summary").click()
+    page.locator("details.kept > summary").click()
+    for part in ("#annealing-table1 td.ours", "#annealing li.claim", ".claim-lines li"):
+        found = page.locator(part)
+        assert found.count() == page.locator(f"{part}:visible").count() > 0
+    assert not page.locator("#claim-filter").is_visible()
+    assert not page.locator("#theme").is_visible()
+    assert page.locator(".filter:visible").count() == 0
 
 
 @in_browser
@@ -240,7 +373,7 @@ def test_a_claim_and_a_figure_lead_to_all_that_they_were_made_of(
 def test_a_number_from_an_archive_is_replayed_from_there(
     browser: sync_api.Browser, report: Path
 ) -> None:
-    page = opened(browser, report).page
+    page = opened(browser, report, "annealing-paper-table1").page
     kept = page.locator("#annealing-paper-table1 tbody tr").first.locator("button").first
     made, repeated = commands_behind(page, kept)[:2]
     assert made.endswith("--arm slow --seed 0 --scale paper")
@@ -281,13 +414,55 @@ def test_in_print_the_results_take_the_whole_width(browser: sync_api.Browser, re
     assert not page.locator("nav").is_visible()
 
 
+#: What a reader may have closed or filtered out, and is on paper all the same.
+FOLDED = (
+    "#annealing",
+    "#tempering",
+    "#annealing-paper-table1",
+    ".claim-lines li",
+    "#annealing-table1 tbody tr",
+    "#annealing-provenance .study",
+)
+
+
+@in_browser
+@pytest.mark.parametrize("script", [True, False])
+def test_print_shows_what_is_closed_or_filtered_out(
+    browser: sync_api.Browser, report: Path, script: bool
+) -> None:
+    page = opened(browser, report, "", java_script_enabled=script).page
+    if script:
+        rows = "document.querySelectorAll('.claim-lines li, tbody tr')"
+        page.evaluate(f"for (const row of {rows}) row.hidden = true")
+    page.emulate_media(media="print")
+    for part in FOLDED:
+        found = page.locator(part)
+        assert found.count() == page.locator(f"{part}:visible").count() > 0, part
+
+
+@in_browser
+def test_printing_opens_every_section_and_closes_it_again(
+    browser: sync_api.Browser, report: Path
+) -> None:
+    page = opened(browser, report).page
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before = page.evaluate(closed)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(closed) == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(closed) == before > 0
+    page.locator("details.paper > summary").last.click()
+    assert not page.locator("#annealing").is_visible()
+
+
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_never_wider_than_a_phone(
     browser: sync_api.Browser, report: Path, scheme: str
 ) -> None:
     page = opened(browser, report, width=360, color_scheme=scheme).page
-    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360  # papers closed but one
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # opens all
     assert page.evaluate("document.body.scrollWidth") <= 360
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 

@@ -1,0 +1,126 @@
+"""What the report shows of a table: what was run, and what may be set against the paper's numbers.
+
+Rows and columns without any number of ours are named below it, with what they wait for. Rows of a
+case that is smaller than the paper's have the published numbers apart, without a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from common.results.lineage import Runs
+from common.results.records import Results
+from common.results.tables import Cell, Table
+
+NOT_RUN: Final = "Not run"
+WAITS_FOR_GPU: Final = "Not run, waits for a GPU"
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a table; ``smaller`` says by what their case is smaller than the paper's, or ""."""
+
+    table: Table
+    smaller: str = ""
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table in parts; ``not_run`` names its empty rows and columns by reason.
+
+    ``published`` is what the paper gives for these; None where it gives nothing.
+    """
+
+    table: Table
+    parts: list[Part]
+    not_run: dict[str, list[str]]
+    published: Table | None
+
+
+def arrange(table: Table, results: Results) -> TableView:
+    """What to show of ``table``, which was made of ``results``."""
+    not_run: dict[str, list[str]] = {}
+    rows = _by(lambda cell: cell.row, table.cells)
+    empty = {row: cells for row, cells in rows.items() if _is_empty(cells)}
+    for row, cells in empty.items():
+        not_run.setdefault(_reason(table, cells, results), []).append(row)
+    shown = [cell for cell in table.cells if cell.row not in empty]
+    columns = _by(lambda cell: (cell.column, cell.metric), shown)
+    for place, cells in columns.items():
+        if _is_empty(cells):
+            not_run.setdefault(_reason(table, cells, results), []).append(table.heading(*place))
+            shown = [cell for cell in shown if (cell.column, cell.metric) != place]
+    published = [cell for cell in table.cells if cell not in shown and cell.published_text]
+    return TableView(
+        table,
+        _parts(_only(table, shown), results) if shown else [],
+        not_run,
+        _only(table, published) if published else None,
+    )
+
+
+def _parts(table: Table, results: Results) -> list[Part]:
+    """Rows of the paper's size, then smaller ones; all in one part without published numbers."""
+    if not table.has_published:
+        return [Part(table)]
+    if results.scale != "paper":
+        return [Part(table, f"scale {results.scale}")]
+    smaller = {
+        cell.row for cell in table.cells if _ran_without_gpu(table.runs_behind(cell), results)
+    }
+    found = _by(lambda cell: cell.row in smaller, table.cells)
+    return [
+        Part(_only(table, found[on_cpu]), "on a CPU" if on_cpu else "") for on_cpu in sorted(found)
+    ]
+
+
+def _by(key: Callable[[Cell], Key], cells: Iterable[Cell]) -> dict[Key, list[Cell]]:
+    found: dict[Key, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(key(cell), []).append(cell)
+    return found
+
+
+def _only(table: Table, cells: Iterable[Cell]) -> Table:
+    return table.model_copy(update={"cells": list(cells)})
+
+
+def _is_empty(cells: Sequence[Cell]) -> bool:
+    """Whether nothing of ours is there; the paper's words alone, which nothing could fill, stay."""
+    if any(cell.mean is not None for cell in cells):
+        return False
+    words = any(cell.published_text for cell in cells)
+    numbers = any(cell.runs or cell.published is not None for cell in cells)
+    return numbers or not words
+
+
+def _reason(table: Table, cells: Iterable[Cell], results: Results) -> str:
+    """Why cells are empty: a GPU, if every experiment that they may be of asks for one."""
+    named = {run.experiment for cell in cells for run in cell.runs}
+    read = {run.experiment for run in table.runs}
+    possible = set(results.paper.targets[table.target].experiments)
+    experiments = named or possible - read or possible
+    waits = all(_asks_for_gpu(experiment, results) for experiment in experiments)
+    return WAITS_FOR_GPU if waits else NOT_RUN
+
+
+def _asks_for_gpu(experiment: str, results: Results) -> bool:
+    return results.paper.resources(experiment, results.scale).gpu > 0
+
+
+def _ran_without_gpu(runs: Iterable[Runs], results: Results) -> bool:
+    """Whether any ran on a CPU though its experiment asks for a GPU at this scale.
+
+    So far that is what tells a smaller network or data set among the records of scale paper.
+    """
+    return any(
+        item.record.provenance.device == "cpu"
+        for run in runs
+        if _asks_for_gpu(run.experiment, results)
+        for item in results.records(run.experiment, run.arm)
+        if item.record.seed in run.seeds
+    )

@@ -1,0 +1,116 @@
+"""What the report shows of a table: empty cases are named, smaller ones are not set against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from common.config import Scale
+
+from common.results import tables
+from common.results.records import Results
+from common.results.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange
+from common.results.tables import Cell, Table
+from tests.common.example_results import write_paper, write_records
+
+GPU_AT_PAPER = "    resources: {paper: {gpu: 1}}\n    arms:\n"
+
+
+def paper_with(
+    root: Path, scale: Scale, *, lacking: str = "", gpu: bool = False, on_gpu: str = ""
+) -> Results:
+    """Records of the made-up paper on a CPU, but for one arm that lacks and one that has a GPU.
+
+    Args:
+        gpu: whether the experiment asks for one at scale paper.
+    """
+    folder = write_paper(root)
+    if gpu:
+        path = folder / "experiments.yaml"
+        path.write_text(path.read_text().replace("    arms:\n", GPU_AT_PAPER, 1))
+    for path in write_records(folder, root / "results", scale):
+        arm = path.parent.parent.name
+        if arm == lacking:
+            path.unlink()
+        elif arm == on_gpu:
+            path.write_text(path.read_text().replace('"device":"cpu"', '"device":"NVIDIA H100"'))
+    return Results.load(folder, scale, root / "results", root=root, complete=False)
+
+
+def costs(results: Results) -> Table:
+    """Cost of each arm on both problems."""
+    return Table(
+        cells=[
+            tables.cell(
+                results,
+                arm,
+                problem,
+                experiment="search",
+                arm=arm,
+                metric=f"{problem}_cost",
+                label="cost",
+                published=("Table 1", arm, problem, "cost"),
+            )
+            for arm in ("slow", "fast", "greedy")
+            for problem in ("city", "grid")
+        ]
+    )
+
+
+def viewed(results: Results, *more: Cell) -> TableView:
+    made = tables.build(costs, results, "table1")
+    return arrange(made.model_copy(update={"cells": [*made.cells, *more]}), results)
+
+
+def shown(found: TableView) -> list[tuple[str, list[str]]]:
+    return [(part.smaller, part.table.rows) for part in found.parts]
+
+
+def test_a_row_that_was_not_run_is_named_and_its_published_number_kept(tmp_path: Path) -> None:
+    found = viewed(paper_with(tmp_path, "paper", lacking="fast"))
+    assert shown(found) == [("", ["slow", "greedy"])]
+    assert found.not_run == {NOT_RUN: ["fast"]}
+    assert found.published is not None
+    assert [cell.published for cell in found.published.cells] == [14.1]
+
+
+def test_the_csv_keeps_the_row_and_names_no_record_behind_it(tmp_path: Path) -> None:
+    made = tables.build(costs, paper_with(tmp_path, "paper", lacking="fast"), "table1")
+    lines = [line for line in tables.to_csv(made).splitlines() if ",fast," in line]
+    assert len(lines) == 2
+    assert not any("search/fast" in line for line in lines)
+
+
+def test_it_waits_for_a_gpu_where_its_experiment_asks_for_one(tmp_path: Path) -> None:
+    found = viewed(paper_with(tmp_path, "paper", lacking="fast", gpu=True))
+    assert found.not_run == {WAITS_FOR_GPU: ["fast"]}
+
+
+def test_a_column_that_was_not_run_is_named_too(tmp_path: Path) -> None:
+    town = Cell(row="slow", column="town", metric="cost", published=3, published_text="3")
+    found = viewed(paper_with(tmp_path, "paper"), town)
+    assert found.not_run == {NOT_RUN: ["town"]}
+    assert ("town", "cost") not in found.parts[0].table.layout
+
+
+def test_the_papers_words_stay_for_nothing_could_stand_beside_them(tmp_path: Path) -> None:
+    words = Cell(row="model", column="city", metric="cost", published_text="a ring")
+    found = viewed(paper_with(tmp_path, "paper"), words)
+    assert found.not_run == {}
+    assert found.parts[0].table.rows[-1] == "model"
+
+
+@pytest.mark.parametrize(
+    ("scale", "gpu", "smaller"),
+    [("paper", False, ""), ("paper", True, "on a CPU"), ("laptop", False, "scale laptop")],
+)
+def test_what_ran_at_another_scale_or_without_the_gpu_asked_for_is_a_smaller_case(
+    tmp_path: Path, scale: Scale, gpu: bool, smaller: str
+) -> None:
+    found = viewed(paper_with(tmp_path, scale, gpu=gpu))
+    assert [part.smaller for part in found.parts] == [smaller]
+
+
+def test_rows_of_the_papers_size_come_before_smaller_ones(tmp_path: Path) -> None:
+    found = viewed(paper_with(tmp_path, "paper", gpu=True, on_gpu="greedy"))
+    assert shown(found) == [("", ["greedy"]), ("on a CPU", ["slow", "fast"])]
