@@ -42,7 +42,7 @@ bench: ## run the benchmarks and put their ratios into the report
 	@$(MAKE) --no-print-directory report
 
 pins: ## compile requirements.txt from pyproject.toml
-	@$(BIN); "$$bin/python" -m pip install --quiet uv; "$$bin/python" workflow/pins.py
+	@$(BIN); "$$bin/python" workflow/pins.py
 
 clean: ## remove all results, logs and resume state
 	rm -rf results work logs .snakemake

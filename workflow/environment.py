@@ -2,7 +2,8 @@
 
 ``python3 workflow/environment.py`` uses the active conda environment if it holds exactly the pins
 of requirements.txt, else makes or updates ``.venv``. It does nothing where nothing changed, and
-starts ``.venv`` afresh where an earlier attempt was interrupted (pip's cache keeps downloads).
+starts ``.venv`` afresh where an earlier attempt was interrupted (caches keep downloads). The pinned
+uv installs the pins, many at a time; where it cannot (it reads none of pip's settings), pip does.
 ``--check`` compares the pins with what the Python that runs it has installed.
 """
 
@@ -15,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -27,6 +29,11 @@ STAMP = VENV / "complete"
 SUPPORTED = ("3.12", "3.11")
 #: Compiled against the pinned torch and NumPy, so installed after them and without isolation.
 COMPILED = "fairseq-fixed"
+#: What its wheel depends on besides Python: another pin of these, another wheel.
+COMPILED_WITH = ("torch", "numpy", "cython", "setuptools")
+#: Folder of the wheels built on this machine, for all checkouts.
+WHEELS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "paper-reproductions")
+PIP = (VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
 #: Debian package -> expression that is true where its part is there.
 BUILD_TOOLS = {
     "python3-venv": "importlib.util.find_spec('ensurepip') is not None",
@@ -123,13 +130,16 @@ def make_venv(python: str) -> None:
     STAMP.unlink(missing_ok=True)
     if not usable:
         run(python, "-m", "venv", "--clear", VENV)
-    lines = PINS.read_text(encoding="utf8").splitlines()
-    compiled = [line for line in lines if line.startswith(COMPILED)]
+    lines = [line for line in PINS.read_text(encoding="utf8").splitlines() if line[:1].isalnum()]
+    compiled = next(line for line in lines if line.startswith(f"{COMPILED}=="))
+    uv = next(line for line in lines if line.startswith("uv=="))
     others = VENV / "without-compiled.txt"
-    others.write_text("\n".join(line for line in lines if line not in compiled), encoding="utf8")
-    pip("--requirement", others)
-    pip("--no-build-isolation", *compiled)
-    pip("--no-build-isolation", "--editable", ROOT)
+    others.write_text("\n".join(line for line in lines if line != compiled), encoding="utf8")
+    run(*PIP, "install", "--no-deps", uv)
+    install("--requirement", others)
+    with_pins = [line for line in lines if line.startswith(tuple(f"{n}==" for n in COMPILED_WITH))]
+    install(wheel_of(compiled, with_pins))
+    install("--no-build-isolation", "--editable", ROOT)
 
 
 def tested_processor(machine: str, cpuinfo: str) -> bool:
@@ -147,20 +157,45 @@ def require_build_tools(python: str) -> None:
         stop(f"Debian packages are missing; run: apt-get install {done.stdout.strip()}")
 
 
-def pip(*arguments: str | Path) -> None:
+def install(*arguments: str | Path) -> None:
     """Install into ``.venv`` just what is named: the pins are complete, nothing is resolved."""
-    program = (VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
-    run(*program, "install", "--no-deps", *arguments)
+    uv = (VENV / "bin" / "uv", "pip", "install", "--python", VENV / "bin" / "python")
+    if not succeeds(*uv, "--quiet", "--no-deps", *arguments):
+        note("uv could not install these; pip tries")
+        run(*PIP, "install", "--no-deps", *arguments)
+
+
+def wheel_of(compiled: str, pins: list[str]) -> Path:
+    """The wheel of a pin that is compiled, built once a machine for what it is compiled against."""
+    identity = "\n".join([compiled, *pins, platform.machine()]).encode()
+    key = hashlib.sha256(identity + version_of(VENV / "bin" / "python")).hexdigest()[:16]
+    folder = WHEELS / key
+    if not list(folder.glob("*.whl")):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as building:
+            # pip would take one from its own cache that was built against other pins.
+            options = ("--no-deps", "--no-build-isolation", "--no-cache-dir", "--wheel-dir")
+            run(*PIP, "wheel", *options, building, compiled)
+            folder.mkdir(exist_ok=True)
+            for wheel in Path(building).glob("*.whl"):
+                wheel.replace(folder / wheel.name)
+    return next(folder.glob("*.whl"))
 
 
 def run(*command: str | Path) -> None:
-    """Run ``command``, its output on standard error: standard output is for our one line."""
-    # pip builds in isolation with these versions too (the second name is that of pip >= 25.3).
-    pinned = {"PIP_CONSTRAINT": str(PINS), "PIP_BUILD_CONSTRAINT": str(PINS)}
-    done = subprocess.run(command, stdout=sys.stderr, env=os.environ | pinned, close_fds=False)
-    if done.returncode:
+    """Run ``command``; stop where it fails."""
+    if not succeeds(*command):
         words = " ".join(str(word) for word in command)
         stop(f"this failed (see above), `make env` tries again: {words}")
+
+
+def succeeds(*command: str | Path) -> bool:
+    """Run ``command``, its output on standard error: standard output is for our one line."""
+    # What is built in isolation is built with these versions too (pip >= 25.3 has the second name).
+    names = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "UV_BUILD_CONSTRAINT")
+    pinned = dict.fromkeys(names, str(PINS))
+    done = subprocess.run(command, stdout=sys.stderr, env=os.environ | pinned, close_fds=False)
+    return done.returncode == 0
 
 
 def note(message: str) -> None:

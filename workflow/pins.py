@@ -1,7 +1,6 @@
 """Compile every pin from pyproject.toml: requirements.txt, and the conda environment of rules.
 
-Run by ``make pins``, with uv in the environment. Versions in requirements.txt stay unless
-pyproject.toml asks for others.
+Run by ``make pins``. Versions in requirements.txt stay unless pyproject.toml asks for others.
 """
 
 from __future__ import annotations
