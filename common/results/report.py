@@ -319,7 +319,6 @@ def _totals(papers: list[PaperView]) -> dict[str, Any]:
         "targets": sum(view.coverage["targets"] for view in papers),
         "rebuilt": sum(view.coverage["rebuilt"] for view in papers),
         "verdicts": verdicts,
-        "claims": sum(len(view.claims) for view in papers),
         "chance": chance([item for view in papers for item in view.claims]),
         "runs": sum(view.runs for view in papers),
         "wall_s": sum(view.wall_s for view in papers),

@@ -154,7 +154,7 @@ for (const count of document.querySelectorAll(".found a.chip")) {
 
 // A link into closed sections opens them, again too, when the address stays the same.
 const reveal = (hash) => {
-  const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+  const target = document.getElementById(hash.slice(1));
   const closed = [];
   for (let box = target?.closest("details"); box; box = box.parentElement.closest("details")) {
     if (!box.open) closed.push(box);

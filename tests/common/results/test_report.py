@@ -213,6 +213,19 @@ def test_a_link_on_the_page_opens_a_paper_again_after_it_was_closed(
 
 
 @in_browser
+@pytest.mark.parametrize("script", [True, False])
+def test_a_link_from_one_paper_into_another_lands_on_its_target(
+    browser: sync_api.Browser, report: Path, script: bool
+) -> None:
+    page = opened(browser, report, "annealing-table1", java_script_enabled=script).page
+    for at in ("tempering-provenance", "annealing-figure1", "tempering", "annealing-paper-table1"):
+        page.goto(f"{report.as_uri()}#{at}")
+        box = page.locator(f"#{at}").bounding_box()
+        assert box is not None
+        assert 0 <= box["y"] < 800, at
+
+
+@in_browser
 def test_one_paper_is_open_at_a_time(browser: sync_api.Browser, report: Path) -> None:
     page = opened(browser, report).page
     heads = page.locator("details.paper > summary")
@@ -226,7 +239,7 @@ def test_one_paper_is_open_at_a_time(browser: sync_api.Browser, report: Path) ->
 def test_a_paper_opened_below_another_stays_in_view_when_that_one_closes(
     browser: sync_api.Browser, report: Path
 ) -> None:
-    page = opened(browser, report, reduced_motion="reduce").page
+    page = opened(browser, report).page
     page.set_viewport_size({"width": 1280, "height": 200})
     page.locator("details.paper > summary").nth(1).click()
     top = "document.querySelectorAll('.paper > summary')[1].getBoundingClientRect().top"
