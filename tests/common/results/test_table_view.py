@@ -11,7 +11,7 @@ from common.results import tables
 from common.results.records import Results
 from common.results.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange
 from common.results.tables import Cell, Table
-from tests.common.example_results import write_paper, write_records
+from tests.common.results.example_results import write_paper, write_records
 
 GPU_AT_PAPER = "    resources: {paper: {gpu: 1}}\n    arms:\n"
 
