@@ -74,12 +74,16 @@ def test_the_core_knows_no_paper() -> None:
     assert {str(path): papers_imported(path) for path in files if papers_imported(path)} == {}
 
 
-def test_papers_import_the_core_and_themselves_alone() -> None:
-    allowed = {"sama": {"sama", "betty"}}
-    for folder in sorted(path for path in (ROOT / "papers").iterdir() if path.is_dir()):
-        for path in folder.rglob("*.py"):
-            others = papers_imported(path) - allowed.get(folder.name, {folder.name})
-            assert not others, f"{path} imports papers {others}"
+@each_paper
+def test_papers_import_the_core_themselves_and_what_they_say_they_use(name: str) -> None:
+    used = set(load_paper(PAPERS[name]).uses)
+    assert used <= PAPERS.keys() - {name}
+    seen = set()
+    for path in PAPERS[name].rglob("*.py"):
+        others = papers_imported(path) - {name}
+        assert others <= used, f"{path} imports papers {others - used}"
+        seen |= others
+    assert seen == used
 
 
 def floor_of(part: str) -> int:

@@ -130,6 +130,7 @@ class Paper(Settings):
     title: str = Field(min_length=1)
     publication: str = Field(min_length=1)
     url: str = ""
+    uses: list[str] = Field([], description="other papers whose libraries this one imports")
     experiments: dict[str, Experiment] = Field(min_length=1)
     targets: dict[str, Target] = Field(min_length=1)
     not_rebuilt: list[NotRebuilt] = Field([])
