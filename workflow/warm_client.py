@@ -1,4 +1,4 @@
-"""``python`` as the jobs of one Snakemake call have it: a fork of a process that is warm, or itself.
+"""``python`` as jobs of a Snakemake call have it: a fork of a process that is warm, or itself.
 
 ``python -ISE warm_client.py SERVER SCRIPT ...`` or ``... SERVER -m MODULE ...``. It passes signals
 on to the fork and ends as the fork does; where nobody answers it becomes the ordinary ``python``.
@@ -47,7 +47,7 @@ def can_be_forked(words: "tuple[str, ...]") -> bool:
 def answering(server: str, words: "tuple[str, ...]") -> "_socket.socket | None":
     """A connection to a process that is ready to run ``words``, or None."""
     variables = (name + b"=" + value for name, value in os.environb.items())
-    texts = (sys.executable, os.getcwd(), str(len(words)), *words)
+    texts = (sys.executable, os.getcwd(), str(len(words)), *words)  # noqa: PTH109
     request = b"\0".join((*map(os.fsencode, texts), *variables))
     try:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)

@@ -10,6 +10,7 @@ as they are, and fingerprints no others.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
 import gc
@@ -24,19 +25,27 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import types
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-#: What is loaded for every job, and on top of that for programs that use torch: it takes 250 MB,
-#: which others would seem to use.
+#: What is loaded for every job, and on top of that for programs that use torch: it takes 300 MB,
+#: which others would seem to use. All of it is what jobs load; pydantic loads its parts when asked.
 LIBRARIES: Final = (
-    ("pydantic", "yaml", "tqdm", "numpy", "pandas", "scipy.optimize", "numba", "matplotlib.pyplot"),
-    ("torch", "torchvision", "sklearn.decomposition"),
+    (
+        *("pydantic.main", "pydantic.types", "pydantic.functional_validators"),
+        *("pydantic.plugin._loader", "yaml", "tqdm", "jinja2", "concurrent.futures.thread"),
+        *("numpy", "pandas", "scipy.optimize", "numba"),
+        *("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
+    ),
+    ("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
 )
 OURS: Final = ("common", "papers")
 MESSAGE: Final = 2**17
+#: By executable, folder and variables.
+Interpreters = dict[tuple[str, ...], tuple[subprocess.Popen[bytes], socket.socket]]
 
 
 class Job(NamedTuple):
@@ -67,7 +76,7 @@ class Job(NamedTuple):
 
 def listen(listener: socket.socket) -> None:
     """Pass jobs to the interpreter of their environment until standard input ends."""
-    interpreters: dict[bytes, tuple[subprocess.Popen[bytes], socket.socket]] = {}
+    interpreters: Interpreters = {}
     with selectors.DefaultSelector() as waiting:
         waiting.register(0, selectors.EVENT_READ)
         waiting.register(listener, selectors.EVENT_READ)
@@ -85,19 +94,17 @@ def listen(listener: socket.socket) -> None:
 def own(client: socket.socket) -> bool:
     """Whether it is a process of the same user that asks; anybody can see the socket."""
     found = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", found)[1] == os.getuid()
+    return bool(struct.unpack("3i", found)[1] == os.getuid())
 
 
-def direct(
-    client: socket.socket, interpreters: dict[bytes, tuple[subprocess.Popen[bytes], socket.socket]]
-) -> None:
+def direct(client: socket.socket, interpreters: Interpreters) -> None:
     """Read a request and hand it to its interpreter, which is started if need be."""
     head, streams, *_ = socket.recv_fds(client, 8, 3)
     try:
         request = client.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
-        executable, folder, number, *rest = request.split(b"\0")
+        executable, folder, number, *rest = os.fsdecode(request).split("\0")
         words, variables = rest[: int(number)], rest[int(number) :]
-        key = b"\0".join((executable, folder, *sorted(variables)))
+        key = (executable, folder, *sorted(variables))
         if key not in interpreters:
             link, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with other:
@@ -105,12 +112,12 @@ def direct(
                     ("python", __file__),
                     executable=executable,
                     cwd=folder,
-                    env=dict(item.split(b"=", 1) for item in variables),
-                    stdin=other,
+                    env=dict(item.split("=", 1) for item in variables),
+                    stdin=other.fileno(),
                     stdout=subprocess.DEVNULL,
                 )
             interpreters[key] = process, link
-        Job(client, streams, list(map(os.fsdecode, words))).send(interpreters[key][1])
+        Job(client, streams, words).send(interpreters[key][1])
     finally:
         for stream in streams:
             os.close(stream)
@@ -150,10 +157,8 @@ class Interpreter:
                 elif (job := Job.received(self._link)) is None:
                     self._end()
                 elif depth_of(job.words[0]) > self._depth:
-                    if self._deeper is None and (link := self._deepen()):
-                        job.close()
+                    if link := self._pass_on(job):
                         return Interpreter(link, self._depth + 1).job()
-                    self._pass_on(job)
                 elif self._fork(job):
                     return job
 
@@ -174,22 +179,23 @@ class Interpreter:
         self._waiting.register(job.client, selectors.EVENT_READ, pid)
         return False
 
-    def _deepen(self) -> socket.socket | None:
-        """Start the interpreter that has more libraries; in it, its link."""
-        link, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+    def _pass_on(self, job: Job) -> socket.socket | None:
+        """Hand a job to the interpreter that has more libraries; in that one, its link."""
+        first = self._deeper is None
+        if self._deeper is None:
+            link, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._deeper = os.fork(), link
+        pid, link = self._deeper
         if not pid:
             self._leave()
-            link.close()
+            job.close()
             return other
-        other.close()
-        self._deeper = pid, link
-        return None
-
-    def _pass_on(self, job: Job) -> None:
+        if first:
+            other.close()
         with contextlib.suppress(OSError):
-            job.send(self._deeper[1])
+            job.send(link)
         job.close()
+        return None
 
     def _hear(self, pid: int) -> None:
         """Pass on the signals that a client was sent; its end is the end of its job."""
@@ -253,7 +259,7 @@ def load(libraries: tuple[str, ...]) -> None:
     for name in libraries:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    threads = len(os.listdir("/proc/self/task"))
+    threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads > 1 or any(name.partition(".")[0] in OURS for name in sys.modules):
         os._exit(1)
     gc.collect()
@@ -262,49 +268,80 @@ def load(libraries: tuple[str, ...]) -> None:
 
 @cache
 def depth_of(program: str) -> int:
-    """Groups of :data:`LIBRARIES` that a script wants: all if a module of its folder loads torch."""
+    """Groups of :data:`LIBRARIES` for a script: all if a module of its folder loads torch."""
     files = [] if program == "-m" else Path(program).parent.rglob("*.py")
-    uses_torch = re.compile(r"^\s*(import|from) torch\b", re.MULTILINE)
+    uses_torch = re.compile(r"^\s*(import|from) .*\btorch\b", re.MULTILINE)
     return 1 + any(uses_torch.search(file.read_text(encoding="utf8")) for file in files)
 
 
-def run(job: Job) -> None:
-    """Be ``python words`` in a fresh process group."""
+def run(job: Job) -> NoReturn:
+    """Be ``python words`` in a process group of its own, to the end."""
     os.setpgid(0, 0)
     for number, stream in enumerate(job.streams):
         os.dup2(stream, number)
     job.close()
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # Python's own generator reseeds itself after a fork
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    # As fresh ones are seeded; Python's own and Numba's see to it themselves.
+    sys.modules["numpy.random"].seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
+    status = status_of(job.words)
+    # As multiprocessing ends its forks: to tear the libraries down would copy all that is shared.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        status = 120
+    os._exit(status)
+
+
+def status_of(words: list[str]) -> int:
+    """Run a script or a module as ``__main__``; its exit status, once what Python says is said."""
+    try:
+        execute(words)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 255
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def execute(words: list[str]) -> None:
+    """Run a script or a module in a new ``__main__``."""
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     vars(main).update(__builtins__=builtins, __annotations__={})
-    sys.orig_argv = ["python", *job.words]
-    if job.words[0] == "-m":
-        _, module, *arguments = job.words
-        first_on_path(os.getcwd())
+    sys.orig_argv = ["python", *words]
+    if words[0] == "-m":
+        _, module, *arguments = words
+        first_on_path(Path.cwd())
         sys.argv = ["-m", *arguments]
-        runpy._run_module_as_main(module)
+        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
         return
-    sys.argv = job.words
-    path = os.path.abspath(sys.argv[0])
-    first_on_path(os.path.dirname(os.path.realpath(path)))
+    sys.argv = words
+    script = Path(words[0]).absolute()
+    first_on_path(script.resolve().parent)
+    path = str(script)
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     vars(main).update(__file__=path, __loader__=loader, __cached__=None)
-    exec(compile(loader.get_data(path), path, "exec", dont_inherit=True), vars(main))
+    exec(compile(script.read_bytes(), path, "exec", dont_inherit=True), vars(main))  # noqa: S102
 
 
-def first_on_path(folder: str) -> None:
+def first_on_path(folder: Path) -> None:
     """Look for modules there first, as Python does in the folder of the script that it runs."""
     if not sys.flags.safe_path:
-        sys.path[0] = folder
+        sys.path[0] = str(folder)
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
         listen(socket.socket(fileno=int(sys.argv[1])))
     else:
-        first_on_path(os.devnull)
+        first_on_path(Path(os.devnull))
         link = socket.socket(fileno=os.dup(0))
         os.dup2(1, 0)
         run(Interpreter(link).job())
