@@ -156,7 +156,7 @@ class Interpreter:
                     self._hear(key.data)
                 elif (job := Job.received(self._link)) is None:
                     self._end()
-                elif depth_of(job.words[0]) > self._depth:
+                elif depth_of(job.words) > self._depth:
                     if link := self._pass_on(job):
                         return Interpreter(link, self._depth + 1).job()
                 elif self._fork(job):
@@ -254,24 +254,36 @@ def is_there(client: socket.socket) -> bool:
 def load(libraries: tuple[str, ...]) -> None:
     """Import what of ``libraries`` there is, for forks; end the process where one could not be.
 
-    A fork has the thread that forks and no other, and none of ours may be loaded.
+    A fork has the thread that forks and no other, cannot use a GPU that was in use before, and has
+    to load our modules itself.
     """
     for name in libraries:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
-    if threads > 1 or any(name.partition(".")[0] in OURS for name in sys.modules):
+    ours = any(name.partition(".")[0] in OURS for name in sys.modules)
+    cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
+    if threads > 1 or ours or cuda:
         os._exit(1)
     gc.collect()
     gc.freeze()  # collections in forks would write to pages that they share
 
 
+def depth_of(words: list[str]) -> int:
+    """Groups of :data:`LIBRARIES` for a job: all if a module of its paper loads torch.
+
+    The paper is where the script lies, or is named as in ``-m common.results table PAPER TARGET``.
+    """
+    if words[0] != "-m":
+        return 1 + uses_torch(Path(words[0]).parent)
+    return 1 + any(uses_torch(Path("papers", word)) for word in words[3:4])
+
+
 @cache
-def depth_of(program: str) -> int:
-    """Groups of :data:`LIBRARIES` for a script: all if a module of its folder loads torch."""
-    files = [] if program == "-m" else Path(program).parent.rglob("*.py")
-    uses_torch = re.compile(r"^\s*(import|from) .*\btorch\b", re.MULTILINE)
-    return 1 + any(uses_torch.search(file.read_text(encoding="utf8")) for file in files)
+def uses_torch(folder: Path) -> bool:
+    """Whether a module below ``folder`` loads torch."""
+    loads = re.compile(r"^\s*(import|from) .*\btorch\b", re.MULTILINE)
+    return any(loads.search(file.read_text(encoding="utf8")) for file in folder.rglob("*.py"))
 
 
 def run(job: Job) -> NoReturn:

@@ -73,7 +73,7 @@ def shell(warm: str, tmp_path: Path) -> Shell:
 
 
 def test_libraries_are_loaded_and_no_module_of_ours(shell: Shell) -> None:
-    code = "import sys; print({'pandas', 'torch', 'common', 'papers'} & set(sys.modules))"
+    code = "import sys\nprint({'pandas', 'torch', 'common', 'papers'} & set(sys.modules))"
     assert shell(code).stdout == "{'pandas'}\n"
 
 
