@@ -31,16 +31,19 @@ def main(server: str, *words: str) -> None:
         if _signal.getsignal(number) is not _signal.SIG_IGN:
             _signal.signal(number, lambda number, _: connection.send(bytes([number])))
     connection.send(b"\0")  # start
-    status = int(connection.recv(16) or 1)
-    if status < 0:
-        _signal.signal(-status, _signal.SIG_DFL) if -status != _signal.SIGKILL else None
+    told = connection.recv(16)
+    if not told:
+        sys.exit("the warm process has ended, and this job with it")
+    if (status := int(told)) < 0:
+        if -status in PASSED_ON:
+            _signal.signal(-status, _signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    os._exit(status)
+    os._exit(status & 255)
 
 
 def can_be_forked(words: "tuple[str, ...]") -> bool:
     """Whether it is a script or a module, with one thread: a fork has none of a pool's threads."""
-    named = words[0] == "-m" or words[0][:1] != "-"
+    named = words[:1] == ("-m",) or (words and words[0][:1] != "-")
     return named and os.environ.get("OMP_NUM_THREADS") == "1"
 
 

@@ -153,7 +153,8 @@ class Interpreter:
                 if key.fileobj is self._wakeup[0]:
                     self._reap()
                 elif key.fileobj is not self._link:
-                    self._hear(key.data)
+                    if key.data in self._clients:  # else it was reaped a moment ago
+                        self._hear(key.data)
                 elif (job := Job.received(self._link)) is None:
                     self._end()
                 elif depth_of(job.words) > self._depth:
