@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import ctypes
 import gc
 import importlib
 import importlib.machinery
@@ -44,6 +45,7 @@ LIBRARIES: Final = (
 )
 OURS: Final = ("common", "papers")
 MESSAGE: Final = 2**17
+PR_SET_PDEATHSIG: Final = 1
 #: By executable, folder and variables.
 Interpreters = dict[tuple[str, ...], tuple[subprocess.Popen[bytes], socket.socket]]
 
@@ -290,6 +292,7 @@ def uses_torch(folder: Path) -> bool:
 def run(job: Job) -> NoReturn:
     """Be ``python words`` in a process group of its own, to the end."""
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the interpreter be killed
     for number, stream in enumerate(job.streams):
         os.dup2(stream, number)
     job.close()

@@ -220,6 +220,13 @@ def test_a_job_whose_client_is_killed_is_killed(warm: str, tmp_path: Path) -> No
     wait_for(lambda: job not in processes())
 
 
+def test_a_job_whose_interpreter_is_killed_is_killed_and_its_client_fails(tmp_path: Path) -> None:
+    client, job = started(("bash", "-c", f"{dag.warm_python()} python job.py"), tmp_path)
+    os.kill(next(ancestors(job)), signal.SIGKILL)
+    assert client.wait(60) == 1
+    wait_for(lambda: job not in processes())
+
+
 def test_nothing_is_left_when_what_started_the_server_is_killed(tmp_path: Path) -> None:
     code = (
         "import subprocess; from common import dag\n"
