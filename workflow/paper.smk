@@ -147,7 +147,8 @@ for benchmark, title in jobs.paper.benchmarks.items():
             benchmark=benchmark,
             title=title,
         shell:
-            "python -m common.results benchmark {params.paper} {params.benchmark}"
+            # Beside its peers in a process of its own, not in a fork of the warm one.
+            "command python -m common.results benchmark {params.paper} {params.benchmark}"
             " --scale {params.scale} > {log} 2>&1"
 
 

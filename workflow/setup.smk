@@ -31,3 +31,6 @@ onstart:
     # profiles/default as well 6.5 (the greedy scheduler alone: 24.6, with 16 jobs a look: 21.1).
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
+        # With conda or containers jobs have another python.
+        if not workflow.deployment_settings.deployment_method:
+            shell.prefix(dag.warm_python().replace("{", "{{").replace("}", "}}"))

@@ -6,11 +6,16 @@ Light on imports, because every start of Snakemake reads it.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
+import shlex
+import socket
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +101,27 @@ def hold_lock(path: Path = Path(".snakemake/running")) -> None:
 
 
 _held: list[Any] = []
+
+
+def warm_python() -> str:
+    """Shell code after which ``python`` in a job's command is a fork of a process that is warm.
+
+    Starts that process, which ends with this one. Where it does not answer, ``python`` is itself.
+    """
+    name = f"paper-reproductions-{os.getpid()}-{secrets.token_hex(8)}"
+    folder = ROOT / "workflow"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")  # abstract: it leaves no file behind
+        listener.listen(128)
+        server = subprocess.Popen(
+            (sys.executable, folder / "warm_server.py", str(listener.fileno())),
+            stdin=subprocess.PIPE,
+            pass_fds=(listener.fileno(),),
+            start_new_session=True,
+        )
+    atexit.register(server.communicate)  # what jobs took is accounted to this process
+    client = shlex.quote(str(folder / "warm_client.py"))
+    return f'set -euo pipefail; python() {{ exec python -ISE {client} {name} "$@"; }};'
 
 
 class PaperJobs:

@@ -53,7 +53,11 @@ class Provenance(Settings):
     started_at: str
     wall_s: float = Field(ge=0)
     cpu_s: float = Field(ge=0)
-    peak_rss_bytes: int = Field(ge=0)
+    peak_rss_bytes: int = Field(
+        ge=0,
+        description="most memory resident at a time; of a fork of the warm process with what they"
+        " share, but of the libraries' files without what the fork did not touch",
+    )
     peak_gpu_bytes: int = Field(ge=0)
 
 

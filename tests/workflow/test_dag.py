@@ -257,7 +257,10 @@ def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     by_hand = read_record(tmp_path / "by_hand" / "record.json")
-    assert by_hand.metrics == read_record(built.results / "digits/weak/seed0/record.json").metrics
+    of_the_dag = read_record(built.results / "digits/weak/seed0/record.json")
+    assert by_hand.metrics == of_the_dag.metrics
+    assert by_hand.provenance.code == of_the_dag.provenance.code
+    assert by_hand.provenance.packages == of_the_dag.provenance.packages
 
 
 @pytest.mark.parametrize(
