@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from common import ROOT, dag
+from common import ROOT
+from common.runs import dag
 from tests.workflow.test_dag import processes, wait_for
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
@@ -229,7 +230,7 @@ def test_a_job_whose_interpreter_is_killed_is_killed_and_its_client_fails(tmp_pa
 
 def test_nothing_is_left_when_what_started_the_server_is_killed(tmp_path: Path) -> None:
     code = (
-        "import subprocess; from common import dag\n"
+        "import subprocess; from common.runs import dag\n"
         "subprocess.run(('bash', '-c', dag.warm_python() + ' python job.py'))"
     )
     starter, job = started((sys.executable, "-c", code), tmp_path)
