@@ -127,7 +127,7 @@ def built(tmp_path: Path) -> Path:
     extra = "  figure2: {kind: figure,"
     line = "  listing1: {kind: listing, title: Two, source: ours, experiments: [search]}\n"
     path.write_text(path.read_text().replace(extra, line + extra))
-    (folder / "listings.py").write_text(LISTINGS)
+    (folder / "targets/listings.py").write_text(LISTINGS)
     results = tmp_path / "results"
     write_records(folder, results)
     options = ["--root", str(tmp_path), "--results", str(results)]

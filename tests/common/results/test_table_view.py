@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from common.config import Scale
 
+from common.experiments.schema import Scale
 from common.results import tables
 from common.results.records import Results
 from common.results.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange

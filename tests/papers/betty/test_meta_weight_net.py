@@ -17,7 +17,6 @@ from common.runs.record import read_record
 from common.runs.run import Run
 from common.training import core as core_module
 from papers.betty.experiments.meta_weight_net import (
-    FOLDER,
     MetaWeightNetSettings,
     load,
     meta_step_bytes,
@@ -26,6 +25,7 @@ from papers.betty.experiments.meta_weight_net import (
 from papers.betty.tasks import training
 from papers.betty.tasks.batches import Batches
 from papers.betty.tasks.networks import MetaWeightNet, ResNet32
+from tests.papers.betty.runs import FOLDER
 
 KEY = RunKey("betty", "meta_weight_net", "arm", 0, "smoke")
 

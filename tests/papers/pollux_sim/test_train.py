@@ -198,7 +198,8 @@ def test_code_is_compiled_where_none_can_be_kept(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o555)
     (tmp_path / "temporary").mkdir()
     code = (
-        "import numpy as np; from papers.pollux_sim import genetic_search, throughput_fit;"
+        "import numpy as np; from papers.pollux_sim.models import throughput_fit;"
+        "from papers.pollux_sim.search import genetic_search;"
         "from papers.pollux_sim.search.random_stream import mix; print(mix(np.uint64(0)))"
     )
     done = subprocess.run(
