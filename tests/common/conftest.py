@@ -19,9 +19,10 @@ def _papers_of_this_checkout() -> Iterator[None]:
     yield
     sys.path[:] = places
     papers.__path__[:] = [str(ROOT / "papers")]
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name.startswith("papers.") and file and not Path(file).is_relative_to(ROOT):
+    # A folder without __init__.py is a package without a file; its path is found by its parent's.
+    for name, module in sorted(sys.modules.items(), reverse=True):
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        if name.startswith("papers.") and place and not Path(place).is_relative_to(ROOT):
             del sys.modules[name]
             parent, _, own = name.rpartition(".")
             if parent in sys.modules:
