@@ -204,17 +204,20 @@ def test_prefetching_stays_so_far_ahead(store: LogStore, monkeypatch: pytest.Mon
 def test_what_was_to_be_prefetched_is_not_read_for_nobody(
     store: LogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, consumed, rows = [], threading.Event(), store.rows
+    read, rows = [], store.rows
+    begun, consumed = threading.Event(), threading.Event()
 
     def waiting(start: int, stop: int, **options: Tensor) -> Tensor:
         read.append(start)
         if start:
+            begun.set()
             consumed.wait(timeout=300)
         return rows(start, stop, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "rows", waiting)
     blocks = store.blocks(5, prefetch=3)
     next(blocks)
+    assert begun.wait(timeout=300)
     threading.Timer(0.5, consumed.set).start()
     blocks.close()  # type: ignore[attr-defined]
     assert read == [0, 5]
