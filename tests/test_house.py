@@ -108,6 +108,23 @@ def test_results_know_recipes_and_recipes_the_library_and_not_the_other_way_roun
 
 
 @each_paper
+def test_what_a_package_brings_is_what_it_tells_type_checkers(name: str) -> None:
+    front = PAPERS[name] / "__init__.py"
+    package = ("papers", name)
+    told, brought = {}, {}
+    for node in ast.walk(ast.parse(front.read_text(encoding="utf8"))):
+        if isinstance(node, ast.ImportFrom):
+            told |= {alias.name: source_of(node, package) for alias in node.names}
+        elif isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            for module, names in ast.literal_eval(node.value).items():
+                brought |= dict.fromkeys(names, f"papers.{name}.{module}")
+    assert brought
+    assert brought.items() <= told.items()
+    offered = importlib.import_module(f"papers.{name}").__all__
+    assert set(offered) - brought.keys() <= told.keys() | {"init"}
+
+
+@each_paper
 def test_each_module_of_experiments_is_the_program_of_some(name: str) -> None:
     assert set(Programs(PAPERS[name])) == {
         study.program for study in load_paper(PAPERS[name]).experiments.values()

@@ -354,22 +354,33 @@ def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, 
                 yield alias.asname or alias.name, (source, alias.name)
 
 
-def _attaches(node: ast.AST) -> bool:
-    """Whether a statement lists what a package brings when asked for: ``lazy.attach(...)``."""
-    return (
-        isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Call)
-        and ast.unparse(node.value.func) == "lazy.attach"
-    )
+def _attaches(node: ast.stmt) -> bool:
+    """Whether a statement does nothing but list what a package brings when asked for.
+
+    That is ``lazy.attach(__name__, submod_attrs={...})`` in full letters; any other call counts.
+    """
+    match node:
+        case ast.Assign(
+            value=ast.Call(
+                func=ast.Attribute(ast.Name("lazy"), "attach"),
+                args=[ast.Name("__name__")],
+                keywords=[ast.keyword("submod_attrs", listed)],
+            )
+        ):
+            return all(
+                isinstance(part, ast.Dict | ast.List | ast.Constant | ast.Load)
+                for part in ast.walk(listed)
+            )
+    return False
 
 
 def _attached(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Names that the package brings when asked for, as :func:`_imports` tells them."""
     for node in filter(_attaches, tree.body):
-        for keyword in node.value.keywords:  # type: ignore[attr-defined]
-            for module, names in ast.literal_eval(keyword.value).items():
-                for name in names:
-                    yield name, (".".join([*package, module]), name)
+        listed = node.value.keywords[0].value  # type: ignore[attr-defined]
+        for module, names in ast.literal_eval(listed).items():
+            for name in names:
+                yield name, (".".join([*package, module]), name)
 
 
 class _Meaning(ast.NodeTransformer):

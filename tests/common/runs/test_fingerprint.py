@@ -213,6 +213,13 @@ def test_names_that_a_package_brings_when_asked_for_count_as_imports() -> None:
     assert Tree(sources).changed(code) == ["papers/some/module.py: norm"]
 
 
+@pytest.mark.parametrize("call", ["lazy.attach(__name__, MODULES)", "eager.attach(__name__)"])
+def test_any_other_call_of_a_package_counts_as_code(call: str) -> None:
+    before = module(f"import lazy_loader as lazy\nMODULES = []\nnames = {call}")
+    after = module(f"import lazy_loader as lazy\nMODULES = []\nnames = {call[:-1]}, 1)")
+    assert changed(before, after) == ["papers/some/module.py: names"]
+
+
 def test_a_name_of_another_library_counts_with_its_place() -> None:
     before = module("from math import sin as f\ndef g(x): return f(x)")
     assert changed(before, module("from math import cos as f\ndef g(x): return f(x)"))
