@@ -138,7 +138,8 @@ def make_venv(python: str) -> None:
     run(*PIP, "install", "--no-deps", uv)
     install("--requirement", others)
     with_pins = [line for line in lines if line.startswith(tuple(f"{n}==" for n in COMPILED_WITH))]
-    install(wheel_of(compiled, with_pins))
+    # By its version an older one would do, which was compiled against other pins.
+    install("--force-reinstall", wheel_of(compiled, with_pins))
     install("--no-build-isolation", "--editable", ROOT)
 
 
