@@ -23,17 +23,9 @@ from common.experiments.documents import read_yaml
 from common.experiments.settings import Settings, merge_into, validated
 
 Scale = Literal["smoke", "laptop", "paper"]
-
-
 SCALES: tuple[Scale, ...] = get_args(Scale)
-
-
 NAME = r"^[a-z][a-z0-9_]*$"
-
-
 ARM_NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
-
-
 #: Seeds are below this: what every generator that a run may seed takes.
 MAX_SEED = 2**32
 
