@@ -19,7 +19,7 @@ report: "workflow/report/workflow.rst"
 
 
 with dag.plain_errors():
-    papers = [dag.jobs_of(folder.name, SCALE) for folder in find_papers()]
+    papers = [dag.load_jobs(folder.name, SCALE) for folder in find_papers()]
 summaries = [
     f"results/{SCALE}/{name}.json"
     for name in ("coverage", "claims", "verdicts", "benchmarks")

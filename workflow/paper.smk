@@ -7,7 +7,12 @@ include: "setup.smk"
 
 
 with dag.plain_errors():
-    jobs = dag.jobs_of(PAPER, SCALE)
+    jobs = dag.load_jobs(PAPER, SCALE)
+
+
+def run(wildcards):
+    """What of a run its files' names tell."""
+    return wildcards.experiment, wildcards.case, wildcards.arm
 
 
 rule:
@@ -24,28 +29,29 @@ rule:
         # Editing code does not throw away GPU-days: the report marks records of other code.
         # To repeat them: snakemake -R <paper>_run
         program=ancient(f"{jobs.folder}/train.py"),
-        needed=lambda wildcards: jobs.needed(wildcards.experiment, wildcards.arm),
+        needed=lambda wildcards: jobs.needed(*run(wildcards)),
     output:
-        record=f"{jobs.results}/{{experiment}}/{{arm}}/seed{{seed}}/record.json",
+        record=f"{jobs.results}/{{experiment}}/{{case}}/{{arm}}/seed{{seed}}/record.json",
     log:
-        f"logs/{SCALE}/{PAPER}/{{experiment}}/{{arm}}/seed{{seed}}.log",
+        f"logs/{SCALE}/{PAPER}/{{experiment}}/{{case}}/{{arm}}/seed{{seed}}.log",
     wildcard_constraints:
         experiment="|".join(jobs.paper.experiments),
-        arm="|".join(jobs.arms()),
+        case=jobs.names("cases"),
+        arm=jobs.names("arms"),
         seed=r"\d+",
     conda:
         "envs/reproductions.yaml"
-    threads: lambda wildcards: jobs.resource(wildcards.experiment, "threads")
+    threads: lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "threads")
     resources:
-        gpu=lambda wildcards: jobs.resource(wildcards.experiment, "gpu"),
-        mem_mb=lambda wildcards: jobs.resource(wildcards.experiment, "mem_mb"),
-        runtime=lambda wildcards: jobs.resource(wildcards.experiment, "runtime"),
+        gpu=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "gpu"),
+        mem_mb=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "mem_mb"),
+        runtime=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "runtime"),
     params:
         scale=SCALE,
-        settings=lambda wildcards: jobs.settings(wildcards.experiment, wildcards.arm),
+        settings=lambda wildcards: jobs.settings(*run(wildcards)),
     shell:
-        "python {input.program} {wildcards.experiment} --arm {wildcards.arm}"
-        " --seed {wildcards.seed} --scale {params.scale} > {log} 2>&1"
+        "python {input.program} {wildcards.experiment} --case {wildcards.case}"
+        " --arm {wildcards.arm} --seed {wildcards.seed} --scale {params.scale} > {log} 2>&1"
 
 
 for target, body in jobs.paper.targets.items():

@@ -18,7 +18,7 @@ from common.runs import dag
 os.environ.update(dag.job_environment())
 with dag.plain_errors():
     dag.check_checkout()
-    SCALE = dag.scale_of(config)
+    SCALE = dag.read_scale(config)
 
 
 onstart:

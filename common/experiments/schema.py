@@ -1,9 +1,9 @@
 """The frame of experiment files: what is run, at which scale, and what is made of it.
 
-``papers/<paper>/experiments.yaml`` names every experiment of a paper, its arms (methods
-compared), seeds and settings at each scale, and the paper's targets (tables and figures). This
-module checks the frame of that file; a program's own settings are checked by the pydantic model
-that it declares (:class:`common.runs.programs.Program`).
+``papers/<paper>/experiments.yaml`` names every experiment of a paper: its cases (data set, size,
+corpus), its arms (methods compared), seeds and settings at each scale; and the paper's targets
+(tables and figures). This module checks the frame of that file; a program's own settings are
+checked by the pydantic model that it declares (:class:`common.runs.programs.Program`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common import ROOT
 from common.errors import InputError
@@ -25,7 +25,8 @@ from common.experiments.settings import Settings, merge_into, validated
 Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 NAME = r"^[a-z][a-z0-9_]*$"
-ARM_NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
+#: Of cases and arms.
+PART_NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
 #: Seeds are below this: what every generator that a run may seed takes.
 MAX_SEED = 2**32
 
@@ -40,16 +41,43 @@ class Resources(Settings):
 
 
 class Arm(Settings):
-    """One method or setting compared in an experiment."""
+    """One method compared in an experiment, in all of its cases."""
 
     title: str = Field(min_length=1)
+    published: str = Field("", description="its name in published.csv, where the title is another")
     settings: dict[str, Any] = Field({})
     scales: dict[Scale, dict[str, Any]] = Field({})
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
 
 
+class Case(Settings):
+    """What the arms of an experiment are compared on: a data set, a size, a corpus."""
+
+    title: str = Field(min_length=1)
+    published: str = Field("", description="its name in published.csv, where the title is another")
+    at: dict[Scale, Literal["all"] | list[str]] = Field(
+        min_length=1, description="arms that run, by scale; a list of scales means all arms"
+    )
+    smaller: str = Field(
+        "", description="what is less than in the paper, of a case that runs at scale paper"
+    )
+    settings: dict[str, Any] = Field({})
+    scales: dict[Scale, dict[str, Any]] = Field({})
+    arms: dict[str, dict[str, Any]] = Field(
+        {}, description="settings of an arm in this case alone, over those of the arm"
+    )
+    seeds: dict[Scale, list[int]] = Field({}, description="instead of the experiment's")
+    resources: dict[Scale, Resources] = Field({}, description="instead of the experiment's")
+    needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _all_arms(cls, given: Any) -> Any:
+        return dict.fromkeys(given, "all") if isinstance(given, list) else given
+
+
 class Experiment(Settings):
-    """One study: arms x seeds of one program."""
+    """One study: cases x arms x seeds of one program."""
 
     title: str = Field(min_length=1)
     source: str = Field(min_length=1, description="where the paper describes it")
@@ -57,36 +85,77 @@ class Experiment(Settings):
     seeds: dict[Scale, list[int]]
     settings: dict[str, Any] = Field({})
     scales: dict[Scale, dict[str, Any]] = Field({})
+    cases: dict[str, Case] = Field(min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
-    arms_at: dict[Scale, list[str]] = Field(
-        {}, description="subset of arms at a scale; all where absent"
-    )
     resources: dict[Scale, Resources] = Field({})
     timed: list[str] = Field(
         [], description="metrics and artifacts (* matches) that measure the machine: never equal"
     )
     needs: dict[str, str] = Field(
-        {}, description="name: EXPERIMENT/ARM, all of whose runs at that scale come before"
+        {},
+        description="name: EXPERIMENT/CASE/ARM, all of whose runs at that scale come before;"
+        " {case} and {arm} stand for those of the run",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        _check_names("arms", self.arms, ARM_NAME)
+        _check_names("cases", self.cases, PART_NAME)
+        _check_names("arms", self.arms, PART_NAME)
         for scale in SCALES:
-            seeds = self.seeds.get(scale)
-            if not seeds:
-                raise ValueError(f"seeds.{scale}: at least one seed is needed")
-            if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= MAX_SEED:
-                raise ValueError(f"seeds.{scale}: {seeds} must be distinct, >= 0 and < {MAX_SEED}")
-        for scale, names in self.arms_at.items():
-            unknown = sorted(set(names) - set(self.arms))
-            if unknown or not names:
-                raise ValueError(f"arms_at.{scale}: {names} must name arms of {list(self.arms)}")
+            if not any(scale in case.at for case in self.cases.values()):
+                raise ValueError(f"cases: none runs at {scale}")
+            _check_seeds(f"seeds.{scale}", self.seeds.get(scale))
+        for name, case in self.cases.items():
+            for scale, chosen in case.at.items():
+                unknown = sorted(set(chosen) - set(self.arms)) if chosen != "all" else []
+                if unknown or not chosen:
+                    raise ValueError(
+                        f"cases.{name}.at.{scale}: {chosen} must be 'all', or arms of"
+                        f" {list(self.arms)}"
+                    )
+            for scale, seeds in case.seeds.items():
+                _check_seeds(f"cases.{name}.seeds.{scale}", seeds)
+            unknown = sorted(set(case.arms) - set(self.arms))
+            if unknown:
+                raise ValueError(f"cases.{name}.arms: {unknown} not among {list(self.arms)}")
+            if case.smaller and "paper" not in case.at:
+                raise ValueError(
+                    f"cases.{name}.smaller: it does not run at scale paper; at the other scales"
+                    " every case is smaller"
+                )
         return self
 
-    def arms_of(self, scale: Scale) -> list[str]:
-        """Names of the arms that run at ``scale``."""
-        return self.arms_at.get(scale, list(self.arms))
+    def runs(self, scale: Scale) -> list[tuple[str, str]]:
+        """(case, arm) of what runs at ``scale``, in file order."""
+        return [
+            (name, arm)
+            for name, case in self.cases.items()
+            if scale in case.at
+            for arm in self.arms
+            if case.at[scale] == "all" or arm in case.at[scale]
+        ]
+
+    def case(self, name: str | None, where: str, scale: Scale | None = None) -> str:
+        """``name``, or that of the only case (of those at ``scale``) where it is None.
+
+        Raises:
+            InputError: there is no such case, or there are several; it begins with ``where``.
+        """
+        possible = [case for case, body in self.cases.items() if scale is None or scale in body.at]
+        if name is None and len(possible) == 1:
+            return possible[0]
+        if name is None or name not in self.cases:
+            said = "a case is needed" if name is None else f"no case {name!r}"
+            raise InputError(f"{where}: {said}; it has {', '.join(self.cases)}")
+        return name
+
+
+def _check_seeds(where: str, seeds: list[int] | None) -> None:
+    """Raise ValueError for seeds that are absent, repeated or that a generator does not take."""
+    if not seeds:
+        raise ValueError(f"{where}: at least one seed is needed")
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= MAX_SEED:
+        raise ValueError(f"{where}: {seeds} must be distinct, >= 0 and < {MAX_SEED}")
 
 
 def _check_names(kind: str, names: Iterable[str], pattern: str) -> None:
@@ -151,78 +220,117 @@ class Paper(Settings):
 
     def _check_needs(self, key: RunKey, before: tuple[str, ...]) -> None:
         """Whether what a run needs is there at its scale, and does not need the run itself."""
-        here = f"{key.experiment}/{key.arm}"
+        here = key.place
         if here in before:
             raise ValueError(f"needs: {' needs '.join((*before, here))}")
-        for name, text in self._needs(key.experiment, key.arm).items():
-            experiment, _, arm = text.partition("/")
+        for name, text in self._needs(key).items():
+            experiment, case, arm = (*text.split("/"), "", "", "")[:3]
             study = self.experiments.get(experiment)
-            if study is None or arm not in study.arms_of(key.scale):  # type: ignore[arg-type]
+            there = study is not None and (case, arm) in study.runs(key.scale)  # type: ignore[arg-type]
+            if text.count("/") != 2 or not there:
                 raise ValueError(
-                    f"experiments.{key.experiment}: needs.{name}: {text!r} must be EXPERIMENT/ARM,"
-                    f" an arm that runs at {key.scale}"
+                    f"experiments.{key.experiment}: needs.{name}: {text!r} must be"
+                    f" EXPERIMENT/CASE/ARM, of what runs at {key.scale}"
                 )
-            needed = RunKey(self.paper, experiment, arm, 0, key.scale)
+            needed = RunKey(self.paper, experiment, case, arm, 0, key.scale)
             self._check_needs(needed, (*before, here))
 
-    def _needs(self, experiment: str, arm: str) -> dict[str, str]:
-        study = self.experiments[experiment]
-        return study.needs | study.arms[arm].needs
+    def _needs(self, key: RunKey) -> dict[str, str]:
+        study = self.experiments[key.experiment]
+        needs = study.needs | study.cases[key.case].needs | study.arms[key.arm].needs
+        return {
+            name: text.replace("{case}", key.case).replace("{arm}", key.arm)
+            for name, text in needs.items()
+        }
 
     def needed(self, key: RunKey) -> dict[str, list[RunKey]]:
         """Runs that must come before a run, by the name that it knows them by."""
         found = {}
-        for name, text in self._needs(key.experiment, key.arm).items():
-            experiment, _, arm = text.partition("/")
-            seeds = self.experiments[experiment].seeds[key.scale]  # type: ignore[index]
-            found[name] = [RunKey(self.paper, experiment, arm, s, key.scale) for s in seeds]
+        for name, text in self._needs(key).items():
+            experiment, case, arm = text.split("/")
+            seeds = self.seeds(experiment, case, key.scale)  # type: ignore[arg-type]
+            found[name] = [
+                RunKey(self.paper, experiment, case, arm, seed, key.scale) for seed in seeds
+            ]
         return found
+
+    def seeds(self, experiment: str, case: str, scale: Scale) -> list[int]:
+        """Seeds of each arm of a case at ``scale``."""
+        study = self.experiments[experiment]
+        return study.cases[case].seeds.get(scale, study.seeds[scale])
 
     def runs(self, scale: Scale, experiments: Iterable[str] | None = None) -> list[RunKey]:
         """Every run of the named experiments (default: all) at ``scale``, in file order."""
         return [
-            RunKey(self.paper, name, arm, seed, scale)
+            RunKey(self.paper, name, case, arm, seed, scale)
             for name in (self.experiments if experiments is None else experiments)
-            for arm in self.experiments[name].arms_of(scale)
-            for seed in self.experiments[name].seeds[scale]
+            for case, arm in self.experiments[name].runs(scale)
+            for seed in self.seeds(name, case, scale)
         ]
 
     def settings(
-        self, experiment: str, arm: str, scale: Scale, overrides: Mapping[str, Any] | None = None
+        self,
+        experiment: str,
+        case: str,
+        arm: str,
+        scale: Scale,
+        overrides: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Raw settings: experiment < experiment's scale < arm < arm's scale < overrides."""
+        """Raw settings, the later over the earlier: experiment, case, arm, arm in the case alone.
+
+        Each but the last is followed by what it has at ``scale``; ``overrides`` come at the end.
+        """
         study = self.experiments[experiment]
-        chosen = study.arms[arm]
-        layers = (study.settings, study.scales.get(scale, {}), chosen.settings)
         merged: dict[str, Any] = {}
-        for layer in (*layers, chosen.scales.get(scale, {}), overrides or {}):
-            merge_into(merged, layer)
+        for part in (study, study.cases[case], study.arms[arm]):
+            merge_into(merged, part.settings)
+            merge_into(merged, part.scales.get(scale, {}))
+        merge_into(merged, study.cases[case].arms.get(arm, {}))
+        merge_into(merged, overrides or {})
         return merged
 
-    def resources(self, experiment: str, scale: Scale) -> Resources:
-        """What one run of ``experiment`` asks of the machine at ``scale``."""
-        return self.experiments[experiment].resources.get(scale, Resources())
+    def resources(self, experiment: str, case: str, scale: Scale) -> Resources:
+        """What one run of a case asks of the machine at ``scale``."""
+        study = self.experiments[experiment]
+        return study.cases[case].resources.get(scale) or study.resources.get(scale, Resources())
 
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """Identity of a run: one arm, one seed, one scale."""
+    """Identity of a run: one case, one arm, one seed, one scale."""
 
     paper: str
     experiment: str
+    case: str
     arm: str
     seed: int
     scale: str
 
     @property
+    def place(self) -> str:
+        """Experiment, case and arm in one word."""
+        return f"{self.experiment}/{self.case}/{self.arm}"
+
+    @property
     def folder(self) -> Path:
         """Folder of the run below ``results/`` or ``work/``."""
-        return Path(self.scale, self.paper, self.experiment, self.arm, f"seed{self.seed}")
+        return Path(self.scale, self.paper, self.place, f"seed{self.seed}")
 
     @property
     def name(self) -> str:
         """The same as one name, for a folder of the run's own among those of others."""
         return "-".join(self.folder.parts)
+
+    @property
+    def options(self) -> list[str]:
+        """Words after ``train.py`` that make it."""
+        chosen = {"case": self.case, "arm": self.arm, "seed": str(self.seed), "scale": self.scale}
+        return [self.experiment, *(word for key in chosen for word in (f"--{key}", chosen[key]))]
+
+    @property
+    def command(self) -> str:
+        """The command line that makes it."""
+        return " ".join(("python", f"papers/{self.paper}/train.py", *self.options))
 
     def record(self, results: Path = Path("results")) -> Path:
         """Path of the run's record."""

@@ -129,7 +129,7 @@ def claims_command(options: argparse.Namespace) -> None:
     folder = _folder(options)
     listed = claims.read_claims(folder)
     results = Results.load(
-        folder, options.scale, options.results, claims.experiments_of(listed), options.root
+        folder, options.scale, options.results, claims.name_experiments(listed), options.root
     )
     judged = claims.judge_all(listed, results)
     path = options.results / options.scale / options.paper / "claims.json"
@@ -165,8 +165,7 @@ def replay_command(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         scratch = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         replayed = replay(record, scratch, results, options.root)
-    key = f"{record.experiment}/{record.arm}/seed{record.seed}"
-    print(f"{key}: {replayed.outcome}")
+    print(f"{record.key.place}/seed{record.seed}: {replayed.outcome}")
     for line in replayed.differences:
         print(f"  {line}")
     if replayed.outcome == "different":
@@ -188,7 +187,7 @@ def recertify_command(options: argparse.Namespace) -> None:
         options.jobs,
     )
     for repeat in made:
-        print(f"{repeat.outcome:17} {repeat.experiment}/{repeat.arm}/seed{repeat.seed}")
+        print(f"{repeat.outcome:17} {'/'.join(repeat.place[:3])}/seed{repeat.seed}")
         for line in repeat.differences:
             print(f"  {line}")
     if not made:

@@ -30,7 +30,7 @@ from scipy.special import stdtrit
 
 from common.errors import InputError
 from common.experiments.documents import read_yaml
-from common.experiments.schema import NAME, SCALES, Scale, load_paper
+from common.experiments.schema import NAME, SCALES, Paper, Scale, load_paper
 from common.experiments.settings import Settings, validated
 from common.results.lineage import Runs
 from common.results.records import Results
@@ -51,9 +51,10 @@ _STATISTICS: Final[dict[str, Callable[[Array, Array], Array]]] = {
 
 
 class Operand(Settings):
-    """One metric of one arm."""
+    """One metric of one arm in one case, which may be left out where there is one."""
 
     experiment: str
+    case: str = ""
     arm: str
     metric: str
 
@@ -163,38 +164,51 @@ class Judged(Settings):
     @property
     def runs(self) -> list[Runs]:
         """The records that it was judged by."""
-        places = dict.fromkeys((side.experiment, side.arm) for side in (self.a, self.b or self.a))
         seeds = list(self.by_seed)
-        return [Runs(experiment=place, arm=arm, seeds=seeds) for place, arm in places if seeds]
+        sides = (self.a, self.b or self.a) if seeds else ()
+        places = dict.fromkeys((side.experiment, side.case, side.arm) for side in sides)
+        return [
+            Runs(experiment=experiment, case=case, arm=arm, seeds=seeds)
+            for experiment, case, arm in places
+        ]
 
 
 def read_claims(folder: Path) -> list[Claim]:
     """Claims of the paper in ``folder``.
 
     Raises:
-        InputError: ``claims.yaml`` is absent or has an unknown key, experiment or arm.
+        InputError: ``claims.yaml`` is absent or has an unknown key, experiment, case or arm.
     """
     path = folder / "claims.yaml"
     claims = validated(ClaimsFile, read_yaml(path), str(path)).claims
     paper = load_paper(folder)
-    for claim in claims:
-        for operand in (claim.a, claim.b or claim.a):
-            where = f"{path}: claim {claim.claim}"
-            study = paper.experiments.get(operand.experiment)
-            if study is None:
-                known = ", ".join(paper.experiments)
-                raise InputError(f"{where}: no experiment {operand.experiment!r}; known: {known}")
-            if operand.arm not in study.arms:
-                known = ", ".join(study.arms)
-                raise InputError(
-                    f"{where}: {operand.experiment} has no arm {operand.arm!r}; known: {known}"
-                )
-            if claim.deterministic and any(len(seeds) > 1 for seeds in study.seeds.values()):
-                raise InputError(
-                    f"{where}: deterministic, but {operand.experiment} has several seeds;"
-                    " allowed: one at every scale"
-                )
-    return claims
+    return [_with_cases(claim, paper, f"{path}: claim {claim.claim}") for claim in claims]
+
+
+def _with_cases(claim: Claim, paper: Paper, where: str) -> Claim:
+    """The claim with its operands' cases. Raises InputError for what the paper does not have."""
+
+    def checked(operand: Operand) -> Operand:
+        study = paper.experiments.get(operand.experiment)
+        if study is None:
+            known = ", ".join(paper.experiments)
+            raise InputError(f"{where}: no experiment {operand.experiment!r}; known: {known}")
+        case = study.case(operand.case or None, f"{where}: {operand.experiment}")
+        if operand.arm not in study.arms:
+            known = ", ".join(study.arms)
+            raise InputError(
+                f"{where}: {operand.experiment} has no arm {operand.arm!r}; known: {known}"
+            )
+        seeds = [paper.seeds(operand.experiment, case, scale) for scale in study.cases[case].at]
+        if claim.deterministic and max(map(len, seeds)) > 1:
+            raise InputError(
+                f"{where}: deterministic, but {operand.experiment} has several seeds;"
+                " allowed: one at every scale"
+            )
+        return operand.model_copy(update={"case": case})
+
+    b = claim.b and checked(claim.b)
+    return claim.model_copy(update={"a": checked(claim.a), "b": b})
 
 
 def chance(judged: Sequence[Judged]) -> str:
@@ -208,7 +222,7 @@ def chance(judged: Sequence[Judged]) -> str:
     )
 
 
-def experiments_of(claims: list[Claim]) -> list[str]:
+def name_experiments(claims: list[Claim]) -> list[str]:
     """Names of the experiments that claims speak of."""
     operands = (operand for claim in claims for operand in (claim.a, claim.b or claim.a))
     return list(dict.fromkeys(operand.experiment for operand in operands))
@@ -221,10 +235,10 @@ def judge_all(claims: list[Claim], results: Results) -> list[Judged]:
 
 def judge(claim: Claim, results: Results) -> Judged:
     """The verdict on ``claim`` by the seeds that both operands have."""
-    left = results.metric(claim.a.experiment, claim.a.arm, claim.a.metric)
+    left = results.metric(claim.a.experiment, claim.a.arm, claim.a.metric, claim.a.case)
     right = left
     if claim.b is not None:
-        right = results.metric(claim.b.experiment, claim.b.arm, claim.b.metric)
+        right = results.metric(claim.b.experiment, claim.b.arm, claim.b.metric, claim.b.case)
     seeds = sorted(left.keys() & right.keys())
     a, b = ([side[seed] for seed in seeds] for side in (left, right))
     found = estimate(claim.statistic, a, b)

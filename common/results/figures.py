@@ -19,7 +19,7 @@ from pydantic import Field
 
 from common.experiments.schema import Paper
 from common.experiments.settings import Settings
-from common.results.lineage import Runs, runs_of
+from common.results.lineage import Runs, list_runs
 from common.results.records import Context, Results
 from common.results.targets import context_notes, read_as
 from common.runs.files import write_atomically
@@ -100,7 +100,7 @@ def build(
             height_px=height,
             notes=[*context_notes(context, True), *([body.note] if body.note else [])],
             context=context,
-            runs=runs_of(read),
+            runs=list_runs(read),
         )
         try:
             return save(drawn.figure, folder, target, note)

@@ -23,7 +23,7 @@ from common.experiments.settings import Settings, validated
 from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
 from common.runs.files import file_sha256, write_atomically
 from common.runs.fingerprint import Sources, Tree
-from common.runs.record import DataIdentity, Record, record_of
+from common.runs.record import DataIdentity, Record, load_record
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -41,6 +41,7 @@ PUBLISHED_COLUMNS: Final = (
 FRAME_COLUMNS: Final = (
     "paper",
     "experiment",
+    "case",
     "arm",
     "seed",
     "scale",
@@ -121,8 +122,8 @@ class StoredRecord:
 
     @property
     def name(self) -> str:
-        """Experiment, arm and seed, for messages."""
-        return f"{self.record.experiment}/{self.record.arm}/seed{self.record.seed}"
+        """Experiment, case, arm and seed, for messages."""
+        return f"{self.record.key.place}/seed{self.record.seed}"
 
     def read_csv(self, name: str) -> pd.DataFrame:
         """A CSV artifact. Raises InputError if it is absent, altered or was not archived."""
@@ -175,7 +176,7 @@ class Results:
         self.experiments = list(paper.experiments if experiments is None else experiments)
         self._stored = sorted(
             (item for item in stored if item.record.experiment in self.experiments),
-            key=lambda item: (item.record.experiment, item.record.arm, item.record.seed),
+            key=lambda item: (item.record.key.place, item.record.seed),
         )
         self._readers: list[list[StoredRecord]] = []
 
@@ -198,16 +199,16 @@ class Results:
         Raises:
             InputError: a run is missing, or a record cannot be read or breaks the schema.
         """
-        paper, tree = load_paper(folder), tree_of(root)
+        paper, tree = load_paper(folder), read_tree(root)
         repeats = read_repeats(results / scale / paper.paper / "repeats.json", tree)
         stored = []
         for key in paper.runs(scale, experiments):
             path = key.record(results)
             if not path.exists():
                 if complete:
-                    raise InputError(f"{path}: no such record; make it with: {command(key)}")
+                    raise InputError(f"{path}: no such record; make it with: {key.command}")
                 continue
-            record = record_of(key, results)
+            record = load_record(key, results)
             stored.append(_stored(record, path.parent, paper, tree, repeats))
         return cls(paper, scale, stored, read_published(folder), experiments)
 
@@ -220,7 +221,7 @@ class Results:
         root: Path = ROOT,
     ) -> Results:
         """Results from ``archive/<scale>.jsonl``: the runs that were kept, without artifacts."""
-        paper, tree = load_paper(folder), tree_of(root)
+        paper, tree = load_paper(folder), read_tree(root)
         path = archive_path(folder, scale)
         records = read_archive(path)
         repeats = read_repeats(path.with_suffix(".repeats.json"), tree)
@@ -238,26 +239,32 @@ class Results:
         """The same results, of these experiments alone; nothing is read again."""
         return Results(self.paper, self.scale, self._stored, self.published, experiments)
 
-    def records(self, experiment: str, arm: str | None = None) -> list[StoredRecord]:
-        """Records of an experiment (of one arm), by arm and seed; empty if not run at this scale.
+    def records(
+        self, experiment: str, arm: str | None = None, case: str | None = None
+    ) -> list[StoredRecord]:
+        """Records of an experiment, of one case, of one arm; empty if not run at this scale.
+
+        They come by case, arm and seed. An ``arm`` needs a ``case`` where there are several.
 
         Raises:
-            InputError: no such experiment or arm, or the target does not name the experiment.
+            InputError: no such experiment, case or arm, or the target does not name the experiment.
         """
         if experiment not in self.experiments:
             raise InputError(
                 f"{self.paper.paper}: experiment {experiment!r} is not among those of the target:"
                 f" {', '.join(self.experiments)}"
             )
-        arms = self.paper.experiments[experiment].arms
-        if arm is not None and arm not in arms:
-            raise InputError(
-                f"{self.paper.paper}.{experiment}: no arm {arm!r}; it has {', '.join(arms)}"
-            )
+        study, where = self.paper.experiments[experiment], f"{self.paper.paper}.{experiment}"
+        if arm is not None and arm not in study.arms:
+            raise InputError(f"{where}: no arm {arm!r}; it has {', '.join(study.arms)}")
+        if arm is not None or case is not None:
+            case = study.case(case, where)
         found = [
             item
             for item in self._stored
-            if item.record.experiment == experiment and arm in (None, item.record.arm)
+            if item.record.experiment == experiment
+            and case in (None, item.record.case)
+            and arm in (None, item.record.arm)
         ]
         self._note(found)
         return found
@@ -276,30 +283,34 @@ class Results:
         for read in self._readers:
             read.extend(found)
 
-    def metric(self, experiment: str, arm: str, metric: str) -> dict[int, float]:
+    def metric(
+        self, experiment: str, arm: str, metric: str, case: str | None = None
+    ) -> dict[int, float]:
         """Value of ``metric`` by seed. Raises InputError if a record lacks it."""
         found = {}
-        for item in self.records(experiment, arm):
+        for item in self.records(experiment, arm, case):
             if metric not in item.record.metrics:
                 names = ", ".join(item.record.metrics)
                 raise InputError(f"{item.name}: no metric {metric!r}; it has {names}")
             found[item.record.seed] = item.record.metrics[metric]
         return found
 
-    def values(self, experiment: str, arm: str, metric: str) -> NDArray[np.float64]:
+    def values(
+        self, experiment: str, arm: str, metric: str, case: str | None = None
+    ) -> NDArray[np.float64]:
         """Values of ``metric`` over seeds, shape (seeds,)."""
-        return np.array(list(self.metric(experiment, arm, metric).values()), dtype=np.float64)
+        return np.array(list(self.metric(experiment, arm, metric, case).values()), dtype=np.float64)
 
-    def first(self, experiment: str, arm: str) -> StoredRecord:
+    def first(self, experiment: str, arm: str, case: str | None = None) -> StoredRecord:
         """An arm's first record. Raises InputError if it has none, as in an archive."""
-        stored = self.records(experiment, arm)
+        stored = self.records(experiment, arm, case)
         if not stored:
-            raise InputError(f"{experiment}/{arm}: no record at scale {self.scale}")
+            raise InputError(f"{experiment}/{case or ''}/{arm}: no record at scale {self.scale}")
         return stored[0]
 
-    def metrics_of(self, experiment: str, arm: str) -> dict[str, float]:
+    def first_metrics(self, experiment: str, arm: str, case: str | None = None) -> dict[str, float]:
         """Metrics of an arm's first record. Raises InputError if it has none."""
-        return dict(self.first(experiment, arm).record.metrics)
+        return dict(self.first(experiment, arm, case).record.metrics)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -313,6 +324,7 @@ class Results:
             {
                 "paper": item.record.paper,
                 "experiment": item.record.experiment,
+                "case": item.record.case,
                 "arm": item.record.arm,
                 "seed": item.record.seed,
                 "scale": item.record.scale,
@@ -357,7 +369,7 @@ class Results:
 
     @property
     def stored(self) -> list[StoredRecord]:
-        """All records, by experiment, arm and seed."""
+        """All records, by experiment, case, arm and seed."""
         self._note(self._stored)
         return list(self._stored)
 
@@ -382,7 +394,7 @@ def recertified(stored: Sequence[StoredRecord]) -> list[str]:
     found = []
     for name in dict.fromkeys(item.record.experiment for item in stored):
         covered = [item for item in stored if item.record.experiment == name and item.recertified]
-        repeats = {(one.arm, one.seed): one for item in covered for one in item.repeats}
+        repeats = {(one.case, one.arm, one.seed): one for item in covered for one in item.repeats}
         if covered:
             outcomes = Counter(one.outcome for one in repeats.values())
             how = ", ".join(f"{count} {SAID[outcome]}" for outcome, count in outcomes.items())
@@ -396,20 +408,17 @@ def origin(data: DataIdentity) -> str:
     return "real" if data.real else "generator"
 
 
-def command(key: RunKey) -> str:
-    """The command line of one run."""
-    return (
-        f"python papers/{key.paper}/train.py {key.experiment}"
-        f" --arm {key.arm} --seed {key.seed} --scale {key.scale}"
-    )
-
-
 def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
     """What has changed since ``record`` was made."""
     study = paper.experiments.get(record.experiment)
-    same = study is not None and record.arm in study.arms and study.program == record.program
+    same = (
+        study is not None
+        and record.case in study.cases
+        and record.arm in study.arms
+        and study.program == record.program
+    )
     if same:
-        wanted = paper.settings(record.experiment, record.arm, record.scale)
+        wanted = paper.settings(record.experiment, record.case, record.arm, record.scale)
         same = _contains(record.settings, wanted)
     return Changes(tuple(tree.changed(record.provenance.code)), not same)
 
@@ -421,7 +430,7 @@ def _stored(
     return StoredRecord(record, folder, changed, repeats.of(record, changed.code))
 
 
-def tree_of(root: Path) -> Tree:
+def read_tree(root: Path) -> Tree:
     """Definitions of the checkout at ``root``, and of this one's ``common`` where it has none."""
     return Tree(Sources(root, ROOT))
 

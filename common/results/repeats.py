@@ -3,8 +3,8 @@
 A record whose code has changed since is stale, unless runs of its experiment were repeated with
 today's code and gave the same numbers (``python -m common.results recertify``). A repeat vouches
 for a record for which no definition has changed but those that had changed for the repeated one
-too, if it is of the same arm or ran all modules that have changed; and only as long as the code
-that it ran is that of the checkout.
+too, if it is of the same case and arm or ran all modules that have changed; and only as long as the
+code that it ran is that of the checkout.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Repeat(Settings):
     """
 
     experiment: str
+    case: str
     arm: str
     seed: int
     of: str
@@ -55,6 +56,11 @@ class Repeat(Settings):
     cpu_s: float
 
     @property
+    def place(self) -> tuple[str, str, str, int]:
+        """Which run was repeated."""
+        return self.experiment, self.case, self.arm, self.seed
+
+    @property
     def agrees(self) -> bool:
         """Whether the numbers are the record's."""
         return self.outcome != "different"
@@ -65,7 +71,10 @@ class Repeat(Settings):
             bool(changed)
             and self.experiment == record.experiment
             and set(changed) <= set(self.changed)
-            and (self.arm == record.arm or self._ran_all(record.provenance.code, changed, tree))
+            and (
+                (self.case, self.arm) == (record.case, record.arm)
+                or self._ran_all(record.provenance.code, changed, tree)
+            )
         )
 
     def _ran_all(self, recorded: Code, changed: Sequence[str], tree: Tree) -> bool:
@@ -153,13 +162,9 @@ def read_repeats(path: Path, tree: Tree) -> Repeats:
 
 def add_repeat(path: Path, repeat: Repeat, tree: Tree) -> None:
     """Add ``repeat`` to the file, atomically; what speaks of other code than today's leaves it."""
-    kept = [
-        item
-        for item in read_repeats(path, tree).present
-        if (item.experiment, item.arm, item.seed) != (repeat.experiment, repeat.arm, repeat.seed)
-    ]
+    kept = [item for item in read_repeats(path, tree).present if item.place != repeat.place]
     items = [item.model_dump(mode="json") for item in [*kept, repeat]]
-    items.sort(key=lambda item: (item["experiment"], item["arm"], item["seed"]))
+    items.sort(key=lambda item: tuple(item[name] for name in ("experiment", "case", "arm", "seed")))
     codes = pooled(items, "code")
     lines = []
     for name, values in (("code", codes), ("repeats", items)):

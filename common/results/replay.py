@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -28,7 +29,7 @@ from common.results.records import (
     StoredRecord,
     archive_path,
     changes,
-    tree_of,
+    read_tree,
 )
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
 from common.runs.fingerprint import PACKAGES, Tree
@@ -48,6 +49,8 @@ _making: defaultdict[RunKey, Lock] = defaultdict(Lock)
 
 #: Options of a recorded command that say where it wrote; a repeat writes elsewhere.
 FOLDERS: Final = ("--out", "--work")
+#: Those that say which run it is. What a run is called may have changed since.
+NAMES: Final = ("--case", "--arm", "--seed", "--scale")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def find_record(name: str, scale: Scale, root: Path = ROOT) -> tuple[Record, Pat
     """The record that ``name`` means, and the folder of results that it lies in.
 
     Args:
-        name: path of a ``record.json``, or ``PAPER/EXPERIMENT/ARM/SEED`` of an archived run.
+        name: path of a ``record.json``, or ``PAPER/EXPERIMENT/CASE/ARM/SEED`` of an archived run.
 
     Raises:
         InputError: there is none.
@@ -77,17 +80,16 @@ def find_record(name: str, scale: Scale, root: Path = ROOT) -> tuple[Record, Pat
         return record, path.resolve().parents[len(below.parts) - 1] if inside else None
     paper, _, rest = name.partition("/")
     folder = root / "papers" / paper
-    if rest.count("/") == 2 and archive_path(folder, scale).is_file():
-        experiment, arm, seed = rest.split("/")
+    if rest.count("/") == 3 and archive_path(folder, scale).is_file():
+        place, _, seed = rest.rpartition("/")
         for item in Results.from_archive(folder, scale, root=root).stored:
             found = item.record
-            names = (found.experiment, found.arm, str(found.seed))
-            if names == (experiment, arm, seed.removeprefix("seed")):
+            if (found.key.place, str(found.seed)) == (place, seed.removeprefix("seed")):
                 return found, None
         raise InputError(f"{archive_path(folder, scale)}: holds no run {rest}")
     raise InputError(
-        f"{name}: no such record; allowed: the path of a record.json, or PAPER/EXPERIMENT/ARM/SEED"
-        " of a run in the archive of --scale"
+        f"{name}: no such record; allowed: the path of a record.json, or of a run in the archive of"
+        " --scale PAPER/EXPERIMENT/CASE/ARM/SEED"
     )
 
 
@@ -106,7 +108,7 @@ def replay(
     key = record.key
     for other in _all_needed(key, paper):
         _provide(other, paper, scratch, results, root)
-    words = _without(record.provenance.command[1:], *FOLDERS)
+    words = [*key.options, *_without(record.provenance.command[2:], *NAMES, *FOLDERS)]
     path = key.record(scratch / "results")
     with _making[key]:
         if not _is_today_s(path, paper, root):
@@ -131,18 +133,24 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     if not _check_out(made.git_commit, old, root):
         return replayed
     key, paper = record.key, load_paper(root / "papers" / record.paper)
-    path = key.record(old / "results")
-    for other in (*_all_needed(key, paper), key):
-        if not other.record(old / "results").is_file():
-            words = _words(other) if other != key else _without(made.command[1:], *FOLDERS)
-            out = str(other.record(old / "results").parent)
-            threads = _threads(paper, other, record if other == key else None)
-            _run(other.paper, [*words, "--out", out], threads, old, old)
+    before = _all_needed(key, paper)
+    wanted = [*((other, _recorded(other, root)) for other in before), (key, record)]
+    folders: dict[str, str] = {}  # of runs as they were called then: as they are called now
+    for other, made_then in wanted:
+        command = made_then.provenance.command[1:] if made_then else other.options
+        words = _without(command, *FOLDERS)
+        place = _old_folder(other.paper, words)
+        folders[place.as_posix()] = other.folder.as_posix()
+        path = old / "results" / place / "record.json"
+        if not path.is_file():
+            threads = _threads(paper, other, made_then)
+            _run(other.paper, [*words, "--out", str(path.parent)], threads, old, old)
     found = json.loads(path.read_text(encoding="utf8"))  # its layout may be an older one
+    needed = found.get("needed", {})
     fields = {
         "metrics": found["metrics"],
         "artifacts": {name: Artifact(**item) for name, item in found["artifacts"].items()},
-        "needed": found.get("needed", {}),
+        "needed": {folders.get(name, name): value for name, value in needed.items()},
         "provenance": here,
     }
     reference = record.model_copy(update=fields)
@@ -150,6 +158,28 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     if outcome == "equal":
         return Replayed(replayed.record, "equal here", replayed.differences)
     return Replayed(replayed.record, outcome, differences)
+
+
+def _recorded(key: RunKey, root: Path) -> Record | None:
+    """The archived record of a run, if there is one."""
+    folder = root / "papers" / key.paper
+    if not archive_path(folder, key.scale).is_file():
+        return None
+    kept = Results.from_archive(folder, key.scale, root=root).stored  # type: ignore[arg-type]
+    return next((item.record for item in kept if item.record.key == key), None)
+
+
+def _old_folder(paper: str, words: Sequence[str]) -> Path:
+    """Folder below ``results/`` of the run that a recorded command makes with its own code.
+
+    Runs had no cases before records had version 3.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiment")
+    for name in NAMES:
+        parser.add_argument(name, default={"--seed": "0", "--scale": "laptop"}.get(name, ""))
+    run = parser.parse_known_args(words)[0]
+    return Path(run.scale, paper, run.experiment, run.case, run.arm, f"seed{run.seed}")
 
 
 def _check_out(commit: str, folder: Path, root: Path) -> bool:
@@ -198,11 +228,11 @@ def recertify(
     def repeat(path: Path, stored: Sequence[StoredRecord], kept: Path | None) -> None:
         """Repeat runs of one experiment, the cheapest of those that wait at a time."""
         own: list[Repeat] = []
-        while waiting := [item for item in stored if _wants(item, own, runs, tree_of(root))]:
+        while waiting := [item for item in stored if _wants(item, own, runs, read_tree(root))]:
             item = min(waiting, key=lambda item: item.record.provenance.cpu_s)
             own.append(_repeat(item, _twice(item.record, scratch, kept, root)))
             with written:
-                add_repeat(path, own[-1], tree_of(root))
+                add_repeat(path, own[-1], read_tree(root))
             log.info("%s: %s", item.name, own[-1].outcome)
         made.extend(own)
 
@@ -225,7 +255,7 @@ def _wants(item: StoredRecord, made: Sequence[Repeat], runs: int, tree: Tree) ->
     # One that differed is tried again: its cause may have been mended outside of what it ran.
     kept = [one for one in item.repeats if one.agrees]
     speak = [*kept, *(one for one in made if one.speaks_of(record, changed, tree))]
-    itself = any((one.arm, one.seed) == (record.arm, record.seed) for one in speak)
+    itself = any(one.place[1:] == (record.case, record.arm, record.seed) for one in speak)
     return len(speak) < runs and not itself
 
 
@@ -238,6 +268,7 @@ def _repeat(item: StoredRecord, replayed: Replayed) -> Repeat:
     record, again = item.record, replayed.record.provenance
     return Repeat(
         experiment=record.experiment,
+        case=record.case,
         arm=record.arm,
         seed=record.seed,
         of=record.provenance.started_at,
@@ -267,7 +298,7 @@ def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, ro
     if results is not None and key.record(results).is_file():
         shutil.copytree(key.record(results).parent, path.parent, dirs_exist_ok=True)
         return
-    _run(key.paper, _words(key), _threads(paper, key), scratch, root)
+    _run(key.paper, key.options, _threads(paper, key), scratch, root)
 
 
 def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
@@ -278,10 +309,6 @@ def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
             for other in keys:
                 found |= dict.fromkeys([*_all_needed(other, paper), other])
     return list(found)
-
-
-def _words(key: RunKey) -> list[str]:
-    return [key.experiment, "--arm", key.arm, "--seed", str(key.seed), "--scale", key.scale]
 
 
 def _run(paper: str, words: Sequence[str], threads: int, scratch: Path, root: Path) -> None:
@@ -322,7 +349,7 @@ def _without(words: Sequence[str], *options: str) -> list[str]:
 def _is_today_s(path: Path, paper: Paper, root: Path) -> bool:
     """Whether a run lies there that was made with the code and settings of the checkout."""
     try:
-        return changes(read_record(path), paper, tree_of(root)) == Changes((), False)
+        return changes(read_record(path), paper, read_tree(root)) == Changes((), False)
     except InputError:
         return False
 
@@ -332,7 +359,7 @@ def _threads(paper: Paper, key: RunKey, record: Record | None = None) -> int:
     if record is not None and record.provenance.threads:
         return record.provenance.threads
     known = key.experiment in paper.experiments
-    return paper.resources(key.experiment, key.scale).threads if known else 1  # type: ignore[arg-type]
+    return paper.resources(key.experiment, key.case, key.scale).threads if known else 1  # type: ignore[arg-type]
 
 
 def _timed(paper: Paper, key: RunKey) -> list[str]:

@@ -88,11 +88,15 @@ class ArchiveView:
 
 @dataclass(frozen=True)
 class ListedClaim:
-    """A claim in the list of all: ``place`` is the identifier of where it is shown."""
+    """A claim in the list of all: ``place`` is the identifier of where it is shown.
+
+    ``case`` is the title of what its operands were compared on.
+    """
 
     claim: Judged
     scale: str
     place: str
+    case: str
 
     @property
     def facets(self) -> dict[str, str]:
@@ -100,6 +104,7 @@ class ListedClaim:
         return {
             "verdict": self.claim.verdict,
             "paper": self.claim.paper,
+            "case": self.case,
             "scale": self.scale,
         }
 
@@ -300,14 +305,23 @@ def _listed(papers: list[PaperView], scale: Scale) -> list[ListedClaim]:
     """Every claim at every scale that it was judged at, by paper."""
     found = []
     for paper in papers:
-        name = paper.paper.paper
-        found += [ListedClaim(one, scale, f"{name}-claim-{one.claim}") for one in paper.claims]
+        judged: list[tuple[str, str, list[Judged]]] = [(scale, "", paper.claims)]
+        judged += [(kept.scale, f"-{kept.scale}", kept.claims) for kept in paper.archives]
         found += [
-            ListedClaim(one, kept.scale, f"{name}-{kept.scale}-claim-{one.claim}")
-            for kept in paper.archives
-            for one in kept.claims
+            ListedClaim(
+                one, at, f"{paper.paper.paper}{part}-claim-{one.claim}", _cases(one, paper.paper)
+            )
+            for at, part, claims in judged
+            for one in claims
         ]
     return found
+
+
+def _cases(claim: Judged, paper: Paper) -> str:
+    """Titles of the cases of a claim's operands."""
+    sides = (claim.a, claim.b or claim.a)
+    titles = (paper.experiments[side.experiment].cases[side.case].title for side in sides)
+    return " / ".join(dict.fromkeys(titles))
 
 
 def _totals(papers: list[PaperView]) -> dict[str, Any]:

@@ -69,13 +69,8 @@ def _parts(table: Table, results: Results) -> list[Part]:
         return [Part(table)]
     if results.scale != "paper":
         return [Part(table, f"scale {results.scale}")]
-    smaller = {
-        cell.row for cell in table.cells if _ran_without_gpu(table.runs_behind(cell), results)
-    }
-    found = _by(lambda cell: cell.row in smaller, table.cells)
-    return [
-        Part(_only(table, found[on_cpu]), "on a CPU" if on_cpu else "") for on_cpu in sorted(found)
-    ]
+    found = _by(lambda cell: _smaller(table.runs_behind(cell) or cell.runs, results), table.cells)
+    return [Part(_only(table, found[smaller]), smaller) for smaller in sorted(found)]
 
 
 def _by(key: Callable[[Cell], Key], cells: Iterable[Cell]) -> dict[Key, list[Cell]]:
@@ -99,28 +94,19 @@ def _is_empty(cells: Sequence[Cell]) -> bool:
 
 
 def _reason(table: Table, cells: Iterable[Cell], results: Results) -> str:
-    """Why cells are empty: a GPU, if every experiment that they may be of asks for one."""
-    named = {run.experiment for cell in cells for run in cell.runs}
+    """Why cells are empty: a GPU, if every case that they may be of asks for one."""
+    paper, scale = results.paper, results.scale
+    named = {(run.experiment, run.case) for cell in cells for run in cell.runs}
     read = {run.experiment for run in table.runs}
-    possible = set(results.paper.targets[table.target].experiments)
-    experiments = named or possible - read or possible
-    waits = all(_asks_for_gpu(experiment, results) for experiment in experiments)
+    possible = paper.targets[table.target].experiments
+    unread = [name for name in possible if name not in read] or possible
+    others = {(name, case) for name in unread for case, _ in paper.experiments[name].runs(scale)}
+    waits = all(paper.resources(*place, scale).gpu > 0 for place in named or others)
     return WAITS_FOR_GPU if waits else NOT_RUN
 
 
-def _asks_for_gpu(experiment: str, results: Results) -> bool:
-    return results.paper.resources(experiment, results.scale).gpu > 0
-
-
-def _ran_without_gpu(runs: Iterable[Runs], results: Results) -> bool:
-    """Whether any ran on a CPU though its experiment asks for a GPU at this scale.
-
-    So far that is what tells a smaller network or data set among the records of scale paper.
-    """
-    return any(
-        item.record.provenance.device == "cpu"
-        for run in runs
-        if _asks_for_gpu(run.experiment, results)
-        for item in results.records(run.experiment, run.arm)
-        if item.record.seed in run.seeds
-    )
+def _smaller(runs: Iterable[Runs], results: Results) -> str:
+    """By what the cases of ``runs`` are smaller than the paper's; empty if by nothing."""
+    studies = results.paper.experiments
+    texts = dict.fromkeys(studies[run.experiment].cases[run.case].smaller for run in runs)
+    return "; ".join(filter(None, texts))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, model_validator
 
+from common.errors import InputError
+from common.experiments.schema import Arm, Case
 from common.experiments.settings import Settings
-from common.results.lineage import Runs, runs_of
+from common.results.lineage import Runs, list_runs
 from common.results.records import Confidence, Results
 from common.results.targets import Target, built, context_notes, read_as
 
@@ -33,7 +35,7 @@ class Cell(Settings):
     ``mean`` is None where nothing was run; ``std`` needs two seeds. ``published_text`` is the
     entry as printed in the paper, ``published`` its value where it is a number. ``runs`` are the
     records that ``mean`` is of; without, they are among those of the table. Where nothing was run,
-    they name the arms, without seeds.
+    they name case and arm, without seeds.
     """
 
     row: str
@@ -225,6 +227,7 @@ def cell(
     experiment: str,
     arm: str,
     metric: str,
+    case: str | None = None,
     label: str | None = None,
     unit: str = "",
     factor: float = 1.0,
@@ -234,26 +237,27 @@ def cell(
 
     Args:
         row, column: place in the table.
-        experiment, arm, metric: which numbers.
+        experiment, arm, metric, case: which numbers; the case may be left out if there is one.
         label: the metric's name in the table (default: ``metric``).
         unit: unit after multiplication by ``factor``.
         factor: e.g. 1 / 3600 for a metric in seconds shown in hours.
         published: key in published.csv: (table_or_figure, row, column, metric).
     """
-    return cell_of(
+    case = results.paper.experiments[experiment].case(case, experiment)
+    return make_cell(
         results,
         row,
         column,
-        results.values(experiment, arm, metric) * factor,
+        results.values(experiment, arm, metric, case) * factor,
         label=metric if label is None else label,
         unit=unit,
         published=published,
-        runs=runs_of(results.records(experiment, arm))
-        or [Runs(experiment=experiment, arm=arm, seeds=[])],
+        runs=list_runs(results.records(experiment, arm, case))
+        or [Runs(experiment=experiment, case=case, arm=arm, seeds=[])],
     )
 
 
-def cell_of(
+def make_cell(
     results: Results,
     row: str,
     column: str,
@@ -280,6 +284,90 @@ def cell_of(
         confidence=theirs.confidence if theirs else None,
         runs=list(runs),
     )
+
+
+class Measure(NamedTuple):
+    """A metric of runs as tables show it.
+
+    ``label`` is its name (default: ``metric``); ``published`` its metric in published.csv, and
+    ``column`` its column there, where that is not the case's.
+    """
+
+    metric: str
+    label: str | None = None
+    unit: str = ""
+    factor: float = 1.0
+    published: str = ""
+    column: str = ""
+
+    @property
+    def title(self) -> str:
+        """The heading of a column of its own."""
+        return self.metric if self.label is None else self.label
+
+
+def grid(
+    results: Results,
+    experiment: str,
+    measures: Sequence[Measure],
+    *,
+    columns: Literal["cases", "measures"],
+    table: str = "",
+    cases: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+) -> list[Cell]:
+    """Cells of an experiment: a row for each arm, a column for each case or each measure.
+
+    Titles and their names in published.csv are those of ``experiments.yaml``. Only what runs at the
+    scale of ``results`` is there. Where columns are measures, a row is named by its case too if
+    there are several.
+
+    Args:
+        columns: what the columns are. Several measures of one case stand side by side.
+        table: table_or_figure in published.csv; without, nothing is looked up there.
+        cases, arms: which ones, in order (default: all).
+
+    Raises:
+        InputError: the experiment has no such case or arm.
+    """
+    study = results.paper.experiments[experiment]
+    for kind, given, known in (("case", cases, study.cases), ("arm", arms, study.arms)):
+        unknown = sorted(set(given or ()) - set(known))
+        if unknown:
+            raise InputError(f"{experiment}: no {kind} {unknown[0]!r}; it has {', '.join(known)}")
+    running = study.runs(results.scale)
+    present = [case for case in cases or study.cases if case in dict(running)]
+    several = len(present) > 1
+
+    def place(case: Case, arm: Arm, measure: Measure) -> tuple[str, str]:
+        if columns == "cases":
+            return arm.title, case.title
+        return f"{case.title}: {arm.title}" if several else arm.title, measure.title
+
+    def published(case: Case, arm: Arm, measure: Measure) -> tuple[str, str, str, str] | None:
+        if not (table and measure.published):
+            return None
+        column = measure.column or case.published or case.title
+        return table, arm.published or arm.title, column, measure.published
+
+    return [
+        cell(
+            results,
+            *place(study.cases[case], study.arms[arm], measure),
+            experiment=experiment,
+            case=case,
+            arm=arm,
+            metric=measure.metric,
+            label=measure.title if columns == "cases" else "",
+            unit=measure.unit,
+            factor=measure.factor,
+            published=published(study.cases[case], study.arms[arm], measure),
+        )
+        for case in present
+        for arm in arms or study.arms
+        if (case, arm) in running
+        for measure in measures
+    ]
 
 
 def build(function: Callable[[Results], Table], results: Results, target: str) -> Table:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from common.experiments.documents import read_json
 from common.experiments.settings import Settings, validated
-from common.results.lineage import Runs, runs_of
+from common.results.lineage import Runs, list_runs
 from common.results.records import Context, Results
 from common.runs.files import write_atomically
 
@@ -63,7 +63,7 @@ def built(function: Callable[[Results], Built], results: Results, target: str) -
     """What a paper's function makes of ``results``: its place in the paper, the records it read."""
     with results.reading() as read:
         made = function(results)
-    return made.placed(results, target).model_copy(update={"runs": runs_of(read)})
+    return made.placed(results, target).model_copy(update={"runs": list_runs(read)})
 
 
 def read_as(kind: type[Read], path: Path, name: str) -> Read:

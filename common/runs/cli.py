@@ -1,4 +1,4 @@
-"""Command line of a paper: ``python papers/<paper>/train.py EXPERIMENT --arm A --seed S ...``."""
+"""Command line of a paper: ``python papers/<paper>/train.py EXPERIMENT --case C --arm A ...``."""
 
 from __future__ import annotations
 
@@ -70,12 +70,20 @@ def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parse
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, experiment in paper.experiments.items():
-        arms = "\n".join(f"  {arm:24} {body.title}" for arm, body in experiment.arms.items())
+        parts = "\n\n".join(
+            f"{kind}:\n" + "\n".join(f"  {part:24} {body.title}" for part, body in bodies.items())
+            for kind, bodies in (("cases", experiment.cases), ("arms", experiment.arms))
+        )
         command = commands.add_parser(
             name,
             help=f"{experiment.title} ({experiment.source})",
-            description=f"{experiment.title} ({experiment.source})\n\narms:\n{arms}",
+            description=f"{experiment.title} ({experiment.source})\n\n{parts}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument(
+            "--case",
+            metavar="CASE",
+            help="one of the cases above; may be left out where one alone runs at the scale",
         )
         command.add_argument("--arm", required=True, metavar="ARM", help="one of the arms above")
         command.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
@@ -105,6 +113,8 @@ def run_experiment(
     experiment = paper.experiments[options.command]
     if options.arm not in experiment.arms:
         raise InputError(f"--arm {options.arm!r}: must be one of {', '.join(experiment.arms)}")
+    where = f"--case of {options.command} at {options.scale}"
+    case = experiment.case(options.case, where, options.scale)
     where = f"experiments.yaml: {paper.paper}.{options.command}"
     if experiment.program not in programs:
         raise InputError(
@@ -112,13 +122,13 @@ def run_experiment(
             f" got {experiment.program!r}"
         )
     program = programs[experiment.program]
-    chosen = (options.command, options.arm, options.scale)
-    where = f"{where}.{options.arm} at {options.scale}"
+    chosen = (options.command, case, options.arm, options.scale)
+    where = f"{where}.{case}.{options.arm} at {options.scale}"
     settings = validated(program.settings, paper.settings(*chosen), where)
     if options.set:
         raw = paper.settings(*chosen, parse_overrides(options.set))
         settings = validated(program.settings, raw, "--set")
-    key = RunKey(paper.paper, options.command, options.arm, options.seed, options.scale)
+    key = RunKey(paper.paper, options.command, case, options.arm, options.seed, options.scale)
     out = options.out or Path("results") / key.folder
     # A folder of the run's own below a given one: what else lies there is not the run's to remove.
     work = options.work and options.work / key.name

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from common import ROOT
 from common.errors import InputError
@@ -66,7 +66,7 @@ def check_checkout(root: Path = ROOT) -> None:
         raise InputError(f"{root}: Snakemake needs a checkout without {{ or }} in its path")
 
 
-def scale_of(config: Mapping[str, Any]) -> Scale:
+def read_scale(config: Mapping[str, Any]) -> Scale:
     """The scale chosen by ``snakemake --config scale=...`` (default: laptop)."""
     return validated(Options, dict(config), "snakemake --config").scale
 
@@ -141,25 +141,26 @@ class PaperJobs:
         self.claims_file = f"{self.folder}/claims.yaml"
         self.has_claims = (root / self.claims_file).is_file()
         claims = read_yaml(root / self.claims_file) if self.has_claims else None
-        self._claimed = set(_values_of("experiment", claims))
+        self._claimed = set(_find_values("experiment", claims))
 
     def records(self, *experiments: str) -> list[str]:
         """Records of all runs of ``experiments``."""
         return [str(key.record()) for key in self.paper.runs(self.scale, experiments)]
 
-    def needed(self, experiment: str, arm: str) -> list[str]:
+    def needed(self, experiment: str, case: str, arm: str) -> list[str]:
         """Records that the runs of an arm read."""
-        runs = self.paper.needed(RunKey(self.name, experiment, arm, 0, self.scale))
+        runs = self.paper.needed(RunKey(self.name, experiment, case, arm, 0, self.scale))
         return [str(key.record()) for keys in runs.values() for key in keys]
 
     def claim_records(self) -> list[str]:
         """Records of the experiments that ``claims.yaml`` names."""
         return self.records(*(name for name in self.paper.experiments if name in self._claimed))
 
-    def arms(self) -> list[str]:
-        """Names of all arms, escaped for a regular expression."""
+    def names(self, kind: Literal["cases", "arms"]) -> str:
+        """A regular expression of the names of all cases or arms."""
         studies = self.paper.experiments.values()
-        return sorted({re.escape(arm) for study in studies for arm in study.arms})
+        names = {name for study in studies for name in getattr(study, kind)}
+        return "|".join(map(re.escape, sorted(names)))
 
     def rendered(self, target: str) -> dict[str, str]:
         """Files of a target, by suffix."""
@@ -180,18 +181,23 @@ class PaperJobs:
         return canonical({"target": body.model_dump(), "experiments": shown})
 
     def _titles(self, study: Experiment) -> dict[str, Any]:
-        arms = {arm: study.arms[arm].title for arm in study.arms_of(self.scale)}
-        return {"title": study.title, "source": study.source, "arms": list(arms.items())}
+        shown = {"title", "published", "smaller"}
+        runs = study.runs(self.scale)
+        parts = {
+            "case": {case: study.cases[case].model_dump(include=shown) for case, _ in runs},
+            "arm": {arm: study.arms[arm].model_dump(include=shown) for _, arm in runs},
+        }
+        return {"title": study.title, "source": study.source, "runs": runs, **parts}
 
-    def settings(self, experiment: str, arm: str) -> str:
-        """Raw settings of one arm; a run is repeated when this text changes."""
+    def settings(self, experiment: str, case: str, arm: str) -> str:
+        """Raw settings of one arm in one case; a run is repeated when this text changes."""
         study = self.paper.experiments[experiment]
-        settings = self.paper.settings(experiment, arm, self.scale)
+        settings = self.paper.settings(experiment, case, arm, self.scale)
         return canonical({"program": study.program, "settings": settings})
 
-    def resource(self, experiment: str, name: str) -> int:
-        """One of the resources that a run of ``experiment`` asks for."""
-        return int(getattr(self.paper.resources(experiment, self.scale), name))
+    def resource(self, experiment: str, case: str, name: str) -> int:
+        """One of the resources that a run of a case asks for."""
+        return int(getattr(self.paper.resources(experiment, case, self.scale), name))
 
     def benchmark(self, name: str) -> str:
         """Result of a benchmark."""
@@ -204,7 +210,7 @@ class PaperJobs:
 
 
 @cache
-def jobs_of(name: str, scale: Scale) -> PaperJobs:
+def load_jobs(name: str, scale: Scale) -> PaperJobs:
     """One paper of this checkout: the Snakefile asks for it, and so does the paper's module."""
     return PaperJobs(name, scale)
 
@@ -236,14 +242,14 @@ def _matching(patterns: Iterable[str], root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def _values_of(key: str, node: Any) -> Iterator[str]:
+def _find_values(key: str, node: Any) -> Iterator[str]:
     """Every string under ``key``, at any depth."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if name == key and isinstance(value, str):
                 yield value
             else:
-                yield from _values_of(key, value)
+                yield from _find_values(key, value)
     elif isinstance(node, list):
         for item in node:
-            yield from _values_of(key, item)
+            yield from _find_values(key, item)

@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Field
 
 from common.errors import InputError
 from common.experiments.documents import read_json
-from common.experiments.schema import ARM_NAME, NAME, RunKey, Scale
+from common.experiments.schema import NAME, PART_NAME, RunKey, Scale
 from common.experiments.settings import Settings, validated
 from common.runs.fingerprint import Code
 
 #: Version of the record's layout; raised when a field changes meaning.
-RECORD_VERSION: Final = 2
+RECORD_VERSION: Final = 3
 
 
 class DataIdentity(Settings):
@@ -82,10 +82,11 @@ ArtifactName = Annotated[str, AfterValidator(_below_the_record)]
 class Record(Settings):
     """What a run leaves: identity, settings, data, metrics, artifacts, provenance."""
 
-    version: Literal[2] = RECORD_VERSION
+    version: Literal[3] = RECORD_VERSION
     paper: str = Field(pattern=NAME)
     experiment: str = Field(pattern=NAME)
-    arm: str = Field(pattern=ARM_NAME)
+    case: str = Field(pattern=PART_NAME)
+    arm: str = Field(pattern=PART_NAME)
     seed: int = Field(ge=0)
     scale: Scale
     program: str
@@ -101,7 +102,7 @@ class Record(Settings):
     @property
     def key(self) -> RunKey:
         """The run that left it."""
-        return RunKey(self.paper, self.experiment, self.arm, self.seed, self.scale)
+        return RunKey(self.paper, self.experiment, self.case, self.arm, self.seed, self.scale)
 
 
 def read_record(path: Path) -> Record:
@@ -117,7 +118,7 @@ def read_record(path: Path) -> Record:
     return validated(Record, data, str(path))
 
 
-def record_of(key: RunKey, results: Path = Path("results")) -> Record:
+def load_record(key: RunKey, results: Path = Path("results")) -> Record:
     """The checked record of a run. Raises InputError as above, or if another run lies there."""
     path = key.record(results)
     record = read_record(path)

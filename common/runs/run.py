@@ -42,7 +42,7 @@ from common.runs.machine import (
     package_versions,
     peak_rss_bytes,
 )
-from common.runs.record import Artifact, DataIdentity, Provenance, Record, record_of
+from common.runs.record import Artifact, DataIdentity, Provenance, Record, load_record
 from common.seeds import private_generator, seed_python
 
 
@@ -181,11 +181,8 @@ class Run:
         for key in self._needs[name]:
             path = key.record(results)
             if not path.exists():
-                raise InputError(
-                    f"{path}: is needed first; python papers/{key.paper}/train.py {key.experiment}"
-                    f" --arm {key.arm} --seed {key.seed} --scale {key.scale} makes it"
-                )
-            record = record_of(key, results)
+                raise InputError(f"{path}: is needed first; {key.command} makes it")
+            record = load_record(key, results)
             for identity in record.data:
                 self.uses(identity)
             digest = hashlib.sha256()
@@ -247,6 +244,7 @@ class Run:
         record = Record(
             paper=self.key.paper,
             experiment=self.key.experiment,
+            case=self.key.case,
             arm=self.key.arm,
             seed=self.seed,
             scale=self.key.scale,  # type: ignore[arg-type]

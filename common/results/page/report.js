@@ -118,11 +118,11 @@ for (const button of document.querySelectorAll("button.behind")) {
     behind.querySelector("h3").textContent = nameOf(button);
     behind.querySelector(".each").textContent = button.dataset.each ?? "";
     const lists = button.dataset.runs.split(" ").map((place) => {
-      const [paper, scale, experiment, arm, seeds, kept] = runs[place];
+      const [paper, scale, experiment, case_, arm, seeds, kept] = runs[place];
       const records = seeds.split(" ").map((seed) =>
-        recordOf({ paper, scale, experiment, arm, seed, kept }),
+        recordOf({ paper, scale, experiment, case: case_, arm, seed, kept }),
       );
-      return [element("h4", `${experiment} / ${arm}`), element("ul", "", records)];
+      return [element("h4", `${experiment} / ${case_} / ${arm}`), element("ul", "", records)];
     });
     behind.querySelector(".runs").replaceChildren(...lists.flat());
     behind.showModal();
