@@ -25,6 +25,8 @@ APPLICATION_COLOUR: Final = dict(zip(APPLICATIONS, COLOURS, strict=False))
 BIN_S: Final = 1800
 #: Place of a legend that would cover lines inside its axes.
 BELOW: Final[dict[str, Any]] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+#: Place of one legend for all panels.
+OUTSIDE: Final[dict[str, Any]] = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
 PUBLISHED: Final[dict[str, Any]] = {
     "color": "#444444",
     "marker": "_",
@@ -154,7 +156,7 @@ def figure5(results: Results) -> FigureWithCaption:
         bottom.plot(hours[running], (bins.weighted / bins.gpus_used)[running], **style)
     top.set(ylabel="GPUs in use", ylim=(0, None), title="GPUs")
     bottom.set(ylabel="efficiency", xlabel="hours", ylim=(0, 1.05), title="Statistical efficiency")
-    bottom.legend(loc="lower right", ncols=3)
+    find_figure(axes).legend(*top.get_legend_handles_labels(), **OUTSIDE)
     return FigureWithCaption(
         find_figure(axes),
         "GPUs in use and their statistical efficiency (weighted by GPUs) over time, hand-tuned"
@@ -230,8 +232,8 @@ def figure7(results: Results) -> FigureWithCaption:
     ax.legend(loc="lower right")
     return FigureWithCaption(
         find_figure(axes),
-        "Cumulative share of jobs by finish-time fairness, all workloads together. The definition"
-        " of ρ's equal share is ours (see the paper's README).",
+        "Cumulative share of jobs by finish-time fairness, all workloads together; p=-1 where none"
+        " is named. The definition of ρ's equal share is ours (see the paper's README).",
         "Five cumulative curves; those of Pollux rise left of the baselines' and end earlier.",
     )
 
@@ -268,7 +270,7 @@ def figure8a(results: Results) -> FigureWithCaption:
             points(ax, results, cells, [cell.column for cell in cells], policy)
     left.set(ylabel="hours", title="Average JCT", ylim=(0, None))
     right.set(title="Makespan", ylim=(0, None))
-    left.legend()
+    find_figure(axes).legend(*left.get_legend_handles_labels(), **OUTSIDE)
     return FigureWithCaption(
         find_figure(axes),
         "Average job completion time and makespan against the load: mean and standard deviation"
@@ -353,7 +355,7 @@ def figure_gantt(results: Results) -> FigureWithCaption:
         ax.set_xlim(0, max(ends))
     axes[-1].set_xlabel("hours")
     handles = [Patch(color=colour, label=name) for name, colour in APPLICATION_COLOUR.items()]
-    find_figure(axes).legend(handles=handles, loc="outside lower center", ncols=3)
+    find_figure(axes).legend(handles=handles, **OUTSIDE)
     return FigureWithCaption(
         find_figure(axes),
         "Allocations of one workload: a bar is a job on GPUs of one node, coloured by model.",
@@ -418,7 +420,7 @@ FIGURES = {
     ),
     "figure8c": single_panel(
         table_fig8c,
-        "slowdown of jobs that share a node",
+        "interference of jobs that share a node",
         "Pollux with interference avoidance, and without it at three injected slowdowns.",
     ),
     "figure9": figure9,
