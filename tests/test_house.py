@@ -145,15 +145,15 @@ def test_schemas_are_those_of_the_models() -> None:
 
 
 @each_paper
-def test_every_arm_validates_at_every_scale(name: str) -> None:
+def test_every_arm_validates_in_every_case_at_every_scale(name: str) -> None:
     paper = load_paper(PAPERS[name])
     programs = Programs(PAPERS[name])
     for experiment, study in paper.experiments.items():
         assert study.program in programs
-        for arm in study.arms:
-            for scale in SCALES:
-                raw = paper.settings(experiment, arm, scale)
-                where = f"{name}.{experiment}.{arm} at {scale}"
+        for scale in SCALES:
+            for case, arm in study.runs(scale):
+                raw = paper.settings(experiment, case, arm, scale)
+                where = f"{name}.{experiment}.{case}.{arm} at {scale}"
                 validated(programs[study.program].settings, raw, where)
 
 
@@ -177,16 +177,17 @@ def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(nam
 
 
 @each_paper
-def test_claims_name_known_experiments_and_arms(name: str) -> None:
+def test_claims_name_what_is_run(name: str) -> None:
     claims = read_claims(PAPERS[name])
     paper = load_paper(PAPERS[name])
     for claim in claims:
         scale: Scale = "laptop" if "laptop" in claim.scales else "paper"
         for operand in (claim.a, claim.b or claim.a):
-            study = paper.experiments[operand.experiment]
-            assert operand.arm in study.arms_of(scale), f"{claim.claim} is never judged"
+            runs = paper.experiments[operand.experiment].runs(scale)
+            assert (operand.case, operand.arm) in runs, f"{claim.claim} is never judged"
             fewest = 1 if claim.deterministic else FEWEST_SEEDS
-            assert len(study.seeds[scale]) >= fewest, f"{claim.claim} needs {fewest} seeds"
+            seeds = paper.seeds(operand.experiment, operand.case, scale)
+            assert len(seeds) >= fewest, f"{claim.claim} needs {fewest} seeds"
 
 
 @each_paper

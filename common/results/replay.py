@@ -139,7 +139,7 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     for other, made_then in wanted:
         command = made_then.provenance.command[1:] if made_then else other.options
         words = _without(command, *FOLDERS)
-        place = _old_folder(other.paper, words)
+        place = old_folder(other.paper, words)
         folders[place.as_posix()] = other.folder.as_posix()
         path = old / "results" / place / "record.json"
         if not path.is_file():
@@ -169,7 +169,7 @@ def _recorded(key: RunKey, root: Path) -> Record | None:
     return next((item.record for item in kept if item.record.key == key), None)
 
 
-def _old_folder(paper: str, words: Sequence[str]) -> Path:
+def old_folder(paper: str, words: Sequence[str]) -> Path:
     """Folder below ``results/`` of the run that a recorded command makes with its own code.
 
     Runs had no cases before records had version 3.
