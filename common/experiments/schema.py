@@ -197,6 +197,7 @@ class Paper(Settings):
     title: str = Field(min_length=1)
     publication: str = Field(min_length=1)
     url: str = ""
+    summary: str = Field("", description="what is rebuilt, in a few words: for the list of papers")
     uses: list[str] = Field([], description="other papers whose libraries this one imports")
     experiments: dict[str, Experiment] = Field(min_length=1)
     targets: dict[str, Target] = Field(min_length=1)

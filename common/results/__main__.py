@@ -21,7 +21,7 @@ from common.experiments.settings import validated
 from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Changes, Results, StoredRecord, write_archive
-from common.results.summary import write_json, write_summary
+from common.results.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded
 from common.runs.record import Record
@@ -83,6 +83,7 @@ def parser() -> Parser:
         metavar="DIR",
         help=_ARGUMENTS["work"],
     )
+    add(readme_command)
     add(summary_command)
     add(report_command)
     add(check_command)
@@ -93,7 +94,7 @@ _ARGUMENTS = {
     "paper": "name of the paper's folder below papers/",
     "target": "name of a table, figure or listing in experiments.yaml",
     "name": "name of a benchmark in the paper's benchmarks/ratios.py",
-    "record": "path of a record.json, or PAPER/EXPERIMENT/ARM/SEED of the archive of --scale",
+    "record": "path of a record.json, or PAPER/EXPERIMENT/CASE/ARM/SEED of the archive of --scale",
     "work": "where the runs are made; those of an interrupted call are not repeated (%(default)s)",
 }
 
@@ -195,6 +196,11 @@ def recertify_command(options: argparse.Namespace) -> None:
     different = [item for item in made if not item.agrees]
     if different:
         raise InputError(f"{len(different)} of {len(made)} repeated runs are different (see above)")
+
+
+def readme_command(options: argparse.Namespace) -> None:
+    """Put the list of papers into README.md."""
+    _say([write_readme(options.root)])
 
 
 def summary_command(options: argparse.Namespace) -> None:

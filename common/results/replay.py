@@ -186,7 +186,7 @@ def _check_out(commit: str, folder: Path, root: Path) -> bool:
     """Put the project's packages as of a commit into a folder; whether git has it."""
     if (folder / "papers").is_dir():
         return True
-    command = ("git", "archive", "--format=tar", commit, *PACKAGES)
+    command = ("git", "archive", "--format=tar", commit, *PACKAGES, "pyproject.toml")
     done = subprocess.run(command, cwd=root, capture_output=True)
     if done.returncode:
         return False

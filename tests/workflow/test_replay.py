@@ -95,7 +95,7 @@ def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built:
     who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
     for words in (
         ("init", "-q"),
-        ("add", "papers", "common"),
+        ("add", "papers", "common", "pyproject.toml"),
         (*who, "commit", "-qm", "as it was"),
     ):
         assert call(checkout.folder, "git", *words).returncode == 0
