@@ -17,7 +17,6 @@ from common.results.claims import Judged, Verdict, chance
 from common.runs.dag import SUFFIXES
 from common.runs.files import write_atomically
 
-
 #: Between them stands the list of papers.
 README_MARKS: Final = ("<!-- papers: python -m common.results readme -->", "<!-- end of papers -->")
 
