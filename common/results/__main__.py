@@ -280,18 +280,18 @@ def _function(options: argparse.Namespace, module: str, mapping: str, name: str)
     if name not in functions:
         known = ", ".join(functions) or "none"
         raise InputError(
-            f"{_file_of(options.paper, module)}: {mapping} has no {name!r}; it has {known}"
+            f"{_locate(options.paper, module)}: {mapping} has no {name!r}; it has {known}"
         )
     return functions[name]
 
 
-def _file_of(paper: str, module: str) -> Path:
+def _locate(paper: str, module: str) -> Path:
     return Path("papers", paper, *module.split(".")).with_suffix(".py")
 
 
 def _paper_module(root: Path, paper: str, module: str) -> ModuleType:
     """``papers.<paper>.<module>`` below ``root``, which may be another tree than this checkout."""
-    file = root / _file_of(paper, module)
+    file = root / _locate(paper, module)
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     sys.path.insert(0, str(root.resolve()))
