@@ -16,8 +16,8 @@ try:  # libyaml, where PyYAML was built with it: six times as fast
 except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-#: Collections in each other that a text may have; what is built of them takes far fewer. libyaml
-#: would go on until the stack ends, and the process with it.
+#: Collections in each other that a text may have; Python stops at fewer while it builds them.
+#: libyaml would go on until the stack ends, and the process with it.
 _DEEPEST: Final = 1000
 
 

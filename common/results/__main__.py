@@ -209,7 +209,8 @@ def house_time_command(options: argparse.Namespace) -> None:
     """Write where processor time went: in runs, and in what surrounds them."""
     from common.results.house_time import house_time
 
-    found = house_time(options.root, options.scale, options.results, journal(options.scale))
+    lines = options.results.parent / journal(options.scale)
+    found = house_time(options.root, options.scale, options.results, lines)
     path = options.results / options.scale / "house_time.json"
     _say([write_json(path, found.model_dump(mode="json"))])
 
