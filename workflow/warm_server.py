@@ -42,7 +42,9 @@ LIBRARIES: Final = (
         *("pydantic.plugin._loader", "yaml", "tqdm", "jinja2", "concurrent.futures.thread"),
         *("pydantic.fields", "lazy_loader", "tabulate", "pandas.io.formats.style"),
         *("numpy", "pandas", "scipy.optimize", "numba"),
-        *("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
+        *("matplotlib.pyplot", *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "svg"))),
+        # PIL loads them when it first reads or writes a file.
+        *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Ppm", "Png")),
     ),
     ("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
 )
