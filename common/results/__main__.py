@@ -24,6 +24,7 @@ from common.results.records import Changes, Results, StoredRecord, write_archive
 from common.results.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded
+from common.runs.dag import journal
 from common.runs.record import Record
 
 
@@ -85,6 +86,7 @@ def parser() -> Parser:
     )
     add(readme_command)
     add(summary_command)
+    add(house_time_command)
     add(report_command)
     add(check_command)
     return top
@@ -206,6 +208,16 @@ def readme_command(options: argparse.Namespace) -> None:
 def summary_command(options: argparse.Namespace) -> None:
     """Write coverage, verdicts and benchmarks of all papers."""
     _say(write_summary(options.root, options.scale, options.results))
+
+
+def house_time_command(options: argparse.Namespace) -> None:
+    """Write where processor time went: in runs, and in what surrounds them."""
+    from common.results.house_time import house_time
+
+    lines = options.results.parent / journal(options.scale)
+    found = house_time(options.root, options.scale, options.results, lines)
+    path = options.results / options.scale / "house_time.json"
+    _say([write_json(path, found.model_dump(mode="json"))])
 
 
 def report_command(options: argparse.Namespace) -> None:

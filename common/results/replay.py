@@ -32,7 +32,8 @@ from common.results.records import (
     read_tree,
 )
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.runs.fingerprint import PACKAGES, Tree
+from common.runs.definitions import PACKAGES
+from common.runs.fingerprint import Tree
 from common.runs.record import Artifact, Record, read_record
 
 log = logging.getLogger("replay")

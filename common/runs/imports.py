@@ -32,16 +32,16 @@ def loaded_files(*modules: str, root: Path = ROOT) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _files_of(name: str, root: Path) -> Iterator[str]:
+@cache
+def _files_of(name: str, root: Path) -> tuple[str, ...]:
     """Files that Python runs to import a dotted name, which may be one in a module."""
     if not any(f"{name}.".startswith(f"{part}.") for part in DRAWN_BY):
-        return
-    path = Path()
+        return ()
+    stem, files = "", []
     for part in name.split("."):
-        path /= part
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if (root / file).is_file():
-                yield file.as_posix()
+        stem = f"{stem}/{part}" if stem else part
+        files += [f"{stem}/__init__.py", f"{stem}.py"]
+    return tuple(file for file in files if (root / file).is_file())
 
 
 @cache

@@ -16,6 +16,7 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import SCALES
+from common.results.house_time import read_house_time
 from common.runs.record import read_record
 from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
@@ -58,6 +59,21 @@ def test_everything_is_built_and_a_second_time_nothing(built: Checkout) -> None:
     again = built.snakemake()
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_where_time_went_is_measured_and_shown(copy_of_built: Checkout) -> None:
+    done = copy_of_built.snakemake("house_time")
+    assert done.returncode == 0, done.stderr
+    house = read_house_time(copy_of_built.folder / "results", "smoke")
+    assert house is not None
+    (paper,) = house.papers
+    assert paper.accounted_runs == paper.runs == 6
+    assert paper.accounted_products == paper.products == 3
+    assert all(seconds > 0 for seconds in (*paper.surroundings_s.values(), paper.cpu_s))
+    assert all(seconds and seconds > 0 for seconds in house.shared_s.values())
+    assert (house.calls, house.pending) == (1, 0)
+    assert (house.share or 0) > (paper.share or 0) > 0
+    assert copy_of_built.planned() == {"report/index.html"}
 
 
 def test_changing_an_arm_reruns_that_arm_and_what_depends_on_it(copy_of_built: Checkout) -> None:

@@ -12,8 +12,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import Field
 
+from common import ROOT
 from common.errors import InputError
-from common.experiments.documents import read_yaml, user_path
+from common.experiments.documents import parsed_yaml, read_yaml, user_path
 from common.experiments.schema import Paper, RunKey, load_paper
 from common.experiments.settings import (
     Settings,
@@ -300,6 +301,8 @@ UNBUILDABLE = [
     ("!!bool x", "'x' is not a valid bool"),
     ("[" * 3000, "nested too deeply"),
     ("[" * 3000 + "]" * 3000, "nested too deeply"),
+    ("[" * 300_000, "nested too deeply"),
+    ("- " * 300_000, "nested too deeply"),
     ("&a [*a]", "recursive"),
     ("{a: 1, a: 2}", "'a' is given twice"),
 ]
@@ -321,6 +324,19 @@ def test_a_value_that_cannot_be_built_is_refused_by_option(text: str, words: str
         parse_overrides([f"interval_s={text}"])
     assert words in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--set .*a="):
+        parse_overrides(["a=\udc80"])
+
+
+def test_libyaml_finds_in_our_files_what_python_finds() -> None:
+    files = [*ROOT.glob("papers/*/*.yaml"), *ROOT.glob("common/data/manifests/*.yaml")]
+    texts = [path.read_text(encoding="utf8") for path in files]
+    found = [parsed_yaml(text) for text in texts]
+    assert len(found) > 10
+    assert found == [yaml.load(text, Loader=yaml.SafeLoader) for text in texts]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["benchmark", "annealing", "speed"],
         ["benchmark", "annealing", "quality"],
         ["summary"],
+        ["house_time"],
         ["report"],
     ):
         main([*words, *options])
@@ -92,6 +93,9 @@ def test_the_summaries_agree_with_the_report(report: Path) -> None:
     ]
     text = report.read_text(encoding="utf8")
     assert "<strong>2 of 3</strong>" in text
+    house = " ".join(text.partition('id="house-time"')[2].split())
+    assert "12 of the runs, 4 of the others" in house  # no warm process made them
+    assert 'annealing</th> <td>search</td> <td class="num">12</td> <td class="num">5.8 min' in house
     own, kept = text.split('<details class="kept">')
     assert re.findall(r'<li class="claim (\w+)"', own) == verdicts
     assert len(re.findall(r'<li class="claim (\w+)"', kept)) == len(verdicts)

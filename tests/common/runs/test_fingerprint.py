@@ -16,7 +16,9 @@ from types import ModuleType
 import pytest
 
 from common import ROOT, seeds
-from common.runs.fingerprint import CLERKS, EDITED, STATEMENTS, Code, Sources, Tree, loaded_code
+from common.runs import definitions
+from common.runs.definitions import STATEMENTS, Module, module_of
+from common.runs.fingerprint import CLERKS, EDITED, Code, Sources, Tree, loaded_code
 
 REAL = dict(Sources(ROOT))
 
@@ -319,3 +321,55 @@ def test_a_module_that_is_edited_while_a_run_is_at_work_makes_its_record_stale(
     assert Tree(Sources(tmp_path, ROOT)).changed(code) == [
         f"papers/some/training.py: {next(iter(EDITED))}"
     ]
+
+
+def test_what_is_kept_of_every_module_is_what_reading_it_gives(tmp_path: Path) -> None:
+    for path, text in REAL.items():
+        file = tmp_path / path
+        for _ in range(2):  # written, read
+            module_of.cache_clear()
+            assert module_of(path, text, file) == module_of(path, text)
+    assert len(list(tmp_path.rglob("*.definitions"))) == len(REAL)
+
+
+def test_what_is_kept_counts_for_the_same_text_place_and_reader_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, path = tmp_path / "a.py", "papers/some/a.py"
+    read: list[str] = []
+
+    def fresh(path: str, text: str) -> Module:
+        read.append(text)
+        return parsed(path, text)
+
+    def definitions_of(path: str, text: str) -> set[str]:
+        module_of.cache_clear()
+        read.clear()
+        return set(module_of(path, text, file).definitions)
+
+    parsed = definitions._parsed
+    monkeypatch.setattr(definitions, "_parsed", fresh)
+    assert (definitions_of(path, "A = 1"), read) == ({"A"}, ["A = 1"])
+    assert (definitions_of(path, "A = 1"), read) == ({"A"}, [])
+    assert (definitions_of(path, "B = 1"), read) == ({"B"}, ["B = 1"])
+    assert (definitions_of("papers/b.py", "B = 1"), read) == ({"B"}, ["B = 1"])
+    monkeypatch.setattr(definitions, "_READER", "another")
+    assert (definitions_of("papers/b.py", "B = 1"), read) == ({"B"}, ["B = 1"])
+    (kept,) = tmp_path.rglob("*.definitions")
+    whole = kept.read_text(encoding="utf8")
+    for damaged in ("", whole[:-5], whole.replace('"B"', '"A"'), "\udcff"):
+        kept.write_text(damaged, encoding="utf8", errors="surrogateescape")
+        assert (definitions_of("papers/b.py", "B = 1"), read) == ({"B"}, ["B = 1"])
+        assert kept.read_text(encoding="utf8") == whole
+
+
+def test_where_nothing_can_be_kept_modules_are_read(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").touch()  # no folder
+    assert set(module_of("papers/a.py", "A = 1", tmp_path / "a.py").definitions) == {"A"}
+    assert [item.name for item in tmp_path.iterdir()] == ["__pycache__"]
+
+
+def test_text_that_is_not_python_is_refused_and_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(SyntaxError):
+        module_of("papers/a.py", "A = ", tmp_path / "a.py")
+    assert list(tmp_path.iterdir()) == []
