@@ -19,7 +19,7 @@ from common.experiments.settings import schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
 from common.results.summary import list_papers
-from common.runs.imports import source_of
+from common.runs.imports import resolve_source
 from common.runs.programs import Programs
 from common.runs.record import Record
 from workflow import environment, pins
@@ -52,7 +52,7 @@ def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = source_of(node, package)
+            module = resolve_source(node, package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
@@ -115,7 +115,7 @@ def test_what_a_package_brings_is_what_it_tells_type_checkers(name: str) -> None
     told, brought = {}, {}
     for node in ast.walk(ast.parse(front.read_text(encoding="utf8"))):
         if isinstance(node, ast.ImportFrom):
-            told |= {alias.name: source_of(node, package) for alias in node.names}
+            told |= {alias.name: resolve_source(node, package) for alias in node.names}
         elif isinstance(node, ast.keyword) and node.arg == "submod_attrs":
             for module, names in ast.literal_eval(node.value).items():
                 brought |= dict.fromkeys(names, f"papers.{name}.{module}")

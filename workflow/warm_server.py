@@ -179,7 +179,7 @@ class Interpreter:
                         self._hear(key.data)
                 elif (job := Job.received(self._link)) is None:
                     self._end()
-                elif depth_of(job.words) > self._depth:
+                elif read_depth(job.words) > self._depth:
                     if link := self._pass_on(job):
                         return Interpreter(link, self._journal, self._depth + 1).job()
                 elif self._fork(job):
@@ -330,7 +330,7 @@ def load(libraries: tuple[str, ...]) -> None:
     gc.freeze()  # collections in forks would write to pages that they share
 
 
-def depth_of(words: list[str]) -> int:
+def read_depth(words: list[str]) -> int:
     """Groups of :data:`LIBRARIES` for a job: all if a module of its paper loads torch.
 
     The paper is where the script lies, or is named as in ``-m common.results table PAPER TARGET``.
@@ -361,7 +361,7 @@ def run(job: Job) -> NoReturn:
     sys.modules["numpy.random"].seed()
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.seed()
-    status = status_of(job.words)
+    status = run_as_main(job.words)
     # As multiprocessing ends its forks: to tear the libraries down would copy all that is shared.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -372,7 +372,7 @@ def run(job: Job) -> NoReturn:
     os._exit(status)
 
 
-def status_of(words: list[str]) -> int:
+def run_as_main(words: list[str]) -> int:
     """Run a script or a module as ``__main__``; its exit status, once what Python says is said."""
     try:
         execute(words)

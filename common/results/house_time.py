@@ -19,9 +19,8 @@ from common.errors import InputError
 from common.experiments.documents import parse_json, read_json
 from common.experiments.schema import Paper, Scale, find_papers, load_paper
 from common.experiments.settings import Settings, validated
-from common.results.records import command
 from common.results.summary import target_file
-from common.runs.record import Record, record_of
+from common.runs.record import Record, load_record
 
 #: Experiments that are listed by what they took.
 SLOWEST: Final = 10
@@ -214,13 +213,13 @@ def _of_paper(
     for name in paper.experiments:
         cpu_s = wall_s = 0.0
         records = [
-            record_of(key, results)
+            load_record(key, results)
             for key in paper.runs(scale, [name])
             if key.record(results).exists()
         ]
         for record in records:
             own = record.provenance.cpu_s
-            if job := _job_of(record, lines):
+            if job := _find_job(record, lines):
                 own += job.children_cpu_s  # worker processes of the run
                 around["runs"] += max(job.cpu_s - record.provenance.cpu_s, 0) + job.client_cpu_s
                 accounted_runs, accounted_cpu_s = accounted_runs + 1, accounted_cpu_s + own
@@ -248,10 +247,10 @@ def _of_paper(
     return time, experiments
 
 
-def _job_of(record: Record, lines: Journal) -> Job | None:
+def _find_job(record: Record, lines: Journal) -> Job | None:
     """The job that made a record."""
     started = datetime.fromisoformat(record.provenance.started_at).timestamp()
-    return lines.job(command(record.key).split()[1:], started)
+    return lines.job(record.key.command.split()[1:], started)
 
 
 def _products(

@@ -110,7 +110,7 @@ def journal(scale: Scale) -> Path:
     return Path("logs", scale, "jobs.jsonl")
 
 
-def size_of(path: Path) -> int:
+def measure_size(path: Path) -> int:
     """Bytes of a file; 0 where there is none."""
     return path.stat().st_size if path.is_file() else 0
 

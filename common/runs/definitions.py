@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from common.runs import imports
-from common.runs.imports import for_type_checkers, source_of
+from common.runs.imports import for_type_checkers, resolve_source
 
 #: Top-level packages whose modules are fingerprinted; all others are known by their version.
 PACKAGES: Final = ("common", "papers")
@@ -66,7 +66,7 @@ class Module:
 
 
 @cache
-def module_of(path: str, text: str, file: Path | None = None) -> Module:
+def read_module(path: str, text: str, file: Path | None = None) -> Module:
     """The module with this text, read once in a process, and once at all where ``file`` is given.
 
     Args:
@@ -210,7 +210,7 @@ def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, 
                 top = alias.name.partition(".")[0]
                 yield alias.asname or top, (alias.name if alias.asname else top, "")
         elif isinstance(node, ast.ImportFrom):
-            source = source_of(node, package)
+            source = resolve_source(node, package)
             for alias in node.names:
                 yield alias.asname or alias.name, (source, alias.name)
 

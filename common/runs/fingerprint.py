@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from common import ROOT
-from common.runs.definitions import PACKAGES, PUBLIC, STATEMENTS, Definition, Module, module_of
+from common.runs.definitions import PACKAGES, PUBLIC, STATEMENTS, Definition, Module, read_module
 
 #: Path of a module in the tree -> definition -> its fingerprint, then ``name=fingerprint`` of each
 #: other definition of this project that it uses, of its own module or of another one.
@@ -112,7 +112,7 @@ class Tree:
         if path not in self._modules:
             try:
                 file = self._sources.file(path) if isinstance(self._sources, Sources) else None
-                self._modules[path] = module_of(path, self._sources[path], file)
+                self._modules[path] = read_module(path, self._sources[path], file)
             except (KeyError, SyntaxError, ValueError):
                 self._modules[path] = None
         return self._modules[path]
@@ -216,16 +216,16 @@ class Tree:
             return None
         folder, original = module.imported[first]
         inner = f"{folder}.{original}" if original else folder
-        place = self._path_of(inner)
+        place = self._locate(inner)
         if place is None:
-            place, wanted = self._path_of(folder), original
+            place, wanted = self._locate(folder), original
         else:
             wanted = rest.partition(".")[0]
         found = None if place is None or place in CLERKS else self.module(place)
         # Of a package the name may be passed on from where it is defined.
         return self._target(found, wanted, depth + 1) if found and wanted else None
 
-    def _path_of(self, dotted: str) -> str | None:
+    def _locate(self, dotted: str) -> str | None:
         if dotted not in self._paths:
             base = dotted.replace(".", "/")
             paths = (f"{base}.py", f"{base}/__init__.py")

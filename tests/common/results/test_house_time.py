@@ -13,7 +13,6 @@ import pytest
 from common.errors import InputError
 from common.experiments.schema import load_paper
 from common.results.house_time import HouseTime, house_time, read_house_time
-from common.results.records import command
 from common.results.summary import write_json
 from common.runs.record import read_record
 from tests.common.results.example_results import write_paper, write_records
@@ -35,7 +34,7 @@ class House:
         for path in write_records(folder, self.results, "smoke"):
             record = read_record(path)
             at = datetime.fromisoformat(record.provenance.started_at).timestamp()
-            self.add(command(record.key).split()[1:], at, **RUN)
+            self.add(record.key.command.split()[1:], at, **RUN)
         kept = self.results / "smoke" / "annealing"
         for target, body in load_paper(folder).targets.items():
             self.made(kept / f"{body.kind}s" / f"{target}.json", body.kind, "annealing", target)
