@@ -17,7 +17,7 @@ import pytest
 
 from common import ROOT, seeds
 from common.runs import definitions
-from common.runs.definitions import STATEMENTS, Module, module_of
+from common.runs.definitions import STATEMENTS, Module, read_module
 from common.runs.fingerprint import CLERKS, EDITED, Code, Sources, Tree, loaded_code
 
 REAL = dict(Sources(ROOT))
@@ -327,8 +327,8 @@ def test_what_is_kept_of_every_module_is_what_reading_it_gives(tmp_path: Path) -
     for path, text in REAL.items():
         file = tmp_path / path
         for _ in range(2):  # written, read
-            module_of.cache_clear()
-            assert module_of(path, text, file) == module_of(path, text)
+            read_module.cache_clear()
+            assert read_module(path, text, file) == read_module(path, text)
     assert len(list(tmp_path.rglob("*.definitions"))) == len(REAL)
 
 
@@ -343,9 +343,9 @@ def test_what_is_kept_counts_for_the_same_text_place_and_reader_alone(
         return parsed(path, text)
 
     def definitions_of(path: str, text: str) -> set[str]:
-        module_of.cache_clear()
+        read_module.cache_clear()
         read.clear()
-        return set(module_of(path, text, file).definitions)
+        return set(read_module(path, text, file).definitions)
 
     parsed = definitions._parsed
     monkeypatch.setattr(definitions, "_parsed", fresh)
@@ -365,11 +365,11 @@ def test_what_is_kept_counts_for_the_same_text_place_and_reader_alone(
 
 def test_where_nothing_can_be_kept_modules_are_read(tmp_path: Path) -> None:
     (tmp_path / "__pycache__").touch()  # no folder
-    assert set(module_of("papers/a.py", "A = 1", tmp_path / "a.py").definitions) == {"A"}
+    assert set(read_module("papers/a.py", "A = 1", tmp_path / "a.py").definitions) == {"A"}
     assert [item.name for item in tmp_path.iterdir()] == ["__pycache__"]
 
 
 def test_text_that_is_not_python_is_refused_and_not_kept(tmp_path: Path) -> None:
     with pytest.raises(SyntaxError):
-        module_of("papers/a.py", "A = ", tmp_path / "a.py")
+        read_module("papers/a.py", "A = ", tmp_path / "a.py")
     assert list(tmp_path.iterdir()) == []
