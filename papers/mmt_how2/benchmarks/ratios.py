@@ -21,12 +21,8 @@ from common.results.memory import peak_tensor_bytes
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.fairseq_start import old_calls
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import (
-    Schedule,
-    TranslationModel,
-    configuration,
-    make_trainer,
-)
+from papers.mmt_how2.translation.training import configuration, make_trainer
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 PAPER: Final = "mmt_how2"
 FEATURES: Final = 2048

@@ -34,7 +34,7 @@ from papers.mmt_how2.methods.systems import (
 )
 from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import word_errors
-from papers.mmt_how2.translation.training import Schedule
+from papers.mmt_how2.translation.training_settings import Schedule
 
 #: The recogniser's own output, beside the systems' names.
 INPUT: Final = "input"

@@ -39,7 +39,7 @@ from papers.mmt_how2.methods.systems import (
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import bleu, chrf, paired_bootstrap
-from papers.mmt_how2.translation.training import Schedule
+from papers.mmt_how2.translation.training_settings import Schedule
 
 if TYPE_CHECKING:
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention

@@ -16,7 +16,8 @@ from common.runs.run import Run
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.generation import Search, Translations, Translator
 from papers.mmt_how2.translation.subwords import Subwords, Units, cut_lines
-from papers.mmt_how2.translation.training import Schedule, TranslationModel, train
+from papers.mmt_how2.translation.training import train
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,76 +5,21 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from pydantic import Field
+from typing import Any, NamedTuple
 
 from common.errors import InputError
-from common.experiments.settings import Settings
 from common.progress import Progress
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.training_folder import (
+    Epoch,
     best_path,
     epoch_path,
     last_path,
     prepare_folder,
-    save,
+    save_epoch,
     training_fingerprint,
 )
-
-
-class TranslationModel(Settings):
-    """A network, how the picture enters it, and what it is trained for.
-
-    Sizes that are not given are the architecture's. ``options`` are further options of fairseq,
-    without their dashes.
-    """
-
-    architecture: str = "multimodal_lstm"
-    fusion: Literal["none", "step_wise_decoder", "attention_modulation", "output"] = "none"
-    visual_gamma: float = Field(0.1, ge=0, le=1, description="share of the visual attention")
-    regularizer_gamma: float | None = Field(
-        None, ge=0, le=1, description="weight of the visual-semantic regulariser; None: without it"
-    )
-    dropout: float = Field(0.1, ge=0, lt=1)
-    options: dict[str, str | int | float | bool] = Field({})
-
-    @property
-    def reads_pictures(self) -> bool:
-        """Whether training needs picture features."""
-        return self.fusion != "none" or self.regularizer_gamma is not None
-
-
-class Schedule(Settings):
-    """How long and how fast a model learns."""
-
-    epochs: int = Field(gt=0)
-    batch_size: int | None = Field(None, gt=0, description="sentences an update")
-    max_tokens: int | None = Field(None, gt=0, description="or tokens an update")
-    learning_rate: float = Field(0.001, gt=0)
-    decay: Literal["fixed", "plateau", "inverse_sqrt"] = Field(
-        "plateau", description="plateau: halved when the validation loss does not fall"
-    )
-    warmup_updates: int = Field(4000, ge=0, description="of inverse_sqrt")
-    patience: int | None = Field(None, gt=0, description="epochs without a better loss; None: all")
-    clip_norm: float = Field(1.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    fp16: bool = False
-    gpu: bool = False
-
-
-class Epoch(NamedTuple):
-    """What one epoch measured; losses are in bits a target token."""
-
-    epoch: int
-    updates: int
-    train_loss: float
-    valid_loss: float
-    valid_nll: float
-    tokens: int
-    wall_s: float
-    cpu_s: float
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 
 class Training(NamedTuple):
@@ -147,7 +92,7 @@ def train(
         history.append(one_epoch(trainer, batches))
         # Before the checkpoint, which so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
-        save(trainer, batches, work, history, keep)
+        save_epoch(trainer, batches, work, history, keep)
         if bar:
             bar.update(1)
             bar.set_postfix(valid=history[-1].valid_loss)

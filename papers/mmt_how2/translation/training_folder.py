@@ -7,18 +7,29 @@ import json
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from common.errors import InputError
 from common.runs.files import file_sha256
-
-if TYPE_CHECKING:
-    from papers.mmt_how2.translation.training import Epoch, Schedule, TranslationModel
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 log = logging.getLogger("mmt_how2.training")
 
 
-def save(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int = 0) -> None:
+class Epoch(NamedTuple):
+    """What one epoch measured; losses are in bits a target token."""
+
+    epoch: int
+    updates: int
+    train_loss: float
+    valid_loss: float
+    valid_nll: float
+    tokens: int
+    wall_s: float
+    cpu_s: float
+
+
+def save_epoch(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int = 0) -> None:
     """Write the checkpoint of this epoch, as the best one too if it is; each by one rename.
 
     Of the last ``keep`` epochs it stays under the epoch's name, too.

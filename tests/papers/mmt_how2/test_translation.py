@@ -19,13 +19,9 @@ from papers import mmt_how2
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise, read_pairs
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import (
-    Schedule,
-    TranslationModel,
-    configuration,
-    train,
-)
+from papers.mmt_how2.translation.training import configuration, train
 from papers.mmt_how2.translation.training_folder import last_path, training_fingerprint
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.papers.mmt_how2 import scenes
 from tests.papers.mmt_how2.conftest import MODEL, SCHEDULE, SMALL, Trained
 
@@ -304,7 +300,8 @@ def test_sequences_of_vectors_and_fairseqs_own_models(tmp_path: Path) -> None:
 
 
 def test_patience_ends_a_training() -> None:
-    from papers.mmt_how2.translation.training import Epoch, out_of_patience
+    from papers.mmt_how2.translation.training import out_of_patience
+    from papers.mmt_how2.translation.training_folder import Epoch
 
     def history(*losses: float) -> list[Epoch]:
         return [Epoch(n, n, 1.0, loss, loss, 1, 1.0, 1.0) for n, loss in enumerate(losses)]

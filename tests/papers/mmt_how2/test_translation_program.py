@@ -29,7 +29,7 @@ from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import bleu
 from papers.mmt_how2.translation.subwords import Units
-from papers.mmt_how2.translation.training import Schedule, TranslationModel
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import opened, record_of, settings_of
 
