@@ -19,7 +19,11 @@ from common.data.language_modelling import Vocabulary
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
-from papers.mmt_how2.correction.minibatch_training import Minibatches, train
+from papers.mmt_how2.correction.minibatch_training import (
+    Minibatches,
+    States,
+    train_network,
+)
 from papers.mmt_how2.correction.padded_text import PaddedText, encoded, word_vocabulary
 
 
@@ -107,6 +111,7 @@ def train_joint_embedding(
     seed: int,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> JointEmbedding:
     """A joint embedding of pairs: features (n, picture width) and n transcripts.
 
@@ -129,7 +134,7 @@ def train_joint_embedding(
         texts = model.of_text(text.take(places).to(device))
         return two_way_hinge(pictures @ texts.T, settings.margin, settings.negatives)
 
-    train(model, loss, len(transcripts), schedule, seed, progress)
+    train_network(model, loss, len(transcripts), schedule, seed, progress, states)
     return model
 
 

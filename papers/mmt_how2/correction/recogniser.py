@@ -21,7 +21,11 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
 from papers.mmt_how2.correction.ctc_decoding import best_path, prefix_search
-from papers.mmt_how2.correction.minibatch_training import Minibatches, train
+from papers.mmt_how2.correction.minibatch_training import (
+    Minibatches,
+    States,
+    train_network,
+)
 from papers.mmt_how2.correction.padded_text import padded
 
 BLANK = "<blank>"
@@ -137,6 +141,7 @@ def train_recogniser(
     seed: int,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> Recogniser:
     """A recogniser of utterances (t, inputs) and their transcripts.
 
@@ -167,5 +172,5 @@ def train_recogniser(
         chances, lengths = model(*together([features[place] for place in places], device))
         return ctc_loss(chances, lengths, *characters.take(places).to(device))
 
-    train(model, loss, len(features), schedule, seed, progress)
+    train_network(model, loss, len(features), schedule, seed, progress, states)
     return model

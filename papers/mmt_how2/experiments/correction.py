@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from common.data.registry import identity
@@ -24,15 +25,16 @@ from papers.mmt_how2.corpora.correction_corpus import (
 from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2, made_up
 from papers.mmt_how2.corpora.parallel_corpora import how2_identity
 from papers.mmt_how2.experiments.recognition_errors import counts_by_class, kinds_of, ranked_pairs
-from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring
+from papers.mmt_how2.methods.claimed_device import claimed_device
+from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring, keep_all
 from papers.mmt_how2.methods.systems import (
     WRONG_PICTURES,
     CorpusText,
     System,
     TrainedSystem,
-    device_of,
+    list_schedules,
 )
-from papers.mmt_how2.translation.generation import Search
+from papers.mmt_how2.translation.generation import Search, Translations
 from papers.mmt_how2.translation.scoring import word_errors
 from papers.mmt_how2.translation.training_settings import Schedule
 
@@ -87,36 +89,48 @@ class Outputs:
 
 def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     """Train all systems, correct the test split, and count what is left of its errors."""
+    with claimed_device(
+        list_schedules(settings.schedule, settings.systems.values()), run
+    ) as device:
+        return correct(settings, run, device)
+
+
+def correct(settings: CorrectionSettings, run: Run, device: torch.device) -> dict[str, float]:
+    """What :func:`run_correction` does, on a device."""
     speech, floor = spoken(settings, run)
-    device = device_of(settings.schedule, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])
-    corpus, trained = CorpusText(speech.pairs, run.work / "text"), {}
+    corpus = CorpusText(speech.pairs, run.work / "text")
+    trained: dict[str, TrainedSystem] = {}
+    found: dict[str, Translations] = {}
     for name, system in settings.systems.items():
         folder = run.work / name
         one = trained[name] = TrainedSystem(
             system, settings.schedule, corpus, speech.pictures, folder, run.seed, run.progress
         )
-        outputs.add(name, one.translate("test", settings.search).best)
+        rescored = settings.rescoring is not None and name in settings.rescoring.systems
+        search = keep_all(settings.search) if rescored else settings.search
+        found[name] = one.translate("test", search)
+        outputs.add(name, found[name].best)
         if one.visual:
             wrong = one.translate("test", settings.search, WRONG_PICTURES)
             outputs.add(f"{name}_permuted", wrong.best)
         outputs.metrics |= {f"{name}_{key}": value for key, value in one.costs().items()}
     if settings.rescoring:
-        rescorer = Rescorer(settings.rescoring, speech, run.seed, device, run.progress)
+        rescorer = Rescorer(settings.rescoring, speech, run, device)
         outputs.metrics |= rescorer.metrics()
         grid = []
         for name in settings.rescoring.systems:
-            found = rescorer.rescored(trained[name], settings.search)
-            for kind, best in found.best.items():
+            chosen = rescorer.rescored(trained[name], settings.search, found[name])
+            for kind, best in chosen.best.items():
                 outputs.add(f"{name}_{kind}", best)
             # How far both models' gains overlap: zero where they add up.
             alone, both = (f"{name}_je", f"{name}_lm"), f"{name}_je_lm"
             outputs.metrics[f"{name}_overlap_pct"] = (
                 outputs.wer_pct(name) + outputs.wer_pct(both) - sum(map(outputs.wer_pct, alone))
             )
-            outputs.metrics |= {f"{name}_{key}": value for key, value in found.metrics.items()}
-            grid += [{"system": name, **choice._asdict()} for choice in found.grid]
+            outputs.metrics |= {f"{name}_{key}": value for key, value in chosen.metrics.items()}
+            grid += [{"system": name, **choice._asdict()} for choice in chosen.grid]
         run.write_rows("grid.csv", grid)
     run.write_json("substitutions.json", outputs.substitutions)
     run.write_json("sizes.json", {name: one.sizes() for name, one in trained.items()})

@@ -29,12 +29,13 @@ from papers.mmt_how2.corpora.parallel_corpora import (
     multi30k_pairs,
 )
 from papers.mmt_how2.corpora.pictured_text import Corpus, write_pictures
+from papers.mmt_how2.methods.claimed_device import claimed_device
 from papers.mmt_how2.methods.systems import (
     WRONG_PICTURES,
     CorpusText,
     System,
     TrainedSystem,
-    device_of,
+    list_schedules,
 )
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
@@ -137,7 +138,12 @@ class Text:
 
 def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """Train, translate and score each system; metrics begin with its name."""
-    device_of(settings.schedule, run)
+    with claimed_device(list_schedules(settings.schedule, settings.systems.values()), run):
+        return compare(settings, run)
+
+
+def compare(settings: TranslationSettings, run: Run) -> dict[str, float]:
+    """What :func:`run_translation` does, on whatever device is there."""
     text = Text(settings, run)
     references = text.splits["test"].target
     corpus = CorpusText(text.splits, run.work / "text")
@@ -179,7 +185,7 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
         test = paired_bootstrap(baseline, hypotheses, references, resamples=settings.resamples)
         metrics[f"{name}_p_value"] = test.p_value
     run.write_json("translations.json", {"reference": list(references), **translations})
-    run.write_json("signatures.json", signatures(baseline, references))
+    run.write_json("signatures.json", signatures(baseline[:1], references[:1]))
     run.write_json("attention.json", maps)
     run.write_rows("history.csv", history)
     return metrics

@@ -116,9 +116,12 @@ def dictionary_of(lines: Sequence[str], min_count: int) -> Any:
 
 def write_binary(prefix: Path, dictionary: Any, lines: Sequence[str]) -> None:
     """Write ``prefix.bin`` and ``prefix.idx``."""
+    import torch
     from fairseq.data import indexed_dataset
 
     builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", vocab_size=len(dictionary))
     for line in lines:
-        builder.add_item(dictionary.encode_line(line, add_if_not_exist=False))
+        # fairseq's own encode_line sets one number of a tensor after the other.
+        numbers = [*map(dictionary.index, line.split()), dictionary.eos()]
+        builder.add_item(torch.tensor(numbers, dtype=torch.int32))
     builder.finalize(f"{prefix}.idx")

@@ -84,12 +84,13 @@ def train(
     # Only now, as an earlier training must not be thrown away for a file that is not usable.
     prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
     history, batches = restored(config, trainer)
+    valid = trainer.get_valid_iterator("valid")
     resumed = len(history)
     bar = progress(schedule.epochs, "train", "epoch") if progress else None
     if bar:
         bar.update(resumed)
     while len(history) < schedule.epochs and not out_of_patience(history, schedule.patience):
-        history.append(one_epoch(trainer, batches))
+        history.append(one_epoch(trainer, batches, valid))
         # Before the checkpoint, which so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
         save_epoch(trainer, batches, work, history, keep)
@@ -160,8 +161,8 @@ def seed_update(trainer: Any) -> None:
     torch.default_generator.manual_seed(trainer.cfg.common.seed + trainer.get_num_updates())
 
 
-def one_epoch(trainer: Any, batches: Any) -> Epoch:
-    """Train for an epoch of ``batches`` and validate."""
+def one_epoch(trainer: Any, batches: Any, valid: Any) -> Epoch:
+    """Train for an epoch of ``batches`` and validate on those of ``valid``."""
     from fairseq.data import iterators
     from fairseq.logging import metrics
 
@@ -180,9 +181,7 @@ def one_epoch(trainer: Any, batches: Any) -> Epoch:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     with metrics.aggregate(new_root=True) as validated:
         trainer.begin_valid_epoch(batches.epoch)
-        for sample in trainer.get_valid_iterator("valid").next_epoch_itr(
-            shuffle=False, set_dataset_epoch=False
-        ):
+        for sample in valid.next_epoch_itr(shuffle=False, set_dataset_epoch=False):
             trainer.valid_step(sample)
     values = validated.get_smoothed_values()
     return Epoch(
@@ -243,6 +242,8 @@ def configuration(
         "max-epoch": schedule.epochs,
         "visual-dir": visual if model.reads_pictures else None,
         "num-workers": 0,
+        # A thread that makes batches ready pays where another device computes meanwhile.
+        "data-buffer-size": 10 if schedule.gpu else 0,
         "required-batch-size-multiple": 1,
         "no-progress-bar": True,
         "fp16": schedule.fp16,

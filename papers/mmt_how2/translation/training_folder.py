@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,14 +43,17 @@ def save_epoch(trainer: Any, batches: Any, work: Path, history: list[Epoch], kee
         "history": [list(epoch) for epoch in history],
         **trainer.task.get_checkpoint_dict(),
     }
-    # The best one first: killed between the two, the epoch is trained again and written again.
     trainer.consolidate_optimizer()
-    names = [best_path(work)] if losses[-1] <= min(losses) else []
-    names += [epoch_path(work, history[-1].epoch)] if keep else []
-    for path in (*names, last_path(work)):
+    written = work / ".checkpoint.partial"
+    trainer.save_checkpoint(str(written), extra)
+    copies = [best_path(work)] if losses[-1] <= min(losses) else []
+    copies += [epoch_path(work, history[-1].epoch)] if keep else []
+    for path in copies:
         partial = path.with_name(f".{path.name}.partial")
-        trainer.save_checkpoint(str(partial), dict(extra))
+        shutil.copyfile(written, partial)
         partial.replace(path)
+    # The last one comes last: killed before it is there, the epoch is trained and written again.
+    written.replace(last_path(work))
     if keep:
         epoch_path(work, history[-1].epoch - keep).unlink(missing_ok=True)
 
