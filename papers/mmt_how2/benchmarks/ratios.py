@@ -92,7 +92,7 @@ def transformer(shape: Shape) -> TranslationModel:
     return TranslationModel(architecture="transformer", options=sizes)
 
 
-class Text:
+class BenchmarkText:
     """A made-up text of a shape, as fairseq's data folder, with a picture a line."""
 
     def __init__(self, shape: Shape, folder: Path) -> None:
@@ -127,10 +127,10 @@ class SameLength(Translator):
         return generator
 
 
-class Job:
+class TimedModel:
     """One model on a text: an update on its lines, and their translation."""
 
-    def __init__(self, text: Text, model: TranslationModel, name: str) -> None:
+    def __init__(self, text: BenchmarkText, model: TranslationModel, name: str) -> None:
         visual = text.visual if model.reads_pictures else None
         work = text.folder / name
         with old_calls():
@@ -166,12 +166,14 @@ class Job:
 
 
 @contextmanager
-def jobs(shape: Shape, models: dict[str, TranslationModel]) -> Iterator[dict[str, Job]]:
+def timed_models(
+    shape: Shape, models: dict[str, TranslationModel]
+) -> Iterator[dict[str, TimedModel]]:
     """Models on one text, on one thread."""
     with one_thread(), tempfile.TemporaryDirectory() as folder:
-        text = Text(shape, Path(folder))
+        text = BenchmarkText(shape, Path(folder))
         yield {
-            name: Job(text, model, f"model{number}")
+            name: TimedModel(text, model, f"model{number}")
             for number, (name, model) in enumerate(models.items())
         }
 
@@ -191,9 +193,9 @@ def speed(scale: str) -> list[BenchmarkRow]:
     shape = SHAPES[scale]
     repeats = 3 if scale == "smoke" else 15
     rows = []
-    with jobs(shape, all_models(shape)) as made:
-        for what, work in (("an update", Job.update), ("beam search", Job.translate)):
-            for ours, peer in pairs():
+    with timed_models(shape, all_models(shape)) as made:
+        for what, work in (("an update", TimedModel.update), ("beam search", TimedModel.translate)):
+            for ours, peer in list_comparisons():
                 timed = compare(partial(work, made[ours]), partial(work, made[peer]), repeats)
                 row = timed.row(
                     PAPER, f"{what}, {ours}: {shape}", peer_name(peer), note(made, peer)
@@ -205,7 +207,7 @@ def speed(scale: str) -> list[BenchmarkRow]:
 def memory(scale: str) -> list[BenchmarkRow]:
     """Most memory of an update, beside fairseq's models and beside text alone."""
     shape = SHAPES[scale]
-    with jobs(shape, all_models(shape)) as made:
+    with timed_models(shape, all_models(shape)) as made:
         peaks = {name: max(peak_tensor_bytes(job.update), 1) for name, job in made.items()}
         return [
             memory_row(
@@ -216,7 +218,7 @@ def memory(scale: str) -> list[BenchmarkRow]:
                 peaks[peer],
                 note(made, peer),
             )
-            for ours, peer in pairs()
+            for ours, peer in list_comparisons()
         ]
 
 
@@ -228,14 +230,14 @@ def growth(scale: str) -> list[BenchmarkRow]:
             shape = SHAPES[scale]._replace(**{name: size})
             models = all_models(shape)
             del models["fairseq's Transformer"], models["output"]
-            with jobs(shape, models) as made:
-                for ours, peer in pairs(models):
+            with timed_models(shape, models) as made:
+                for ours, peer in list_comparisons(models):
                     timed = compare(made[ours].update, made[peer].update, 5)
                     rows.append(timed.row(PAPER, f"an update, {ours}: {shape}", peer_name(peer)))
     return rows
 
 
-def pairs(models: Sequence[str] | dict[str, Any] | None = None) -> list[tuple[str, str]]:
+def list_comparisons(models: Sequence[str] | dict[str, Any] | None = None) -> list[tuple[str, str]]:
     """What is compared with what: text alone with fairseq's models, pictures with text alone."""
     peers = [("text", "fairseq's LSTM"), ("text", "fairseq's Transformer")]
     found = [*peers, *((way, "text") for way in WAYS)]
@@ -247,7 +249,7 @@ def peer_name(peer: str) -> str:
     return "the same model on text alone" if peer == "text" else peer
 
 
-def note(made: dict[str, Job], peer: str) -> str:
+def note(made: dict[str, TimedModel], peer: str) -> str:
     """Sizes of both models."""
     return f"{made['text'].parameters:,} weights on text alone, {made[peer].parameters:,} there"
 

@@ -20,7 +20,7 @@ from common.data.language_modelling import Vocabulary
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
-from papers.mmt_how2.correction.ctc_decoding import best_path, prefix_search
+from papers.mmt_how2.correction.ctc_decoding import decode_best_path, prefix_search
 from papers.mmt_how2.correction.minibatch_training import (
     Minibatches,
     States,
@@ -28,7 +28,7 @@ from papers.mmt_how2.correction.minibatch_training import (
 )
 from papers.mmt_how2.correction.padded_text import padded
 
-BLANK = "<blank>"
+CTC_BLANK = "<blank>"
 
 
 class RecogniserSettings(Settings):
@@ -100,7 +100,7 @@ class Recogniser(nn.Module):
         """Texts of utterances (t, inputs): of the best path, or of a search with ``beam``."""
         found = self.log_chances(features)
         if beam is None:
-            return [self.text(best_path(chances)) for chances in found]
+            return [self.text(decode_best_path(chances)) for chances in found]
         return [self.text(prefix_search(chances, beam)[0][0]) for chances in found]
 
     def text(self, symbols: Sequence[int]) -> str:
@@ -155,7 +155,7 @@ def train_recogniser(
         )
     device = device or torch.device("cpu")
     letters = sorted({letter for text in transcripts for letter in text})
-    alphabet = Vocabulary((BLANK, *letters))
+    alphabet = Vocabulary((CTC_BLANK, *letters))
     characters = padded([alphabet.encode(text).tolist() for text in transcripts])
     for number, (frames, text) in enumerate(zip(features, transcripts, strict=True), start=1):
         # Between equal neighbours stands a blank.

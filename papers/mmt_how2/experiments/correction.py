@@ -20,11 +20,15 @@ from common.runs.run import Run
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
-from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2, made_up
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech, write_heard_speech
 from papers.mmt_how2.corpora.parallel_corpora import how2_identity
-from papers.mmt_how2.experiments.recognition_errors import counts_by_class, kinds_of, ranked_pairs
+from papers.mmt_how2.experiments.recognition_errors import (
+    count_by_class,
+    ranked_pairs,
+    summarise_errors,
+)
 from papers.mmt_how2.methods.claimed_device import claimed_device
 from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring, keep_all
 from papers.mmt_how2.methods.systems import (
@@ -76,11 +80,11 @@ class Outputs:
         """Count the errors of an output."""
         errors = word_errors(output, self.said)
         self.substitutions[name] = ranked_pairs(errors)
-        found = kinds_of(errors)
+        found = summarise_errors(errors)
         self.metrics |= {f"{name}_{rate}": found[rate] for rate in RATES}
         # In points of the word error rate; below zero where more was broken than repaired.
         self.metrics[f"{name}_gain_pct"] = self.wer_pct(INPUT) - self.wer_pct(name)
-        self.metrics[f"{name}_function_pairs_count"] = counts_by_class(errors.pairs)[2]
+        self.metrics[f"{name}_function_pairs_count"] = count_by_class(errors.pairs)[2]
 
     def wer_pct(self, name: str) -> float:
         """Word error rate of an output that was added."""
@@ -97,7 +101,7 @@ def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
 
 def correct(settings: CorrectionSettings, run: Run, device: torch.device) -> dict[str, float]:
     """What :func:`run_correction` does, on a device."""
-    speech, floor = spoken(settings, run)
+    speech, floor = open_speech(settings, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])
     corpus = CorpusText(speech.pairs, run.work / "text")
@@ -137,18 +141,18 @@ def correct(settings: CorrectionSettings, run: Run, device: torch.device) -> dic
     return {**floor, **outputs.metrics}
 
 
-def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
+def open_speech(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
     """The corpus, and the floor of its word error rate where it is known."""
     folder = run.work / "pictures"
     if settings.corpus == "how2":
         run.uses(how2_identity("en", "en", pictures=True))
         run.uses(identity("how2_recognised"))
-        return how2(folder), {}
+        return read_how2_speech(folder), {}
     run.uses(DataIdentity.generated("correction corpus", run.seed))
     corpus = correction_corpus(settings.text, run.seed)
     known = not (settings.text.deletion or settings.text.insertion)
-    floor = {"floor_wer_pct": floor_wer_of(corpus["test"])} if known else {}
-    return made_up(corpus, folder), floor
+    floor = {"floor_wer_pct": measure_floor_wer(corpus["test"])} if known else {}
+    return write_heard_speech(corpus, folder), floor
 
 
 PROGRAM = Program(CorrectionSettings, run_correction)

@@ -71,7 +71,7 @@ class TranslationSettings(Settings):
     mapped_sentences: int = Field(100, gt=0, description="test lines whose attention is measured")
 
 
-class Text:
+class TranslationCorpus:
     """The corpus of a run: its splits, and a folder of pictures for each system.
 
     Raises:
@@ -144,7 +144,7 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
 
 def compare(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """What :func:`run_translation` does, on whatever device is there."""
-    text = Text(settings, run)
+    text = TranslationCorpus(settings, run)
     references = text.splits["test"].target
     corpus = CorpusText(text.splits, run.work / "text")
     metrics: dict[str, float] = {}

@@ -54,7 +54,7 @@ class PicturedPairs(BaseWrapperDataset):  # type: ignore[misc]
         return batch
 
 
-def fingerprint(dictionary: Any) -> str:
+def hash_dictionary(dictionary: Any) -> str:
     """SHA-256 of a dictionary's types in their order."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
 
@@ -83,7 +83,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         super().__init__(cfg, src_dict, tgt_dict)
         self.visual_width = visual_width
         self.state.merge_state_dict(
-            {"dictionaries": [fingerprint(src_dict), fingerprint(tgt_dict)]}
+            {"dictionaries": [hash_dictionary(src_dict), hash_dictionary(tgt_dict)]}
         )
         self._told = False
         if cfg.attention_file:

@@ -80,7 +80,7 @@ class Rescorer:
     ) -> None:
         self.settings, self.speech = settings, speech
         said = speech.said["train"]
-        pictures = torch.from_numpy(speech.pictures_of("train"))
+        pictures = torch.from_numpy(speech.read_pictures("train"))
         self.joint = train_joint_embedding(
             pictures,
             said,
@@ -105,12 +105,12 @@ class Rescorer:
     def lists(self, found: Translations, split: str) -> NBestLists:
         """The hypotheses of each utterance of a split, scored."""
         texts = [[one.text for one in hypotheses] for hypotheses in found.hypotheses]
-        joint = self.words.scores(torch.from_numpy(self.speech.pictures_of(split)), texts)
+        joint = self.words.scores(torch.from_numpy(self.speech.read_pictures(split)), texts)
         language = iter(self.language.log_probabilities([text for row in texts for text in row]))
         return NBestLists(
             [
                 [
-                    candidate(one, of_joint, next(language))
+                    make_candidate(one, of_joint, next(language))
                     for one, of_joint in zip(hypotheses, row, strict=True)
                 ]
                 for hypotheses, row in zip(found.hypotheses, joint, strict=True)
@@ -164,8 +164,8 @@ class Rescorer:
     def metrics(self) -> dict[str, float]:
         """Perplexity of the test transcripts, and how well the embedding finds them by picture."""
         said = self.speech.said["test"]
-        pictures = torch.from_numpy(self.speech.pictures_of("test"))
-        similarity = self.joint.embedded_pictures(pictures) @ self.joint.embedded_text(said).T
+        pictures = torch.from_numpy(self.speech.read_pictures("test"))
+        similarity = self.joint.embed_pictures(pictures) @ self.joint.embed_text(said).T
         return {
             "language_model_perplexity": self.language.perplexity(said),
             **{f"recall_at_{rank}_pct": 100 * recall_at(similarity, rank) for rank in RANKS},
@@ -178,7 +178,7 @@ def keep_all(search: Search) -> Search:
     return search.model_copy(update={"nbest": search.beam})
 
 
-def candidate(hypothesis: Hypothesis, joint: float, language: float) -> Candidate:
+def make_candidate(hypothesis: Hypothesis, joint: float, language: float) -> Candidate:
     """A hypothesis with the scores that others give it."""
     scores = hypothesis.token_scores
     return Candidate(hypothesis.text, sum(scores), len(scores), joint, language)

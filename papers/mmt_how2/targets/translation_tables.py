@@ -14,7 +14,7 @@ from common.results.tables import Cell, Table, cell, cell_of
 Place = tuple[str, str]
 
 #: Systems of Tables 2 and 4: row, name in the settings, row in published.csv.
-FUSIONS: Final = (
+FUSION_SYSTEMS: Final = (
     ("Text alone", "text", "Baseline"),
     ("+ decoder fusion", "step_wise", "+ Decoder Fusion"),
     ("+ multimodal attention", "attention", "+ Multimodal Attention"),
@@ -57,12 +57,12 @@ SCORES: Final = (
 
 def nmt_table2(results: Results) -> Table:
     """BLEU of three fusions, English to Portuguese."""
-    return systems_table(results, ("fusions", "en_pt"), FUSIONS, ("NMT Table 2", "En-Pt"))
+    return systems_table(results, ("fusions", "en_pt"), FUSION_SYSTEMS, ("NMT Table 2", "En-Pt"))
 
 
 def nmt_table4(results: Results) -> Table:
     """BLEU of three fusions, Portuguese to English."""
-    return systems_table(results, ("fusions", "pt_en"), FUSIONS, ("NMT Table 4", "Pt-En"))
+    return systems_table(results, ("fusions", "pt_en"), FUSION_SYSTEMS, ("NMT Table 4", "Pt-En"))
 
 
 def nmt_table3(results: Results) -> Table:

@@ -255,7 +255,7 @@ def configuration(
     if model.architecture.startswith("multimodal_lstm"):
         given |= {"fusion": model.fusion, "visual-gamma": model.visual_gamma}
     given |= {name.replace("_", "-"): value for name, value in model.options.items()}
-    arguments = parsed(options.get_training_parser(), [str(data), *words(given)])
+    arguments = parse_options(options.get_training_parser(), [str(data), *write_options(given)])
     try:
         return convert_namespace_to_omegaconf(arguments)
     except OmegaConfBaseException as error:
@@ -295,7 +295,7 @@ def criterion_options(model: TranslationModel, schedule: Schedule) -> dict[str, 
     return {"criterion": "cross_entropy"}
 
 
-def words(given: dict[str, Any]) -> list[str]:
+def write_options(given: dict[str, Any]) -> list[str]:
     """A command line of options: None and False are left out, True is the bare option."""
     line: list[str] = []
     for name, value in given.items():
@@ -305,7 +305,7 @@ def words(given: dict[str, Any]) -> list[str]:
     return line
 
 
-def parsed(parser: Any, line: list[str]) -> Any:
+def parse_options(parser: Any, line: list[str]) -> Any:
     """fairseq's parse of a command line.
 
     Raises:

@@ -17,9 +17,9 @@ from common.runs.record import Record
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
-from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech
 from papers.mmt_how2.corpora.pictured_text import Sizes
 from papers.mmt_how2.corpora.spoken_words import NOTHING
 from papers.mmt_how2.experiments.correction import CorrectionSettings
@@ -151,7 +151,7 @@ def test_lost_and_added_words_are_as_many_as_asked_and_leave_no_floor() -> None:
     words = [sum(len(line.split()) for line in lines) for lines in (more.source, more.target)]
     assert words[0] / words[1] == pytest.approx(1.1, abs=0.01)
     with pytest.raises(InputError, match="the floor is known where both are 0"):
-        floor_wer_of(lost)
+        measure_floor_wer(lost)
 
 
 @pytest.mark.parametrize("unit", ["words", "characters", "byte_pairs"])
@@ -179,18 +179,18 @@ def how2_below(root: Path, heard: str, said: str) -> Path:
 
 def test_how2_is_lower_case_without_signs_and_keeps_its_empty_lines(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "so it's a pike\n\n", "So, it's a PIPE!\nHi.\n")
-    speech = how2(tmp_path / "pictures", root)
+    speech = read_how2_speech(tmp_path / "pictures", root)
     assert speech.heard["test"] == ("so it's a pike", "")
     assert speech.said["valid"] == ("so it's a pipe", "hi")
-    assert speech.pictures_of("train").shape == (2, 2048)
+    assert speech.read_pictures("train").shape == (2, 2048)
 
 
 def test_how2_without_a_line_for_each_transcript_is_refused(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "one\n", "one\ntwo\n")
     with pytest.raises(InputError, match="1 lines of train for 2 transcripts"):
-        how2(tmp_path / "pictures", root)
+        read_how2_speech(tmp_path / "pictures", root)
     with pytest.raises(InputError, match="'how2_recognised' is in none of"):
-        how2(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
+        read_how2_speech(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from papers.mmt_how2.correction.minibatch_training import Minibatches, epochs, train
+from papers.mmt_how2.correction.minibatch_training import Minibatches, epochs, train_network
 
 
 def test_an_epoch_is_a_permutation_that_the_seed_decides() -> None:
@@ -27,7 +27,7 @@ def line(schedule: Minibatches) -> tuple[nn.Linear, list[float]]:
     def loss(places: Tensor) -> Tensor:
         return (network(x[places]) - 3 * x[places] - 1).pow(2).mean()
 
-    return network, train(network, loss, len(x), schedule, seed=0)
+    return network, train_network(network, loss, len(x), schedule, seed=0)
 
 
 def test_a_rate_that_falls_to_zero_ends_at_the_minimum() -> None:
