@@ -22,6 +22,7 @@ from papers.mmt_how2.corpora.correction_corpus import (
 from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech
 from papers.mmt_how2.corpora.pictured_text import Sizes
 from papers.mmt_how2.corpora.spoken_words import NOTHING
+from papers.mmt_how2.correction.word_language_model import WordLanguageModel
 from papers.mmt_how2.experiments.correction import CorrectionSettings
 from papers.mmt_how2.targets.correction_figures import asr_figure2, asr_figure3
 from papers.mmt_how2.targets.correction_tables import (
@@ -205,6 +206,28 @@ def test_settings_that_are_refused(change: dict[str, Any], says: str) -> None:
     raw = load_paper(FOLDER).settings("correction", "recogniser", "smoke", change)
     with pytest.raises(InputError, match=says):
         validated(CorrectionSettings, raw, "correction")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_record(
+    small: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the language model learns: systems and the joint embedding are there."""
+    monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(WordLanguageModel, "sums", lambda *_: next(iter(())))
+        with pytest.raises(StopIteration):
+            record_of("correction", "recogniser", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("papers.mmt_how2.translation.training.one_epoch", None)
+        patch.setattr("papers.mmt_how2.correction.joint_embedding.two_way_hinge", None)
+        record, _ = record_of("correction", "recogniser", tmp_path)
+    whole = small[1]
+
+    def repeated(one: Record) -> dict[str, float]:
+        return {k: v for k, v in one.metrics.items() if not k.endswith(("_per_s", "_cpu_s"))}
+
+    assert repeated(record) == repeated(whole)
+    assert record.artifacts == whole.artifacts
 
 
 def test_a_gpu_that_is_not_there_is_refused(
