@@ -30,12 +30,17 @@ SCHEDULE: Final = Schedule(epochs=1, batch_size=1000, learning_rate=0.001, decay
 
 
 class Shape(NamedTuple):
-    """Of a text and of the networks on it."""
+    """Of a text and of the networks on it.
+
+    Attributes:
+        words: of a sentence, on each side.
+        width: of the decoder; words have half of it, the encoder has half of it a direction.
+    """
 
     sentences: int
-    words: int  # of a sentence, each side
+    words: int
     types: int
-    width: int  # of the decoder; words have half of it, the encoder has half of it a direction
+    width: int
 
     def __str__(self) -> str:
         return (

@@ -59,7 +59,7 @@ def caption_corpus(
     both = NoiseChannel({**functions.substitutions, **twins})
     text_seed, picture_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     shown = shown_twins(said, pictures, picture_seed)
-    scenes = np.arange(len(said))  # every caption has its own picture
+    scenes = np.arange(len(said))  # Every caption has its own picture.
     return PicturedText(tuple(both.heard(said, text_seed)), said, scenes, shown)
 
 

@@ -147,7 +147,7 @@ def draw_sentence_pairs(
     named = rng.random(count) < cue
     drawn = (rng.integers(kinds, size=count) for kinds in (ADJECTIVES, NOUNS, VERBS, AMBIGUOUS))
     adjectives, nouns, verbs, first = drawn
-    second = (first + rng.integers(1, AMBIGUOUS, size=count)) % AMBIGUOUS  # another one
+    second = (first + rng.integers(1, AMBIGUOUS, size=count)) % AMBIGUOUS  # It is another word.
     source, target = [], []
     for row, scene in enumerate(scenes.tolist()):
         words = [

@@ -124,7 +124,9 @@ def draw_sentences(scenes: Sequence[int], rng: np.random.Generator) -> tuple[str
     article, adjective, first, verb, preposition, article_2 = (
         rng.integers(len(words), size=count) for words in classes
     )
-    second = (first + rng.integers(1, len(TWINS), size=count)) % len(TWINS)  # another pair
+    second = (first + rng.integers(1, len(TWINS), size=count)) % len(
+        TWINS
+    )  # It is of another pair.
     return tuple(
         " ".join(
             (

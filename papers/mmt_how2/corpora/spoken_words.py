@@ -23,7 +23,7 @@ class _Punctuation(dict[int, str]):
         return self.setdefault(code, letter if kept else " ")
 
 
-_PUNCTUATION: Final = _Punctuation({ord("’"): "'", ord("\u00ad"): ""})  # a soft hyphen is not seen
+_PUNCTUATION: Final = _Punctuation({ord("’"): "'", ord("\u00ad"): ""})  # A soft hyphen is not seen.
 
 
 def normalise_transcript(line: str) -> str:

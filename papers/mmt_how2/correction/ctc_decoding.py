@@ -39,7 +39,7 @@ def prefix_search(
     """
     if beam < 1:
         raise InputError(f"beam {beam}; allowed: from 1")
-    # Of a prefix: log-probability of its paths that end in a blank, and of those that do not.
+    # A prefix has the log-probability of its paths that end in a blank, and of those that do not.
     kept: dict[Prefix, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_chances.tolist():
         symbols = [number for number, chance in enumerate(frame) if number and chance >= least]

@@ -144,7 +144,7 @@ def recall_at(similarity: Tensor, k: int) -> float:
     A column as similar as the own one counts as nearer, so that an embedding that tells nothing
     apart recalls nothing. Texts to pictures is the recall of the transpose.
     """
-    nearer = (similarity >= similarity.diagonal().unsqueeze(1)).sum(1)  # itself included
+    nearer = (similarity >= similarity.diagonal().unsqueeze(1)).sum(1)  # The own column counts.
     return float((nearer <= k).float().mean())
 
 

@@ -82,7 +82,7 @@ class Outputs:
         self.substitutions[name] = ranked_pairs(errors)
         found = summarise_errors(errors)
         self.metrics |= {f"{name}_{rate}": found[rate] for rate in RATES}
-        # In points of the word error rate; below zero where more was broken than repaired.
+        # Points of the word error rate are gained; they are below zero where more was broken.
         self.metrics[f"{name}_gain_pct"] = self.wer_pct(INPUT) - self.wer_pct(name)
         self.metrics[f"{name}_function_pairs_count"] = count_by_class(errors.pairs)[2]
 
@@ -128,7 +128,7 @@ def correct(settings: CorrectionSettings, run: Run, device: torch.device) -> dic
             chosen = rescorer.rescored(trained[name], settings.search, found[name])
             for kind, best in chosen.best.items():
                 outputs.add(f"{name}_{kind}", best)
-            # How far both models' gains overlap: zero where they add up.
+            # Both models' gains overlap by so much; where they add up it is zero.
             alone, both = (f"{name}_je", f"{name}_lm"), f"{name}_je_lm"
             outputs.metrics[f"{name}_overlap_pct"] = (
                 outputs.wer_pct(name) + outputs.wer_pct(both) - sum(map(outputs.wer_pct, alone))

@@ -36,7 +36,7 @@ def run_errors(settings: RecognitionSettings, run: Run) -> dict[str, float]:
     said, heard = read_transcripts(settings, run)
     errors = word_errors(heard, said, settings.weights)
     ranked = ranked_pairs(errors)
-    # Not as CSV, where the words "null" and "nan" would be read as missing.
+    # In a CSV the words "null" and "nan" would be read as missing.
     run.write_json("substitutions.json", ranked)
     return {
         "utterances_count": len(said),

@@ -291,7 +291,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         """
         found = super().inference_step(generator, models, sample, *args, **kwargs)
         for place, length in enumerate(sample["net_input"]["src_lengths"].tolist()):
-            if length <= 1:  # the end of sentence alone
+            if length <= 1:  # It has the end of sentence alone.
                 found[place] = [no_words(self.tgt_dict)]
         if self.cfg.attention_file:
             self._write_attention(models[0], sample, [hypotheses[0] for hypotheses in found])
@@ -319,7 +319,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         """
         trained = state_dict.get("dictionaries")
         if trained is None:
-            return  # of fairseq's own translation task
+            return  # It is of fairseq's own translation task.
         ours = self.state.dictionaries
         languages = (self.cfg.source_lang, self.cfg.target_lang)
         for language, dictionary, was, is_ in zip(

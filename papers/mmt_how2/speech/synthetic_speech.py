@@ -163,6 +163,6 @@ def synthesise_sound(
         near = np.outer(formants, rng.uniform(0.85, 1.15, 5))
         phases = near[..., None] * seconds + rng.uniform(0, 1, (3, 5, 1))
         mixed += sound.breath * (strengths @ np.sin(2 * np.pi * phases).mean(1)) * 2
-    edge = np.minimum(seconds, seconds[::-1]) / 0.008  # fades in and out over 8 ms
+    edge = np.minimum(seconds, seconds[::-1]) / 0.008  # It fades in and out over 8 ms.
     mixed *= np.minimum(edge, 1) * (seconds >= sound.closed * seconds[-1])
     return np.asarray(mixed, dtype=np.float64)

@@ -115,7 +115,7 @@ def weights_note(stored: Sequence[StoredRecord], name: str) -> str:
 def asr_table4(results: Results) -> Table:
     """How often pairs are confused after correction, and what that is more than before."""
     stored = results.records(EXPERIMENT, PRINTED)
-    results.first(EXPERIMENT, PRINTED)  # an archive has none
+    results.first(EXPERIMENT, PRINTED)  # It says so of an archive, which has none.
     lists = [item.read_json("substitutions.json") for item in stored]
     before, after = (
         [Counter({(said, heard): n for said, heard, n in one[name]}) for one in lists]

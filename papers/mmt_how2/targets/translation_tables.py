@@ -71,7 +71,7 @@ def nmt_table3(results: Results) -> Table:
     for arm, text in LARGER_ON:
         place = (LARGER_MODELS, arm)
         if not results.records(*place):
-            continue  # of another scale, or an archive's, which holds what could be run
+            continue  # It is of another scale, or an archive holds what could be run.
         printed = ("NMT Table 3", "En-Pt") if arm == "en_pt" else None
         cells = systems_table(results, place, LARGER, printed).cells
         known = results.metrics_of(*place)
@@ -135,7 +135,7 @@ def systems_table(
     cells: list[Cell] = []
     for row, name, theirs in systems:
         if f"{name}_bleu" not in known:
-            continue  # a control of another scale
+            continue  # It is a control of another scale.
         score, gain = (
             (printed[0], theirs, printed[1], metric) if printed and theirs else None
             for metric in ("BLEU", "BLEU gain over baseline")

@@ -246,7 +246,7 @@ def read_checkpoint(path: Path) -> Any:
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         name = state["cfg"].task.get("_name", "none")
-    except Exception as error:  # torch and fairseq raise whatever the bytes lead them to
+    except Exception as error:  # The bytes lead torch and fairseq to any.
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: no checkpoint of fairseq ({reason})") from None
     if name != "multimodal_translation":

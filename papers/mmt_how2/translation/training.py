@@ -81,7 +81,7 @@ def train(
     trainer = make_trainer(config)
     for split in ("train", "valid"):
         trainer.task.load_dataset(split)
-    # Only now, as an earlier training must not be thrown away for a file that is not usable.
+    # This comes late: an earlier training is not thrown away for a file that is not usable.
     prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
     history, batches = restored(config, trainer)
     valid = trainer.get_valid_iterator("valid")
@@ -91,7 +91,7 @@ def train(
         bar.update(resumed)
     while len(history) < schedule.epochs and not out_of_patience(history, schedule.patience):
         history.append(one_epoch(trainer, batches, valid))
-        # Before the checkpoint, which so holds the rate that the next epoch learns with.
+        # The checkpoint comes after it and so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
         save_epoch(trainer, batches, work, history, keep)
         if bar:
@@ -123,7 +123,7 @@ def restored(config: Any, trainer: Any) -> tuple[list[Epoch], Any]:
         extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
     except InputError:
         raise
-    except Exception as error:  # fairseq raises whatever the file leads it to
+    except Exception as error:  # The file leads fairseq to any.
         if start is None or going_on:
             raise
         reason = " ".join(str(error.__context__ or error).split())[:300]

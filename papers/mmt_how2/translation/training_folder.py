@@ -101,7 +101,7 @@ def training_fingerprint(
     Raises:
         InputError: a file of pictures is absent.
     """
-    lengthening = {"epochs", "patience"}  # a longer training may go on from a shorter one
+    lengthening = {"epochs", "patience"}  # A longer training may go on from a shorter.
     digest = hashlib.sha256(
         json.dumps(
             [model.model_dump(), schedule.model_dump(exclude=lengthening), seed], sort_keys=True
