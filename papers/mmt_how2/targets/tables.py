@@ -237,7 +237,7 @@ def table_spectra(results: Results) -> Table:
     cells = []
     for experiment, arm, prefix, row, theirs in SPECTRA:
         if not results.records(experiment, arm):
-            continue  # an archive holds what could be run
+            continue  # An archive holds what could be run.
         known = results.metrics_of(experiment, arm)
         columns = [
             (f"top {count}", f"{prefix}_top{count}_pct", f"Top {count}") for count in LEADING

@@ -14,7 +14,7 @@ from common.results.tables import Cell, Table, cell, cell_of
 Place = tuple[str, str]
 
 #: Systems of Tables 2 and 4: row, name in the settings, row in published.csv.
-FUSIONS: Final = (
+FUSION_SYSTEMS: Final = (
     ("Text alone", "text", "Baseline"),
     ("+ decoder fusion", "step_wise", "+ Decoder Fusion"),
     ("+ multimodal attention", "attention", "+ Multimodal Attention"),
@@ -57,12 +57,12 @@ SCORES: Final = (
 
 def nmt_table2(results: Results) -> Table:
     """BLEU of three fusions, English to Portuguese."""
-    return systems_table(results, ("fusions", "en_pt"), FUSIONS, ("NMT Table 2", "En-Pt"))
+    return systems_table(results, ("fusions", "en_pt"), FUSION_SYSTEMS, ("NMT Table 2", "En-Pt"))
 
 
 def nmt_table4(results: Results) -> Table:
     """BLEU of three fusions, Portuguese to English."""
-    return systems_table(results, ("fusions", "pt_en"), FUSIONS, ("NMT Table 4", "Pt-En"))
+    return systems_table(results, ("fusions", "pt_en"), FUSION_SYSTEMS, ("NMT Table 4", "Pt-En"))
 
 
 def nmt_table3(results: Results) -> Table:
@@ -71,7 +71,7 @@ def nmt_table3(results: Results) -> Table:
     for arm, text in LARGER_ON:
         place = (LARGER_MODELS, arm)
         if not results.records(*place):
-            continue  # of another scale, or an archive's, which holds what could be run
+            continue  # It is of another scale, or an archive holds what could be run.
         printed = ("NMT Table 3", "En-Pt") if arm == "en_pt" else None
         cells = systems_table(results, place, LARGER, printed).cells
         known = results.metrics_of(*place)
@@ -135,7 +135,7 @@ def systems_table(
     cells: list[Cell] = []
     for row, name, theirs in systems:
         if f"{name}_bleu" not in known:
-            continue  # a control of another scale
+            continue  # It is a control of another scale.
         score, gain = (
             (printed[0], theirs, printed[1], metric) if printed and theirs else None
             for metric in ("BLEU", "BLEU gain over baseline")
