@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -96,6 +97,7 @@ class Core:
         self._stop = False
         run.device = torch.cuda.get_device_name(self.device) if cuda else "cpu"
         run.precision = self.precision
+        run.measure_gpu = partial(peak_gpu_bytes, self.device)
         self._handlers = {
             number: signal.signal(number, self._ask_to_stop)
             for number in (signal.SIGTERM, signal.SIGUSR1)
@@ -305,11 +307,10 @@ class Core:
         return self._throughput.samples_per_s()
 
     def finish(self, model: nn.Module | None = None, name: str = "weights.safetensors") -> None:
-        """Note peak memory in the run, write final weights as an artifact if given, let go.
+        """Write final weights as an artifact if given, and let go.
 
         All processes must call it. Signals act as before, and processes talk no more.
         """
-        self.run.peak_gpu_bytes = peak_gpu_bytes(self.device)
         if model is not None:
             weights = self._capture(model)
             if self.accelerator.is_main_process:

@@ -25,8 +25,8 @@ class States(Protocol):
         """The newest state; None if there is none."""
         ...
 
-    def write(self, step: int, state: dict[str, Any]) -> None:
-        """Keep a state, or let it be where the last one is recent enough."""
+    def write(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep the state, or let it be where the last one is recent enough."""
         ...
 
 
@@ -109,7 +109,7 @@ def train_network(
         if states:
             states.write(
                 len(history),
-                {
+                lambda: {
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "random": global_states(device),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from common.data.registry import identity
@@ -29,14 +28,13 @@ from papers.mmt_how2.experiments.recognition_errors import (
     ranked_pairs,
     summarise_errors,
 )
-from papers.mmt_how2.methods.claimed_device import claimed_device
 from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring, keep_all
 from papers.mmt_how2.methods.systems import (
     WRONG_PICTURES,
     CorpusText,
     System,
     TrainedSystem,
-    list_schedules,
+    take_device,
 )
 from papers.mmt_how2.translation.generation import Search, Translations
 from papers.mmt_how2.translation.scoring import word_errors
@@ -93,14 +91,7 @@ class Outputs:
 
 def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     """Train all systems, correct the test split, and count what is left of its errors."""
-    with claimed_device(
-        list_schedules(settings.schedule, settings.systems.values()), run
-    ) as device:
-        return correct(settings, run, device)
-
-
-def correct(settings: CorrectionSettings, run: Run, device: torch.device) -> dict[str, float]:
-    """What :func:`run_correction` does, on a device."""
+    device = take_device(settings.schedule, settings.systems.values(), run)
     speech, floor = open_speech(settings, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])

@@ -29,13 +29,12 @@ from papers.mmt_how2.corpora.parallel_corpora import (
     multi30k_pairs,
 )
 from papers.mmt_how2.corpora.pictured_text import Corpus, write_pictures
-from papers.mmt_how2.methods.claimed_device import claimed_device
 from papers.mmt_how2.methods.systems import (
     WRONG_PICTURES,
     CorpusText,
     System,
     TrainedSystem,
-    list_schedules,
+    take_device,
 )
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
@@ -138,12 +137,7 @@ class TranslationCorpus:
 
 def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """Train, translate and score each system; metrics begin with its name."""
-    with claimed_device(list_schedules(settings.schedule, settings.systems.values()), run):
-        return compare(settings, run)
-
-
-def compare(settings: TranslationSettings, run: Run) -> dict[str, float]:
-    """What :func:`run_translation` does, on whatever device is there."""
+    take_device(settings.schedule, settings.systems.values(), run)
     text = TranslationCorpus(settings, run)
     references = text.splits["test"].target
     corpus = CorpusText(text.splits, run.work / "text")

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.mmt_how2.corpora.heard_speech import HeardSpeech
 from papers.mmt_how2.correction.joint_embedding import (
     JointEmbeddingSettings,
@@ -22,7 +23,6 @@ from papers.mmt_how2.correction.word_language_model import (
     LanguageModelSettings,
     train_language_model,
 )
-from papers.mmt_how2.methods.run_states import RunStates
 from papers.mmt_how2.methods.systems import TrainedSystem
 from papers.mmt_how2.translation.generation import Hypothesis, Search, Translations
 
@@ -89,7 +89,7 @@ class Rescorer:
             run.seed,
             device,
             run.progress,
-            RunStates(run, "joint_embedding"),
+            Checkpoint(run, "joint_embedding"),
         )
         self.words = PictureWords(self.joint, said, settings.neighbours, settings.smoothing)
         self.language = train_language_model(
@@ -99,7 +99,7 @@ class Rescorer:
             run.seed,
             device,
             run.progress,
-            RunStates(run, "language_model"),
+            Checkpoint(run, "language_model"),
         )
 
     def lists(self, found: Translations, split: str) -> NBestLists:

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from common.experiments.settings import Settings
 from common.progress import Progress
+from common.runs.run import Run
+from common.training.local_gpu import Device, claimed_device
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.generation import Search, Translations, Translator
 from papers.mmt_how2.translation.subwords import Subwords, Units, cut_lines
@@ -17,6 +19,7 @@ from papers.mmt_how2.translation.training import train
 from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
@@ -36,9 +39,16 @@ class System(Settings):
     schedule: Schedule | None = Field(None, description="None: that of the experiment")
 
 
-def list_schedules(general: Schedule, systems: Iterable[System]) -> list[Schedule]:
-    """Of each system the schedule that it is trained by, and the one that all share."""
-    return [general, *(one.schedule for one in systems if one.schedule)]
+def take_device(general: Schedule, systems: Iterable[System], run: Run) -> torch.device:
+    """A GPU, the run's until it ends, if the schedule of all or of a system asks for one.
+
+    Raises:
+        InputError: there is no GPU, or other runs hold all of them.
+    """
+    schedules = [general, *(one.schedule for one in systems if one.schedule)]
+    run.precision = "float16" if any(one.fp16 for one in schedules) else "float32"
+    name: Device = "cuda" if any(one.gpu for one in schedules) else "cpu"
+    return run.hold(claimed_device(name, run, "schedule.gpu: true"))
 
 
 class CutText(NamedTuple):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from common.errors import InputError
+from common.training.checkpoint import Checkpoint
 from papers.mmt_how2.correction.minibatch_training import (
     EagerAdam,
     Minibatches,
     epochs,
     train_network,
 )
-from papers.mmt_how2.methods.run_states import RunStates
 from tests.papers.mmt_how2.runs import opened, settings_of
 
 
@@ -71,12 +71,11 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a network with dropout, killed in its first, third and last epoch of three updates."""
-    monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
     schedule = Minibatches(epochs=5, batch_size=3, decay="linear")
     x = torch.linspace(-1, 1, 8).unsqueeze(1)
     run = opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path)
 
-    def trained(states: RunStates | None, most: int) -> tuple[Tensor, list[float]]:
+    def trained(states: Checkpoint | None, most: int) -> tuple[Tensor, list[float]]:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         left = iter(range(most))
@@ -92,28 +91,8 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     with run:
         whole, losses = trained(None, 15)
         with pytest.raises(KeyboardInterrupt):
-            trained(RunStates(run, "line"), updates)
+            trained(Checkpoint(run, "line", seconds=0), updates)
         # As many updates are left as the epochs that were not whole have.
-        again, history = trained(RunStates(run, "line"), 15 - updates // 3 * 3)
+        again, history = trained(Checkpoint(run, "line", seconds=0), 15 - updates // 3 * 3)
     assert torch.equal(whole, again)
     assert losses == history
-
-
-def test_a_state_is_kept_where_the_last_is_old_and_belongs_to_one_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = settings_of("splits", "corpus")
-    with opened("splits", "corpus", settings, tmp_path) as run:
-        states = RunStates(run, "line")
-        states.write(1, {"x": 1})
-        assert states.read() is None
-        monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
-        states.write(2, {"x": 2})
-        assert states.read() == {"x": 2}
-        assert RunStates(run, "another").read() is None
-    other = settings.model_copy(update={"text": settings.text.model_copy(update={"cue": 0.5})})
-    with (
-        opened("splits", "corpus", other, tmp_path) as run,
-        pytest.raises(InputError, match="belongs to a run with other settings"),
-    ):
-        RunStates(run, "line").read()
