@@ -43,7 +43,7 @@ from papers.betty.tasks.search_space import (
     drawn,
     edge_count,
 )
-from papers.betty.tasks.training import run_engine, strategy_of
+from papers.betty.tasks.training import choose_strategy, run_engine
 
 #: Mean and deviation of CIFAR-10's colours, of 255.
 
@@ -221,7 +221,7 @@ def search_program(settings: ArchitectureSearchSettings, data: Data, core: Core)
         batches[1],
     )
     config = EngineConfig(
-        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_of(core)
+        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=choose_strategy(core)
     )
     dependencies = {"u2l": {"architecture": ["network"]}, "l2u": {"network": ["architecture"]}}
     return Engine([architecture, network], config, dependencies)

@@ -25,7 +25,7 @@ from papers.betty.configs import Strategy
 from papers.betty.distribution.processes import joined
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.domains import Data, DomainSettings, load
-from papers.betty.tasks.training import SavedTensors, accuracy, run_engine, strategy_of
+from papers.betty.tasks.training import SavedTensors, accuracy, choose_strategy, run_engine
 
 if TYPE_CHECKING:
     from papers.betty.tasks.image_batches import CropBatches, Crops
@@ -57,7 +57,7 @@ def run_domain_adaptation(settings: DomainAdaptationSettings, run: Run) -> dict[
     core = Core(settings.core, run)
     data = load(settings, run)
     metrics = train(settings, data, core)
-    memory = peak_gpu_bytes(core.device) or step_bytes(settings, data, strategy_of(core))
+    memory = peak_gpu_bytes(core.device) or step_bytes(settings, data, choose_strategy(core))
     metrics["memory_bytes"] = float(memory)
     core.finish()
     return metrics
@@ -65,7 +65,7 @@ def run_domain_adaptation(settings: DomainAdaptationSettings, run: Run) -> dict[
 
 def train(settings: DomainAdaptationSettings, data: Data, core: Core) -> dict[str, float]:
     """Metrics of a program that was run to its end, but for memory."""
-    engine = program(settings, data, core.run.seed, strategy_of(core))
+    engine = program(settings, data, core.run.seed, choose_strategy(core))
     finetune = engine.problem("finetune")
 
     def evaluate() -> dict[str, float]:

@@ -28,7 +28,7 @@ from common.training import Core, CoreSettings
 from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.training import accuracy, recorded, run_engine, strategy_of
+from papers.betty.tasks.training import accuracy, choose_strategy, recorded, run_engine
 
 
 class ImplicitMAMLSettings(Settings):
@@ -134,7 +134,7 @@ class Tasks(Env):
 def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, float]:
     """Accuracy (%) on tasks of held-out classes with its standard error over tasks, time (s)."""
     core = Core(settings.core, run)
-    strategy = strategy_of(core, divisible=False)  # adaptation to one task cannot be shared
+    strategy = choose_strategy(core, divisible=False)  # adaptation to one task cannot be shared
     train, test = load(settings, run)
     network = conv_net(settings.blocks, settings.channels, settings.pooled, settings.ways)
     shape = (settings.ways, settings.shots, settings.queries)

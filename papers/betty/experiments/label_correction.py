@@ -21,7 +21,7 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
 from papers.betty.configs import Strategy
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.networks import MetaWeightNet, mlp
-from papers.betty.tasks.training import accuracy, run_engine, strategy_of
+from papers.betty.tasks.training import accuracy, choose_strategy, run_engine
 from papers.betty.tasks.weak_supervision import WeakData, WeakSettings, load
 
 Method = Literal["baseline", "clean_only", "rwt", "rwt_crt"]
@@ -117,7 +117,7 @@ def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[st
     """Train, and return test accuracy (%), accuracy of labels (%), mean weights and time (s)."""
     core = Core(settings.core, run)
     data = load(settings, run, core.device)
-    engine = program(settings, data, run.seed, strategy_of(core))
+    engine = program(settings, data, run.seed, choose_strategy(core))
     classifier = engine.problem("classifier")
     assert isinstance(classifier, Classifier)
     test = Split(*(part.to(core.device) for part in data.test))

@@ -31,7 +31,13 @@ from papers.betty.tasks.augmentation import crop_and_flip
 from papers.betty.tasks.batches import Batches, Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
 from papers.betty.tasks.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.tasks.training import SavedTensors, accuracy, recorded, run_engine, strategy_of
+from papers.betty.tasks.training import (
+    SavedTensors,
+    accuracy,
+    choose_strategy,
+    recorded,
+    run_engine,
+)
 
 NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
@@ -116,8 +122,8 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     """
     core = Core(settings.core, run)
     data = load(settings, run)
-    strategy = strategy_of(core)
-    engine = program(settings, network_of(settings), data, run.seed, strategy)
+    strategy = choose_strategy(core)
+    engine = program(settings, make_network(settings), data, run.seed, strategy)
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
@@ -143,7 +149,7 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     return metrics
 
 
-def network_of(settings: MetaWeightNetSettings) -> nn.Module:
+def make_network(settings: MetaWeightNetSettings) -> nn.Module:
     """A new classifier."""
     if settings.network == "bert":
         from papers.betty.tasks.text_classifier import TextClassifier, read_bert
@@ -238,7 +244,7 @@ def program(
 ) -> Engine:
     """The bilevel program; a single problem for ``baseline`` and ``clean_only``."""
     single = settings.method in ("baseline", "clean_only")
-    optimizer = optimizer_of(settings, network)
+    optimizer = make_optimizer(settings, network)
     milestones = [round(share * settings.iterations) for share in settings.milestones]
     source = data.meta if settings.method == "clean_only" else data.train
     kind = recorded(Classifier) if settings.method == "itd" else ImplicitClassifier
@@ -295,7 +301,7 @@ def weight_network(settings: MetaWeightNetSettings, classes: int) -> nn.Module:
     return MetaWeightNet(settings.meta_hidden)
 
 
-def optimizer_of(settings: MetaWeightNetSettings, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(settings: MetaWeightNetSettings, network: nn.Module) -> torch.optim.Optimizer:
     """The classifier's. AdamW spares biases and normalisations, as is usual for transformers."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -316,7 +322,7 @@ def optimizer_of(settings: MetaWeightNetSettings, network: nn.Module) -> torch.o
 def meta_step_bytes(settings: MetaWeightNetSettings, data: Data, strategy: Strategy = "cpu") -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    engine = program(settings, network_of(settings), data, 0, strategy)
+    engine = program(settings, make_network(settings), data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):

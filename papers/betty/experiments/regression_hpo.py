@@ -21,7 +21,7 @@ from common.runs.run import Run
 from common.training import Core, CoreSettings
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.training import SavedTensors, recorded, run_engine, strategy_of
+from papers.betty.tasks.training import SavedTensors, choose_strategy, recorded, run_engine
 
 
 class RegressionSettings(Settings):
@@ -67,7 +67,7 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
         )
     )
     data = draw(settings, run.seed)
-    engine = program(settings, data, strategy_of(core, divisible=False))
+    engine = program(settings, data, choose_strategy(core, divisible=False))
     held_out = Points(*(part.to(core.device) for part in data.validation))
 
     def evaluate() -> dict[str, float]:

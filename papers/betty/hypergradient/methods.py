@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 from papers.betty.hypergradient.vectors import Partial, Vector
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
-
-Method = Callable[[Vector, "Problem", "Sequence[Problem]", "Problem"], list[Partial]]
+Method = Callable[[Vector, Lower, Sequence[Differentiable], Upper], list[Partial]]
 
 
 class Methods(Mapping[str, Method]):

@@ -12,15 +12,15 @@ import torch
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-def generators_of(holders: Iterable[Any]) -> list[Any]:
+def find_generators(holders: Iterable[Any]) -> list[Any]:
     """Generators that are attributes of ``holders``, each once, in their order."""
     values = [value for holder in holders for value in getattr(holder, "__dict__", {}).values()]
     found = [value for value in values if isinstance(value, _KINDS)]
     return list({id(generator): generator for generator in found}.values())
 
 
-def state_of(generator: Any) -> Any:
-    """State of one of the kinds that :func:`generators_of` finds."""
+def get_state(generator: Any) -> Any:
+    """State of one of the kinds that :func:`find_generators` finds."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
@@ -30,8 +30,8 @@ def state_of(generator: Any) -> Any:
     return generator.getstate()
 
 
-def set_state_of(generator: Any, state: Any) -> None:
-    """Inverse of :func:`state_of`."""
+def set_state(generator: Any, state: Any) -> None:
+    """Inverse of :func:`get_state`."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = _with_arrays(state)
     elif isinstance(generator, torch.Generator | np.random.RandomState):

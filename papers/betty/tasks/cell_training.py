@@ -19,7 +19,7 @@ from papers.betty.tasks.augmentation import crop_and_flip, cutout
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.search_space import Cells
-from papers.betty.tasks.training import accuracy, strategy_of
+from papers.betty.tasks.training import accuracy, choose_strategy
 
 
 class Stage(Settings):
@@ -143,7 +143,7 @@ def training_program(cells: Cells, stage: TrainingStage, data: Data, core: Core)
     config = Config(gradient_clipping=stage.clip_norm, precision=core.precision)  # type: ignore[arg-type]
     problem = Classifier("classifier", config, module, *falling_sgd(module, stage, steps), batches)
     problem.stage = stage
-    return Engine([problem], EngineConfig(train_iters=steps, strategy=strategy_of(core)))
+    return Engine([problem], EngineConfig(train_iters=steps, strategy=choose_strategy(core)))
 
 
 class Classifier(ImplicitProblem):

@@ -48,7 +48,7 @@ class TextClassifier(nn.Module):
         return logits
 
 
-def files_of(settings: BertSettings, root: Path | None = None) -> DataIdentity:
+def identify_files(settings: BertSettings, root: Path | None = None) -> DataIdentity:
     """What :func:`read_bert` and :func:`read_tokenizer` read, checked.
 
     Raises: InputError if a file is absent, or not the registered one.

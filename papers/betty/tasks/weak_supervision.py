@@ -210,16 +210,16 @@ def bert_features(
 ) -> list[Tensor]:
     """Features of each split by a frozen BERT; the mean squared feature is 1, as of TF-IDF.
 
-    Raises: InputError as :func:`~papers.betty.tasks.text_classifier.files_of`.
+    Raises: InputError as :func:`~papers.betty.tasks.text_classifier.identify_files`.
     """
     from papers.betty.tasks.text_classifier import (
-        files_of,
         frozen_features,
+        identify_files,
         read_bert,
         read_tokenizer,
     )
 
-    run.uses(files_of(settings, root))
+    run.uses(identify_files(settings, root))
     bert: nn.Module = read_bert(settings, root)
     bert.to(device)
     tokenizer = read_tokenizer(settings, root)
