@@ -69,7 +69,7 @@ class Engine:
         if self.config.early_stopping:
             from papers.betty.early_stopping import EarlyStopping  # seldom used
 
-            self.early_stopping = EarlyStopping.of(self.config)
+            self.early_stopping = EarlyStopping.from_config(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device

@@ -45,7 +45,7 @@ class Trained(Protocol):
         """All parameters."""
 
     def relist_parameters(self) -> None:
-        """Its module has other parameters."""
+        """Take note that its module has other parameters."""
 
 
 class DataParallel:

@@ -52,18 +52,18 @@ def take_share(loader: Iterable[Any], processes: Communicator, name: str) -> Ite
             " allowed: one or more for each, or a batch for all from get_batch"
         )
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return Share(loader, processes.rank, count)
+        return RoundShare(loader, processes.rank, count)
     for part in parts[1:]:
         _agree(part, processes)
     which = "sampler" if loader.batch_sampler is None else "batch_sampler"
     # A copy keeps every option, and what a subclass adds; a DataLoader refuses the assignment only
     # because its other arguments were checked against the first sampler.
     shared = copy.copy(loader)
-    vars(shared)[which] = Share(getattr(loader, which), processes.rank, count)
+    vars(shared)[which] = RoundShare(getattr(loader, which), processes.rank, count)
     return shared
 
 
-class Share:
+class RoundShare:
     """Item ``rank`` of each ``num_replicas`` successive ones; an incomplete last round is left out.
 
     A whole round is taken before its item is given, so that a position that ``whole`` counts, and

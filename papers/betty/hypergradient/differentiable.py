@@ -42,7 +42,7 @@ class Lower(Differentiable, Protocol):
 
     @property
     def micro_batches(self) -> Sequence[Any]:
-        """Those of the last optimiser step."""
+        """Micro-batches of the last optimiser step."""
 
     @property
     def resolution(self) -> float:

@@ -108,7 +108,7 @@ class IterativeProblem(Problem):
         return stats
 
     def look_at_reads(self, loss: Tensor) -> None:
-        """Also whether it reads a parameter itself in the place of what stands in for it.
+        """Also refuse a cost that reads a parameter itself instead of what stands in for it.
 
         Raises:
             InputError: it does, e.g. from a list made earlier: no derivative would go through it.

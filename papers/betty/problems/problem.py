@@ -34,7 +34,7 @@ from papers.betty.problems.replay import MicroBatch, Replay
 
 log = logging.getLogger("betty")
 #: On a GPU the loss is looked at this seldom, because looking waits for the device.
-STEPS_BETWEEN_LOOKS = 50
+STEPS_BETWEEN_LOSS_LOOKS = 50
 
 
 class Program(Protocol):
@@ -339,7 +339,7 @@ class Problem(abc.ABC):
         self._loop.starts = True
 
     def _step_again(self) -> None:
-        """With roll-back: the last step once more, from the loop's start, with new uppers."""
+        """Take the last step once more, from the loop's start, with new uppers (roll-back)."""
         if not self.parents or not self._cached:
             return
         self.recover_states()
@@ -406,7 +406,7 @@ class Problem(abc.ABC):
             shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
             raise InputError(f"problem {self.name!r}: training_step gave {shown}; needs a scalar")
         loss = _scalar(loss)
-        if self.device.type == "cpu" or self._loop.count % STEPS_BETWEEN_LOOKS == 0:
+        if self.device.type == "cpu" or self._loop.count % STEPS_BETWEEN_LOSS_LOOKS == 0:
             self.last_loss = loss.item()
             if not math.isfinite(self.last_loss):
                 at = f"at its step {self._loop.count}"
@@ -459,7 +459,7 @@ class Problem(abc.ABC):
 
     @property
     def micro_batches(self) -> list[MicroBatch]:
-        """Those of the last optimiser step, whose cost is the sum of their replayed losses."""
+        """Batches of the last optimiser step; its cost is the sum of their replayed losses."""
         return self._replay.micro_batches
 
     def replayed_loss(self, batch: MicroBatch, sign: int = 1) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 #: Steps between looks at whether a cost draws from Python's or NumPy's generators: reading their
 #: states takes 0.1 ms, as much as a small network's layer.
-STEPS_BETWEEN_LOOKS = 50
+STEPS_BETWEEN_GENERATOR_LOOKS = 50
 
 
 class MicroBatch:
@@ -58,7 +58,7 @@ class Replay:
             self.micro_batches = []
         self._present = MicroBatch(batch, device)
         self.micro_batches.append(self._present)
-        look = self._draws or self._steps % STEPS_BETWEEN_LOOKS == 0
+        look = self._draws or self._steps % STEPS_BETWEEN_GENERATOR_LOOKS == 0
         self._steps += 1
         before = _other_states() if look else None
         try:

@@ -47,7 +47,7 @@ class Batches:
         self._epoch, self._taken = self._epoch + 1, 0
 
     def divided(self, rank: int, count: int) -> Batches:
-        """Of each batch the share of process ``rank`` of ``count``."""
+        """The same batches, of each the share of process ``rank`` of ``count``."""
         share = copy.copy(self)
         share._order = divided(self._order, rank, count)
         return share

@@ -18,7 +18,7 @@ from papers.betty.tasks.text_classifier import identify_files, piece_numbers
 Indices = npt.NDArray[np.int64]
 
 
-def load(
+def load_sst2(
     settings: BertSettings,
     imbalance: float,
     meta_per_class: int,

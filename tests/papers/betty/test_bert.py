@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
-from papers.betty.experiments.meta_weight_net import Data, program
+from papers.betty.experiments.meta_weight_net import ImbalancedData, program
 from papers.betty.hypergradient import hypergradient
 from papers.betty.tasks.batches import Split
 from papers.betty.tasks.bert_settings import BertSettings
@@ -284,7 +284,7 @@ def test_missing_weights_are_one_line_that_says_what_to_fetch(
         metrics_of(experiment, settings, tmp_path / "b")
 
 
-def random_texts(count: int = 12) -> Data:
+def random_texts(count: int = 12) -> ImbalancedData:
     """Pieces and labels without meaning."""
     draw = torch.Generator().manual_seed(0)
 
@@ -292,7 +292,7 @@ def random_texts(count: int = 12) -> Data:
         pieces = torch.randint(1000, 2000, (count, 8), generator=draw)
         return Split(pieces, torch.arange(count) % 2)
 
-    return Data(split(), split(), split(), None)
+    return ImbalancedData(split(), split(), split(), None)
 
 
 def a_program(settings: Any) -> tuple[Any, Any, list[Tensor]]:
