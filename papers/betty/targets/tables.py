@@ -35,7 +35,7 @@ TIME = Column("Time", "train_s", "min", 1 / 60, ("Time", "training wall time"))
 SECONDS = Column("Time", "train_s", "s")
 
 
-def cells_of(
+def make_cells(
     results: Results, experiment: str, row: Row, columns: Sequence[Column], table: str = ""
 ) -> list[Cell]:
     """Cells of one arm; none if it does not run at this scale.
@@ -61,7 +61,7 @@ def cells_of(
     ]
 
 
-def table_of(
+def make_table(
     experiment: str,
     header: str,
     rows: Sequence[Row],
@@ -73,7 +73,7 @@ def table_of(
 
     def build(results: Results) -> Table:
         cells = [
-            item for row in rows for item in cells_of(results, experiment, row, columns, table)
+            item for row in rows for item in make_cells(results, experiment, row, columns, table)
         ]
         return Table(row_header=header, cells=cells, notes=list(notes))
 
@@ -110,7 +110,7 @@ def table1(results: Results) -> Table:
                 )
                 cost = [MEMORY, TIME] if imbalance == IMBALANCES[-1] else []
                 row = Row(f"{prefix}{method.arm}-{imbalance}", method.name + suffix, method.theirs)
-                cells += cells_of(
+                cells += make_cells(
                     results, "meta_weight_net", row, [accuracy, *cost], table="Table 1"
                 )
     shown = {item.column for item in cells}
@@ -156,12 +156,14 @@ def table2(results: Results) -> Table:
         for imbalance in (20, 50)
     }
     digits = (text[20]._replace(metric="accuracy_pct"), MEMORY, TIME)
-    cells = [item for row in ON_DIGITS for item in cells_of(results, study, row, digits, "Table 2")]
+    cells = [
+        item for row in ON_DIGITS for item in make_cells(results, study, row, digits, "Table 2")
+    ]
     for row in ON_SST:
         for imbalance, accuracy in text.items():
             cost = [MEMORY._replace(metric="gpu_bytes"), TIME] if imbalance == 20 else []
             arm = row._replace(arm=f"{row.arm}-{imbalance}")
-            cells += cells_of(results, study, arm, [accuracy, *cost], "Table 2")
+            cells += make_cells(results, study, arm, [accuracy, *cost], "Table 2")
     shown = {item.column for item in cells}
     columns = ("IF 20", "IF 50", MEMORY.title, TIME.title)
     notes = [
@@ -204,7 +206,7 @@ def table3(results: Results) -> Table:
             title = f"{name}, BERT" if bert else name
             column = Column(title if real else "digits", metric, key=key)
             row = correction._replace(arm=prefix + correction.arm)
-            cells += cells_of(results, "label_correction", row, [column], table="Table 3")
+            cells += make_cells(results, "label_correction", row, [column], table="Table 3")
     return Table(row_header="Method", cells=cells)
 
 
@@ -263,7 +265,7 @@ def _adaptations(results: Results, columns: Sequence[tuple[str, Column]]) -> lis
         item
         for row in ADAPTATIONS
         for prefix, column in columns
-        for item in cells_of(
+        for item in make_cells(
             results,
             "domain_adaptation",
             row._replace(arm=prefix + row.arm),
@@ -293,7 +295,7 @@ def table_imaml(results: Results) -> Table:
             title = f"{ways}-way {shots}-shot"
             column = Column(title, "accuracy_pct", key=(title, "few-shot accuracy"))
             row = method._replace(arm=f"{method.arm}-{kind}")
-            cells += cells_of(results, "implicit_maml", row, [column], table=OMNIGLOT)
+            cells += make_cells(results, "implicit_maml", row, [column], table=OMNIGLOT)
     return Table(row_header="Method", cells=cells)
 
 
@@ -302,7 +304,7 @@ TABLES = {
     "table2": table2,
     "table3": table3,
     "table4": table4,
-    "table_features": table_of(
+    "table_features": make_table(
         "system_features",
         "Feature",
         (
@@ -318,7 +320,7 @@ TABLES = {
         ),
         table="Docs: memory ablation (probably Appendix E)",
     ),
-    "table_hpo": table_of(
+    "table_hpo": make_table(
         "regression_hpo",
         "Method",
         (
@@ -336,7 +338,7 @@ TABLES = {
         "The published package's own test asks for a loss below 0.48.",
     ),
     "table_imaml": table_imaml,
-    "table_nas": table_of(
+    "table_nas": make_table(
         "architecture_search",
         "Cells",
         (

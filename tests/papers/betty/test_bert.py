@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
-from papers.betty.experiments.meta_weight_net import Data, program
+from papers.betty.experiments.meta_weight_net import ImbalancedData, program
 from papers.betty.hypergradient import hypergradient
 from papers.betty.tasks.batches import Split
 from papers.betty.tasks.bert_settings import BertSettings
@@ -26,8 +26,8 @@ from papers.betty.tasks.sentiment import rare_positives
 from papers.betty.tasks.text_classifier import (
     TextClassifier,
     encoder_weights,
-    files_of,
     frozen_features,
+    identify_files,
     piece_numbers,
     read_bert,
     read_tokenizer,
@@ -132,7 +132,7 @@ def test_weights_of_the_published_form_give_the_same_outputs(
     save_file(weights, folder / "model.safetensors")
     registered_as_it_lies("bert_base_uncased", root, monkeypatch)
     settings = BertSettings(max_length=16)
-    assert set(files_of(settings, root).sha256) == {
+    assert set(identify_files(settings, root).sha256) == {
         "config.json",
         "model.safetensors",
         "vocab.txt",
@@ -192,7 +192,7 @@ def test_another_vocabulary_is_refused(root: Path, change: str) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if change == "cut" else whole.replace(b"\nhello\n", b"\nhullo\n"))
     with pytest.raises(InputError, match=rf"{VOCABULARY}.*sha256 is .*manifest has 07eced37"):
-        files_of(TINY, root)
+        identify_files(TINY, root)
 
 
 def test_labels_of_questions_are_corrected_on_features_of_a_small_bert(
@@ -284,7 +284,7 @@ def test_missing_weights_are_one_line_that_says_what_to_fetch(
         metrics_of(experiment, settings, tmp_path / "b")
 
 
-def random_texts(count: int = 12) -> Data:
+def random_texts(count: int = 12) -> ImbalancedData:
     """Pieces and labels without meaning."""
     draw = torch.Generator().manual_seed(0)
 
@@ -292,7 +292,7 @@ def random_texts(count: int = 12) -> Data:
         pieces = torch.randint(1000, 2000, (count, 8), generator=draw)
         return Split(pieces, torch.arange(count) % 2)
 
-    return Data(split(), split(), split(), None)
+    return ImbalancedData(split(), split(), split(), None)
 
 
 def a_program(settings: Any) -> tuple[Any, Any, list[Tensor]]:

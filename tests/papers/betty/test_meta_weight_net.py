@@ -18,7 +18,7 @@ from common.runs.run import Run
 from common.training import core as core_module
 from papers.betty.experiments.meta_weight_net import (
     MetaWeightNetSettings,
-    load,
+    load_imbalanced,
     meta_step_bytes,
     run_meta_weight_net,
 )
@@ -47,7 +47,7 @@ def run(settings: MetaWeightNetSettings, folder: Path) -> Mapping[str, float]:
 def test_sets_are_disjoint_balanced_and_long_tailed(tmp_path: Path) -> None:
     settings = settings_of("nudge-50")
     with Run(KEY, "meta_weight_net", settings, tmp_path / "out", tmp_path / "work") as opened:
-        data = load(settings, opened)
+        data = load_imbalanced(settings, opened)
     sizes = sorted(np.bincount(data.train.y).tolist(), reverse=True)
     assert sizes[0] == 100
     assert sizes[-1] == 2
@@ -95,7 +95,7 @@ def test_memory_grows_with_unrolled_steps_for_itd_alone(tmp_path: Path) -> None:
         for method in ("itd", "darts", "neumann"):
             for steps in (1, 5):
                 settings = settings_of("itd-50", method=method, unroll_steps=steps)
-                found[method, steps] = meta_step_bytes(settings, load(settings, opened))
+                found[method, steps] = meta_step_bytes(settings, load_imbalanced(settings, opened))
     assert found["itd", 5] > 3 * found["itd", 1]
     assert found["darts", 5] == found["darts", 1]
     assert found["neumann", 5] == found["neumann", 1]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from common.experiments.schema import RunKey
 from common.runs.run import Run
 from papers.betty.experiments.regression_hpo import (
-    Data,
+    RegressionData,
     RegressionSettings,
     draw,
     program,
@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield it
 
 
-def loss_after_a_loop(data: Data, penalties: Tensor, steps: int) -> float:
+def loss_after_a_loop(data: RegressionData, penalties: Tensor, steps: int) -> float:
     """Validation loss after gradient descent from zero, written out without the library."""
     weights = torch.zeros_like(penalties, requires_grad=True)
     for _ in range(steps):

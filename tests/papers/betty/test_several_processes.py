@@ -19,9 +19,9 @@ from common.errors import InputError
 from common.runs.programs import Programs
 from common.runs.record import read_record
 from common.training import CoreSettings
-from papers.betty.distribution.data_shares import share_of
+from papers.betty.distribution.data_shares import take_share
 from papers.betty.tasks.batches import Batches
-from papers.betty.tasks.training import strategy_of
+from papers.betty.tasks.training import choose_strategy
 from tests.papers.betty.runs import FOLDER, metrics_of, opened, settings_of
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -85,11 +85,11 @@ def of_two(strategy: Any) -> Any:
 
 
 def test_programs_say_in_one_line_what_several_processes_cannot() -> None:
-    assert strategy_of(of_two("ddp")) == "accelerate"
+    assert choose_strategy(of_two("ddp")) == "accelerate"
     with pytest.raises(InputError, match="started 2 processes; allowed: one, for the batches of"):
-        strategy_of(of_two("ddp"), divisible=False)
+        choose_strategy(of_two("ddp"), divisible=False)
     with pytest.raises(InputError, match=r"core\.strategy fsdp: allowed here: ddp"):
-        strategy_of(of_two("fsdp"))
+        choose_strategy(of_two("fsdp"))
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_processes_share_every_batch_and_go_on_alike() -> None:
     first_of_three: Any = SimpleNamespace(rank=0, world_size=3)
     said = "problem 'lower': batches of 10 samples: must be a multiple of the 3 processes"
     with pytest.raises(InputError, match=said):
-        share_of(Batches(rows, size=12, seed=1), first_of_three, "lower")
+        take_share(Batches(rows, size=12, seed=1), first_of_three, "lower")
