@@ -11,22 +11,9 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import find_papers
-from common.runs.imports import source_of
+from common.runs.imports import resolve_source
 
-FOLDERS = [
-    ROOT / "common",
-    *(
-        pytest.param(
-            paper,
-            marks=pytest.mark.xfail(
-                paper.name == "mmt_how2",
-                reason="translation.training and translation.training_folder import one another",
-                strict=False,
-            ),
-        )
-        for paper in find_papers()
-    ),
-]
+FOLDERS = [ROOT / "common", *find_papers()]
 
 
 def list_modules(folder: Path, root: Path) -> dict[str, Path]:
@@ -50,7 +37,7 @@ def list_imports(name: str, modules: Mapping[str, Path], root: Path) -> Iterator
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            source = source_of(node, package)
+            source = resolve_source(node, package)
             each = [f"{source}.{alias.name}" for alias in node.names]
             named = [module if module in modules else source for module in each]
         for module in named:
