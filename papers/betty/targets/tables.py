@@ -196,7 +196,8 @@ def table_nas(results: Results) -> Table:
         ),
         notes=[
             "Each cell is trained from scratch. Parameters are those of its network but for the"
-            " auxiliary head's. Time is that of the search, where there is one, and of one training."
+            " auxiliary head's. Time is that of the search, where there is one, and of one"
+            " training."
         ],
     )
 

@@ -92,9 +92,7 @@ def test_programs_say_in_one_line_what_several_processes_cannot() -> None:
         strategy_of(of_two("fsdp"))
 
 
-@pytest.mark.parametrize(
-    ("experiment", "arm"), [("regression_hpo", "cg"), ("implicit_maml", "cg")]
-)
+@pytest.mark.parametrize(("experiment", "arm"), [("regression_hpo", "cg"), ("implicit_maml", "cg")])
 def test_programs_whose_batches_are_not_divided_say_so(
     experiment: str, arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from papers.betty.graph import DataflowGraph
 from papers.betty.targets.drawing import by_level, draw_graph, imports, level
 from papers.betty.targets.figures import FIGURES, PARTS
 from papers.betty.targets.tables import TABLES
-from tests.common.results.example_results import record_of
+from tests.common.results.example_results import make_record
 
 FOLDER = ROOT / "papers" / "betty"
 METRICS = {
@@ -39,7 +39,7 @@ def made_up(scale: Scale) -> Results:
     paper = load_paper(FOLDER)
     stored = [
         StoredRecord(
-            record_of(key, {}, METRICS | {"accuracy_pct": METRICS["accuracy_pct"] + key.seed}),
+            make_record(key, {}, METRICS | {"accuracy_pct": METRICS["accuracy_pct"] + key.seed}),
             None,
             "",
         )
