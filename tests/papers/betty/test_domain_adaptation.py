@@ -154,7 +154,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
 
 def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> None:
-    settings = settings_of(NAME, "wd-rwt", "paper", data_root=str(data_root))
+    settings = settings_of(NAME, "rwt", "paper", "webcam_dslr", data_root=str(data_root))
     with opened(NAME, settings, tmp_path) as run:
         data = load_domains(settings, run)
     assert isinstance(data.source, Split)
@@ -166,17 +166,17 @@ def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arm", "change", "message"),
+    ("case", "change", "message"),
     [
-        ("rwt", {"source": "dslr", "target": "dslr"}, "both 'dslr'"),
-        ("rwt", {"source": "Art"}, "no domain 'Art'; allowed: amazon, Caltech10, dslr, webcam"),
-        ("home-clar-rwt", {"target": "dslr"}, "no domain 'dslr'; allowed: Art, Clipart, Product"),
-        ("home-clar-rwt", {"crop": 300}, "300 must be at most resize, 256"),
+        ("main", {"source": "dslr", "target": "dslr"}, "both 'dslr'"),
+        ("main", {"source": "Art"}, "no domain 'Art'; allowed: amazon, Caltech10, dslr, webcam"),
+        ("home_cl_ar", {"target": "dslr"}, "no domain 'dslr'; allowed: Art, Clipart, Product"),
+        ("home_cl_ar", {"crop": 300}, "300 must be at most resize, 256"),
     ],
 )
-def test_domains_are_two_of_the_set(arm: str, change: dict[str, Any], message: str) -> None:
+def test_domains_are_two_of_the_set(case: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        settings_of(NAME, arm, "paper", **change)
+        settings_of(NAME, "rwt", "paper", case, **change)
 
 
 @pytest.mark.parametrize("change", [{"source_size": 1757}, {"target_per_class": 174}])

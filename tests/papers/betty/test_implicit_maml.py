@@ -119,7 +119,7 @@ def settings_of(method: str, **other: Any) -> ImplicitMAMLSettings:
 
 def metrics_of(settings: ImplicitMAMLSettings, folder: Path, seed: int = 0) -> dict[str, float]:
     """Metrics of a run but for its time."""
-    key = RunKey("betty", "implicit_maml", "test", seed, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", seed, "smoke")
     with Run(key, "implicit_maml", settings, folder / "out", folder / "work") as run:
         found = run_implicit_maml(settings, run)
     return {name: value for name, value in found.items() if name != "train_s"}
@@ -150,7 +150,7 @@ def test_tasks_larger_than_the_data_are_refused() -> None:
 
 def test_held_out_digits_are_in_no_training_class(tmp_path: Path) -> None:
     settings = settings_of("cg")
-    key = RunKey("betty", "implicit_maml", "test", 0, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", 0, "smoke")
     with Run(key, "implicit_maml", settings, tmp_path / "out", tmp_path / "work") as run:
         train, test = load_classes(settings, run)
         assert (train.shape, test.shape) == ((28, 174, 1, 8, 8), (12, 174, 1, 8, 8))
@@ -220,7 +220,7 @@ def test_random_weights_are_below_trained_ones(tmp_path: Path) -> None:
 
 def test_drawings_are_taken_alphabet_by_alphabet(tmp_path: Path, data_root: Path) -> None:
     settings = settings_of("cg", data="omniglot", held_out=("Greek",), data_root=str(data_root))
-    key = RunKey("betty", "implicit_maml", "test", 0, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", 0, "smoke")
     with Run(key, "implicit_maml", settings, tmp_path / "out", tmp_path / "work") as run:
         train, test = load_classes(settings, run)
     assert (train.shape, test.shape) == ((872, 20, 1, 28, 28), (96, 20, 1, 28, 28))

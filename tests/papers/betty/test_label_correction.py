@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def test_youtube_comments_have_their_published_size_but_for_rows_without_votes(
     data_root: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(NAME, "youtube-rwt", "paper", data_root=str(data_root))
+    settings = settings_of(NAME, "rwt", "paper", "youtube", data_root=str(data_root))
     with opened(NAME, settings, tmp_path) as run:
         data = load_weak(settings, run)
     texts = wrench("youtube", "train", data_root)

@@ -43,12 +43,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return example_office_home(tmp_path_factory.mktemp("data"), 6).parent
 
 
-def small(root: Path, arm: str = "home-clar-rwt", **changes: Any) -> Any:
-    """Settings of an arm at paper scale, but for sizes and ImageNet's weights."""
+def small(root: Path, **changes: Any) -> Any:
+    """Settings of three levels at paper scale, but for sizes and ImageNet's weights."""
     sizes = {"resize": 36, "crop": 32, "batch_size": 4, "iterations": 4, "validate_every": 2}
     core = {"device": "cpu", "num_workers": 0, "save_every": 1}
     given = {"data_root": str(root), "pretrained": False, "core": core, **sizes, **changes}
-    return settings_of(NAME, arm, "paper", **given)
+    return settings_of(NAME, "rwt", "paper", "home_cl_ar", **given)
 
 
 def crops_of(root: Path, augment: bool) -> Crops:
@@ -223,7 +223,7 @@ def test_absent_weights_are_one_line_and_status_2(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     changes = [f"data_root={root}", "core.device=cpu"]
-    arguments = [NAME, "--arm", "home-clar-baseline", "--scale", "paper"]
+    arguments = [NAME, "--case", "home_cl_ar", "--arm", "baseline", "--scale", "paper"]
     arguments += [part for change in changes for part in ("--set", change)]
     arguments += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     with pytest.raises(SystemExit) as ended:

@@ -34,7 +34,7 @@ def settings_of(method: str, **other: object) -> RegressionSettings:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run that writes to a temporary folder."""
-    key = RunKey("betty", "regression_hpo", "test", 3, "smoke")
+    key = RunKey("betty", "regression_hpo", "linear_rule", "test", 3, "smoke")
     with Run(key, "regression_hpo", settings_of("itd"), tmp_path / "out", tmp_path / "work") as it:
         yield it
 
