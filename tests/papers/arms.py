@@ -1,4 +1,4 @@
-"""Settings of an experiment's arm, as a test wants them."""
+"""Settings of an experiment's arm in a case, as a test wants them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from common.runs.programs import Programs
 def settings_in(
     folder: Path,
     experiment: str,
+    case: str,
     arm: str,
     scale: str,
     **changes: Any,
 ) -> Any:
     """Those of the paper in ``folder`` at a scale, changed."""
     paper = load_paper(folder)
-    raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
+    raw = paper.settings(experiment, case, arm, scale, changes)  # type: ignore[arg-type]
     return validated(Programs(folder)[paper.experiments[experiment].program].settings, raw, arm)

@@ -13,7 +13,7 @@ from tests.papers.mmt_how2.runs import record_of
 
 
 def metrics_at(scale: str, folder: Path) -> dict[str, float]:
-    return record_of("recognition", "recogniser", folder, scale)[0].metrics
+    return record_of("recognition", "test", "recogniser", folder, scale)[0].metrics
 
 
 def test_the_public_transcripts_have_their_known_errors(
