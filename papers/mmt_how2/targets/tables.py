@@ -31,12 +31,12 @@ RECOGNISER: Final = Place("recognition", "recogniser", "test")
 PICTURES: Final = Place("picture_knobs", "spectrum", "scenes")
 KNOBS: Final = (
     System("50 scenes, some noise", "plain"),
-    System("with weak common directions", "common_half"),
-    System("with strong common directions", "common_1"),
+    System("weak common directions", "common_half"),
+    System("strong common directions", "common_1"),
     System("10 sentences a picture", "video_10"),
     System("60 sentences a picture", "video_60"),
-    System("with noise that hides scenes", "noise_5"),
-    System("of unrelated scenes", "unrelated"),
+    System("noise that hides scenes", "noise_5"),
+    System("pictures of unrelated scenes", "unrelated"),
 )
 #: What "How2" and "Multi30k" are where features are made up.
 STAND_INS: Final = (
