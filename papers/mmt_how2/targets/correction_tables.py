@@ -78,15 +78,7 @@ def asr_table3(results: Results) -> Table:
         cells=[
             entry
             for one in ROWS
-            for entry in row_of(
-                results,
-                RECOGNISED,
-                one.title,
-                [rate],
-                system=one.name,
-                table="ASR Table 3",
-                published=one.published,
-            )
+            for entry in row_of(results, RECOGNISED, one, [rate], "ASR Table 3")
         ],
         notes=[
             *(
@@ -168,28 +160,13 @@ def of_seeds(
 
 def corrected_cells(results: Results) -> list[Cell]:
     """Rows of Table 5: kinds of errors before and after the whole correction."""
-    before, after = "Corrector's input", "+ correction + picture + JE + LM"
-    theirs = "+ EC (c2w) + Visual + JE + LM"
+    before = System("Corrector's input", INPUT)
+    after = System("+ correction + picture + JE + LM", FULL, "+ EC + Visual + JE + LM")
+    in_table3 = after._replace(published="+ EC (c2w) + Visual + JE + LM")
     return [
-        *row_of(results, RECOGNISED, before, (*RATES, ALL), system=INPUT),
-        *row_of(
-            results,
-            RECOGNISED,
-            after,
-            RATES,
-            system=FULL,
-            table="ASR Table 5",
-            published="+ EC + Visual + JE + LM",
-        ),
-        *row_of(
-            results,
-            RECOGNISED,
-            after,
-            [ALL],
-            system=FULL,
-            table="ASR Table 3",
-            published=theirs,
-        ),
+        *row_of(results, RECOGNISED, before, (*RATES, ALL)),
+        *row_of(results, RECOGNISED, after, RATES, "ASR Table 5"),
+        *row_of(results, RECOGNISED, in_table3, [ALL], "ASR Table 3"),
     ]
 
 
@@ -202,7 +179,10 @@ def table_correction(results: Results) -> Table:
             entry
             for case in ("function_dominated", "context_dominated")
             for entry in row_of(
-                results, Place("correction", "pictures", case), cases[case].title, REPAIRS
+                results,
+                Place("correction", "pictures", case),
+                System(cases[case].title, ""),
+                REPAIRS,
             )
         ],
         notes=[

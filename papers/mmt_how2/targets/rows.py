@@ -44,35 +44,27 @@ def values_of(
 
 
 def row_of(
-    results: Results,
-    place: Place,
-    title: str,
-    measures: Iterable[Measure],
-    *,
-    system: str = "",
-    table: str = "",
-    published: str = "",
+    results: Results, place: Place, row: System, measures: Iterable[Measure], table: str = ""
 ) -> list[Cell]:
     """A row: a cell for each measure that the records have; without records, empty ones.
 
     Args:
-        title: of the row.
-        system: whose measures; the run's own where it is empty.
-        table, published: table_or_figure and row in published.csv, where the paper has it.
+        row: whose measures they are; the run's own where its name is empty.
+        table: table_or_figure in published.csv, where the paper has the row.
     """
     case = results.paper.experiments[place.experiment].cases[place.case]
     known = results.first_metrics(*place) if results.records(*place) else None
     return [
         cell(
             results,
-            title,
+            row.title,
             measure.title,
             **place._asdict(),
-            metric=metric_of(system, measure.metric),
+            metric=metric_of(row.name, measure.metric),
             label="",
             unit=measure.unit,
-            published=(table, published, measure.column or case.published, measure.published),
+            published=(table, row.published, measure.column or case.published, measure.published),
         )
         for measure in measures
-        if known is None or metric_of(system, measure.metric) in known
+        if known is None or metric_of(row.name, measure.metric) in known
     ]

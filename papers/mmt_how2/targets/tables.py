@@ -238,17 +238,11 @@ def table_spectra(results: Results) -> Table:
     """Cumulative shares of variance, and how many pictures tell their scene."""
     cells = []
     for case, body in results.paper.experiments["training_features"].cases.items():
-        cells += row_of(
-            results,
-            features_of(case),
-            body.title,
-            SPECTRUM,
-            system="features",
-            table="NMT Figure 2 bottom",
-            published=body.title,
-        )
+        corpus = System(body.title, "features", body.title)
+        cells += row_of(results, features_of(case), corpus, SPECTRUM, "NMT Figure 2 bottom")
     for knob in KNOBS:
-        cells += row_of(results, PICTURES, f"Made up: {knob.title}", SPECTRUM, system=knob.name)
+        made_up = knob._replace(title=f"Made up: {knob.title}")
+        cells += row_of(results, PICTURES, made_up, SPECTRUM)
     return Table(
         row_header="Features",
         cells=cells,

@@ -69,15 +69,12 @@ def nmt_table3(results: Results) -> Table:
     """BLEU of larger models, English to Portuguese, and on real captions where they are run."""
     study = results.paper.experiments["larger_models"]
     running = study.runs(results.scale)
-    cells = [
-        entry.model_copy(
-            update={"row": f"{study.cases[case].title}: {entry.row}" if running[1:] else entry.row}
-        )
-        for case, arm in running
-        for entry in systems_cells(
-            results, Place("larger_models", arm, case), LARGER, (*SCORES, WEIGHTS), "NMT Table 3"
-        )
-    ]
+    cells = []
+    for case, arm in running:
+        prefix = f"{study.cases[case].title}: " if len(running) > 1 else ""
+        rows = [system._replace(title=prefix + system.title) for system in LARGER]
+        place = Place("larger_models", arm, case)
+        cells += systems_cells(results, place, rows, (*SCORES, WEIGHTS), "NMT Table 3")
     return systems_table(cells)
 
 
@@ -93,11 +90,7 @@ def table_visual_gamma(results: Results) -> Table:
     measures = (BLEU, Measure("valid_bits_per_token", "validation loss", "bits a token"))
     return Table(
         row_header="Share of the visual attention",
-        cells=[
-            entry
-            for system in GAMMAS
-            for entry in row_of(results, place, system.title, measures, system=system.name)
-        ],
+        cells=[entry for system in GAMMAS for entry in row_of(results, place, system, measures)],
         notes=[NOTE],
     )
 
@@ -106,10 +99,9 @@ def table_captioner(results: Results) -> Table:
     """How often captions repeat."""
     place = Place("captioner", "systems", "compositional")
     different = Measure("distinct_outputs_pct", "different captions", "% of lines")
-    measures = (different, BLEU, WRONG)
+    picture = System("picture alone", "step_wise")
     return Table(
-        row_header="Source",
-        cells=row_of(results, place, "picture alone", measures, system="step_wise"),
+        row_header="Source", cells=row_of(results, place, picture, (different, BLEU, WRONG))
     )
 
 
@@ -135,15 +127,7 @@ def systems_cells(
     first, *others = (system for system in systems if system.name in trained)
     cells = []
     for system in (first, *others):
-        cells += row_of(
-            results,
-            place,
-            system.title,
-            measures,
-            system=system.name,
-            table=table,
-            published=system.published,
-        )
+        cells += row_of(results, place, system, measures, table)
         if system is not first:
             cells += gain_cells(results, place, system, first, table)
     return cells
@@ -153,14 +137,9 @@ def gain_cells(
     results: Results, place: Place, system: System, first: System, table: str
 ) -> list[Cell]:
     """What a system gains over the first one, and the largest p of that."""
-    bleu, least, p = (
-        values_of(results, place, measure, name)
-        for measure, name in (
-            ("bleu", system.name),
-            ("bleu", first.name),
-            ("p_value", system.name),
-        )
-    )
+    bleu = values_of(results, place, "bleu", system.name)
+    least = values_of(results, place, "bleu", first.name)
+    p = values_of(results, place, "p_value", system.name)
     column = results.paper.experiments[place.experiment].cases[place.case].published
     printed = (table, system.published, column, "BLEU gain over baseline")
     runs = list_runs(results.records(*place))
