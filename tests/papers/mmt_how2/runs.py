@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT
-from common.experiments.schema import RunKey, load_paper
+from common.experiments.schema import RunKey, Scale, load_paper
 from common.runs.programs import Programs
 from common.runs.record import Record, read_record
 from common.runs.run import Run
@@ -15,9 +15,11 @@ from tests.papers.arms import settings_in
 FOLDER = ROOT / "papers" / "mmt_how2"
 
 
-def settings_of(experiment: str, case: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
+def settings_of(
+    experiment: str, case: str, arm: str, scale: Scale = "smoke", **changes: Any
+) -> Any:
     """Settings of an arm in a case at a scale, changed."""
-    return settings_in(FOLDER, experiment, case, arm, scale, **changes)
+    return settings_in(FOLDER, experiment, arm, scale, case, **changes)
 
 
 def opened(
@@ -30,7 +32,7 @@ def opened(
 
 
 def record_of(
-    experiment: str, case: str, arm: str, results: Path, scale: str = "smoke", **changes: Any
+    experiment: str, case: str, arm: str, results: Path, scale: Scale = "smoke", **changes: Any
 ) -> tuple[Record, Path]:
     """The record that an arm in a case leaves below ``results``, and its folder."""
     settings = settings_of(experiment, case, arm, scale, **changes)

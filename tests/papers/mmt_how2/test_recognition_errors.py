@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from common.experiments.schema import Scale
 from papers.mmt_how2.experiments.recognition_errors import classes_of
 from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import record_of
 
 
-def metrics_at(scale: str, folder: Path) -> dict[str, float]:
+def metrics_at(scale: Scale, folder: Path) -> dict[str, float]:
     return record_of("recognition", "test", "recogniser", folder, scale)[0].metrics
 
 
