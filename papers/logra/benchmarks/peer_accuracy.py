@@ -71,10 +71,10 @@ class Task(NamedTuple):
 def task_at(scale: str) -> Task:
     """The images of the experiment, flat; digits at paper scale too, for all is timed on a CPU."""
     small: Scale = "smoke" if scale == "smoke" else "laptop"
-    arm = "ekfac"
-    raw = load_paper(Path(__file__).parents[1]).settings("datamodeling", arm, small)
+    place = ("datamodeling", "images", "ekfac")
+    raw = load_paper(Path(__file__).parents[1]).settings(*place, small)
     settings = validated(LinearDatamodelingSettings, raw, "datamodeling")
-    key = RunKey(PAPER, "datamodeling", arm, 0, small)
+    key = RunKey(PAPER, *place, 0, small)
     with (
         tempfile.TemporaryDirectory() as folder,
         Run(

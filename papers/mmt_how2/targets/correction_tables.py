@@ -57,7 +57,7 @@ LEFT: Final = (
     ("can", "could"),
 )
 #: The system of Table 4.
-LISTED: Final = "char2word"
+LISTED_SYSTEM: Final = "char2word"
 #: Columns of our own table.
 REPAIRS: Final = (
     Measure("input_wer_pct", "what was heard", "%"),
@@ -86,9 +86,9 @@ def asr_table3(results: Results) -> Table:
                 for name in RESCORED
                 if metric_of(name, "je_wer_pct") in known
             ),
-            f"The joint embedding finds {mean_of(stored, 'recall_at_1_pct'):.1f} % of the test"
-            " transcripts by their picture, nearest first (the paper: 17.6 %; chance:"
-            f" {mean_of(stored, 'recall_at_1_by_chance_pct'):.2g} %).",
+            f"The joint embedding finds {average_metric(stored, 'recall_at_1_pct'):.1f} % of the"
+            " test transcripts by their picture, nearest first (the paper: 17.6 %; chance:"
+            f" {average_metric(stored, 'recall_at_1_by_chance_pct'):.2g} %).",
             *made_up_note(results),
         ],
     )
@@ -105,7 +105,7 @@ def weights_note(stored: Sequence[StoredRecord], name: str) -> str:
         )
         for item in stored
     )
-    oracle = mean_of(stored, metric_of(name, "oracle_wer_pct"))
+    oracle = average_metric(stored, metric_of(name, "oracle_wer_pct"))
     return (
         f"(alpha, beta, beam) of JE + LM {RESCORED[name]}: {chosen}; the paper's:"
         f" (0.1, 0.2, 13). The best of the candidates have {oracle:.1f} % of words wrong."
@@ -115,11 +115,11 @@ def weights_note(stored: Sequence[StoredRecord], name: str) -> str:
 def asr_table4(results: Results) -> Table:
     """How often pairs are confused after correction, and what that is more than before."""
     stored = results.records(*RECOGNISED)
-    results.first(*RECOGNISED)  # an archive has none
+    results.first(*RECOGNISED)  # It says so of an archive, which has none.
     lists = [item.read_json("substitutions.json") for item in stored]
     before, after = (
         [Counter({(said, heard): n for said, heard, n in one[name]}) for one in lists]
-        for name in (INPUT, LISTED)
+        for name in (INPUT, LISTED_SYSTEM)
     )
     total = sum(after, Counter())
     ours = [pair for pair, _ in total.most_common() if pair not in LEFT][: len(LEFT)]
@@ -132,16 +132,17 @@ def asr_table4(results: Results) -> Table:
             ("times", left, ("char2word EC test output", "substitution count")),
             ("more than before", change, ("change against Table 1", "substitution count change")),
         ):
-            cells.append(of_seeds(results, row, column, values, theirs))
+            cells.append(count_cell(results, row, column, values, theirs))
     kept, changed = (
-        mean_of(stored, metric_of(name, "function_pairs_count")) for name in (INPUT, LISTED)
+        average_metric(stored, metric_of(name, "function_pairs_count"))
+        for name in (INPUT, LISTED_SYSTEM)
     )
     return Table(
         row_header="Said and put out",
         cells=cells,
         notes=[
             "First the paper's ten most frequent pairs, then those of our ten most frequent that"
-            f" are not among them; the output is that of {LISTED}.",
+            f" are not among them; the output is that of {LISTED_SYSTEM}.",
             f"Substitutions of one function word for another: {kept:.0f} before correction,"
             f" {changed:.0f} after it.",
             *made_up_note(results),
@@ -149,7 +150,7 @@ def asr_table4(results: Results) -> Table:
     )
 
 
-def of_seeds(
+def count_cell(
     results: Results, row: str, column: str, values: Sequence[float], theirs: tuple[str, str]
 ) -> Cell:
     """A count over seeds beside the paper's; as text alone where ours is of made-up speech."""
@@ -203,7 +204,7 @@ def made_up_note(results: Results) -> list[str]:
     ]
 
 
-def mean_of(stored: Sequence[StoredRecord], metric: str) -> float:
+def average_metric(stored: Sequence[StoredRecord], metric: str) -> float:
     """Mean of a metric over records."""
     return float(np.mean([item.record.metrics[metric] for item in stored]))
 

@@ -71,15 +71,15 @@ def nmt_figure1(results: Results) -> FigureWithCaption:
 
 def nmt_figure3(results: Results) -> FigureWithCaption:
     """Attention of the longest sentence's translation."""
-    return attention_maps(results, "long", "longest")
+    return draw_attention_maps(results, "long", "longest")
 
 
 def nmt_figure4(results: Results) -> FigureWithCaption:
     """Attention of the shortest sentence's translation."""
-    return attention_maps(results, "short", "shortest")
+    return draw_attention_maps(results, "short", "shortest")
 
 
-def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
+def draw_attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
     """Heat maps of the text's and the picture's attention."""
     stored = results.first(*PLACE)
     maps = stored.read_json("attention.json")["attention"]

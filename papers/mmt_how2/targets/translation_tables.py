@@ -11,7 +11,7 @@ from common.results.tables import Cell, Measure, Table, make_cell
 from papers.mmt_how2.targets.rows import Place, System, row_of, values_of
 
 #: Of Tables 2 and 4.
-FUSIONS: Final = (
+FUSION_SYSTEMS: Final = (
     System("Text alone", "text", "Baseline"),
     System("+ decoder fusion", "step_wise", "+ Decoder Fusion"),
     System("+ multimodal attention", "attention", "+ Multimodal Attention"),
@@ -56,13 +56,13 @@ NOTE: Final = (
 def nmt_table2(results: Results) -> Table:
     """BLEU of three fusions, English to Portuguese."""
     place = Place("fusions", "systems", "en_pt")
-    return systems_table(systems_cells(results, place, FUSIONS, SCORES, "NMT Table 2"))
+    return systems_table(systems_cells(results, place, FUSION_SYSTEMS, SCORES, "NMT Table 2"))
 
 
 def nmt_table4(results: Results) -> Table:
     """BLEU of three fusions, Portuguese to English."""
     place = Place("fusions", "systems", "pt_en")
-    return systems_table(systems_cells(results, place, FUSIONS, SCORES, "NMT Table 4"))
+    return systems_table(systems_cells(results, place, FUSION_SYSTEMS, SCORES, "NMT Table 4"))
 
 
 def nmt_table3(results: Results) -> Table:

@@ -68,7 +68,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[Core]:
         {"device": "cuda", "global_batch_size": 32, "save_every": 5} | settings
     )
     full = ProgramSettings(core=core_settings)
-    key = RunKey("test", "core", "arm", 3, "smoke")
+    key = RunKey("test", "core", "case", "arm", 3, "smoke")
     AcceleratorState._reset_state(reset_partial_state=True)
     with Run(key, "core", full, folder / "out", folder / "work") as run:
         core = Core(core_settings, run)

@@ -76,7 +76,7 @@ def test_fewer_bits_take_less_room_and_move_scores_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    metrics_of("subset_retraining", "images")
+    metrics_of("subset_retraining", "half")
     exact, half, byte = (
         metrics_of("precision", "int8", dtype=dtype) for dtype in ("float32", "bfloat16", "int8")
     )

@@ -17,11 +17,12 @@ from common.runs.record import Record
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
-from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech
 from papers.mmt_how2.corpora.pictured_text import Sizes
 from papers.mmt_how2.corpora.spoken_words import NOTHING
+from papers.mmt_how2.correction.word_language_model import WordLanguageModel
 from papers.mmt_how2.experiments.correction import CorrectionSettings
 from papers.mmt_how2.targets.correction_figures import asr_figure2, asr_figure3
 from papers.mmt_how2.targets.correction_tables import (
@@ -152,7 +153,7 @@ def test_lost_and_added_words_are_as_many_as_asked_and_leave_no_floor() -> None:
     words = [sum(len(line.split()) for line in lines) for lines in (more.source, more.target)]
     assert words[0] / words[1] == pytest.approx(1.1, abs=0.01)
     with pytest.raises(InputError, match="the floor is known where both are 0"):
-        floor_wer_of(lost)
+        measure_floor_wer(lost)
 
 
 @pytest.mark.parametrize("unit", ["words", "characters", "byte_pairs"])
@@ -180,18 +181,18 @@ def how2_below(root: Path, heard: str, said: str) -> Path:
 
 def test_how2_is_lower_case_without_signs_and_keeps_its_empty_lines(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "so it's a pike\n\n", "So, it's a PIPE!\nHi.\n")
-    speech = how2(tmp_path / "pictures", root)
+    speech = read_how2_speech(tmp_path / "pictures", root)
     assert speech.heard["test"] == ("so it's a pike", "")
     assert speech.said["valid"] == ("so it's a pipe", "hi")
-    assert speech.pictures_of("train").shape == (2, 2048)
+    assert speech.read_pictures("train").shape == (2, 2048)
 
 
 def test_how2_without_a_line_for_each_transcript_is_refused(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "one\n", "one\ntwo\n")
     with pytest.raises(InputError, match="1 lines of train for 2 transcripts"):
-        how2(tmp_path / "pictures", root)
+        read_how2_speech(tmp_path / "pictures", root)
     with pytest.raises(InputError, match="'how2_recognised' is in none of"):
-        how2(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
+        read_how2_speech(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +207,28 @@ def test_settings_that_are_refused(change: dict[str, Any], says: str) -> None:
     raw = load_paper(FOLDER).settings("correction", "recognised", "units", "smoke", change)
     with pytest.raises(InputError, match=says):
         validated(CorrectionSettings, raw, "correction")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_record(
+    small: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the language model learns: systems and the joint embedding are there."""
+    monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(WordLanguageModel, "sums", lambda *_: next(iter(())))
+        with pytest.raises(StopIteration):
+            record_of("correction", "recogniser", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("papers.mmt_how2.translation.training.one_epoch", None)
+        patch.setattr("papers.mmt_how2.correction.joint_embedding.two_way_hinge", None)
+        record, _ = record_of("correction", "recogniser", tmp_path)
+    whole = small[1]
+
+    def repeated(one: Record) -> dict[str, float]:
+        return {k: v for k, v in one.metrics.items() if not k.endswith(("_per_s", "_cpu_s"))}
+
+    assert repeated(record) == repeated(whole)
+    assert record.artifacts == whole.artifacts
 
 
 def test_a_gpu_that_is_not_there_is_refused(
