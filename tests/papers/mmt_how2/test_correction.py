@@ -27,6 +27,7 @@ from papers.mmt_how2.experiments.correction import CorrectionSettings
 from papers.mmt_how2.targets.correction_figures import asr_figure2, asr_figure3
 from papers.mmt_how2.targets.correction_tables import (
     FULL,
+    RECOGNISED,
     ROWS,
     asr_table3,
     asr_table4,
@@ -42,7 +43,7 @@ RATES = ("substitution_pct", "deletion_pct", "insertion_pct")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """All five systems and rescoring, hardly trained."""
     folder = tmp_path_factory.mktemp("results")
-    return folder, record_of("correction", "recogniser", folder)[0]
+    return folder, record_of("correction", "recognised", "units", folder)[0]
 
 
 def results_of(small: tuple[Path, Record]) -> Results:
@@ -70,7 +71,7 @@ def test_kinds_of_errors_add_up_and_gains_are_over_the_input(small: tuple[Path, 
 
 def test_substitutions_listed_are_those_counted(small: tuple[Path, Record]) -> None:
     results = results_of(small)
-    stored = results.records("correction", "recogniser")[0]
+    stored = results.records(*RECOGNISED)[0]
     lists = stored.read_json("substitutions.json")
     text = CorrectionSettings.model_validate(small[1].settings).text
     words = sum(len(line.split()) for line in correction_corpus(text, 0)["test"].target)
@@ -102,7 +103,7 @@ def test_rescoring_does_no_harm_where_it_was_chosen_and_overlaps_as_it_says(
 def test_tables_hold_the_printed_numbers(small: tuple[Path, Record]) -> None:
     results = results_of(small)
     printed = {cell.row: cell.published for cell in asr_table3(results).cells}
-    assert [printed[row] for _, row, theirs in ROWS if theirs] == [
+    assert [printed[one.title] for one in ROWS if one.published] == [
         *(20.41, 26.70, 23.08, 22.18, 20.75, 20.37, 20.16, 20.17, 20.15)
     ]
     left = asr_table4(results)
@@ -132,7 +133,7 @@ def test_the_picture_repairs_what_the_scene_tells_and_misleads_where_it_is_anoth
 ) -> None:
     sizes = {"train": 1200, "valid": 50, "test": 200}
     record, _ = record_of(
-        "correction", "context_dominated", tmp_path, "laptop", text={"sizes": sizes}
+        "correction", "context_dominated", "pictures", tmp_path, "laptop", text={"sizes": sizes}
     )
     found = record.metrics
     assert found["visual_wer_pct"] < found["floor_wer_pct"] + 1
@@ -203,7 +204,7 @@ def test_how2_without_a_line_for_each_transcript_is_refused(tmp_path: Path) -> N
     ],
 )
 def test_settings_that_are_refused(change: dict[str, Any], says: str) -> None:
-    raw = load_paper(FOLDER).settings("correction", "recogniser", "smoke", change)
+    raw = load_paper(FOLDER).settings("correction", "recognised", "units", "smoke", change)
     with pytest.raises(InputError, match=says):
         validated(CorrectionSettings, raw, "correction")
 
@@ -235,4 +236,4 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=r"schedule\.gpu: true; there is no GPU here"):
-        record_of("correction", "recogniser", tmp_path, schedule={"gpu": True})
+        record_of("correction", "recognised", "units", tmp_path, schedule={"gpu": True})

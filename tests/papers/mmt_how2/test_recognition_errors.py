@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from common.experiments.schema import Scale
 from papers.mmt_how2.experiments.recognition_errors import classify_substitutions
 from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import record_of
 
 
-def metrics_at(scale: str, folder: Path) -> dict[str, float]:
-    return record_of("recognition", "recogniser", folder, scale)[0].metrics
+def metrics_at(scale: Scale, folder: Path) -> dict[str, float]:
+    return record_of("recognition", "test", "recogniser", folder, scale)[0].metrics
 
 
 def test_the_public_transcripts_have_their_known_errors(

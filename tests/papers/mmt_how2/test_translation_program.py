@@ -37,7 +37,7 @@ TINY = Sizes(train=60, valid=9, test=11)
 
 
 def test_a_run_compares_its_systems(tmp_path: Path) -> None:
-    record, out = record_of("fusions", "en_pt", tmp_path)
+    record, out = record_of("fusions", "en_pt", "systems", tmp_path)
     found = record.metrics
     translations = json.loads((out / "translations.json").read_text())
     references = translations.pop("reference")
@@ -55,7 +55,7 @@ def test_a_run_compares_its_systems(tmp_path: Path) -> None:
 
 
 def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> None:
-    record, out = record_of("unrelated_pictures", "made_up", tmp_path)
+    record, out = record_of("unrelated_pictures", "compositional", "systems", tmp_path)
     for maps in json.loads((out / "attention.json").read_text()).values():
         for one in maps.values():
             text, visual = np.array(one["text"]), np.array(one["visual"])
@@ -70,8 +70,8 @@ def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> Non
 
 def test_text_and_pictures_of_the_knobs(tmp_path: Path) -> None:
     def text(**changes: Any) -> TranslationCorpus:
-        settings = settings_of("masked_text", "made_up", **changes)
-        with opened("masked_text", "made_up", settings, tmp_path) as run:
+        settings = settings_of("masked_text", "compositional", "systems", **changes)
+        with opened("masked_text", "compositional", "systems", settings, tmp_path) as run:
             found = TranslationCorpus(settings, run)
             for system in settings.systems.values():
                 found.pictures(system)
@@ -173,7 +173,7 @@ def test_multi30k_is_read_as_published_and_has_no_pictures(
     sizes = {name: len(pairs.source) for name, pairs in splits.items()}
     assert sizes == {"train": 29_000, "valid": 1014, "test": 1000}
     with pytest.raises(InputError, match="multi30k has text alone"):
-        record_of("fusions", "en_pt", tmp_path, corpus="multi30k", target="de")
+        record_of("fusions", "en_pt", "systems", tmp_path, corpus="multi30k", target="de")
 
 
 def test_lines_lose_punctuation() -> None:

@@ -95,10 +95,10 @@ def test_an_experiment_may_ask_for_sclites_weights(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     pytest.importorskip("jiwer")
-    records = [
-        record_of("recognition", "recogniser", tmp_path_factory.mktemp(kind), weights=kind)[0]
-        for kind in ("unit", "sclite")
-    ]
+    records = []
+    for kind in ("unit", "sclite"):
+        folder = tmp_path_factory.mktemp(kind)
+        records.append(record_of("recognition", "test", "recogniser", folder, weights=kind)[0])
     assert [record.settings["weights"] for record in records] == ["unit", "sclite"]
     unit, sclite = (record.metrics for record in records)
     assert sclite["wer_pct"] >= unit["wer_pct"]
