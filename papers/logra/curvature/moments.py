@@ -179,7 +179,11 @@ class Statistics:
             self._accumulate(key, gradients.square().sum(0), len(gradients))
 
     def eigenbasis(self, layer: str) -> Eigenbasis:
-        """Of a layer, in a pass that corrects eigenvalues. Raises InputError if it has none."""
+        """A layer's eigenvectors, in a pass that corrects eigenvalues.
+
+        Raises:
+            InputError: it has none.
+        """
         if layer not in self.eigenbases:
             raise InputError(
                 f"layer {layer} has no eigenvectors to correct the eigenvalues of; allowed: "

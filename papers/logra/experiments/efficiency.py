@@ -27,7 +27,7 @@ from common.results.memory import peak_tensor_bytes
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
-from papers.logra.curvature.hessians import EigenvalueCorrected, Hessian
+from papers.logra.curvature.hessians import EKFAC, Hessian
 from papers.logra.curvature.memory_limits import require_memory, told_when_memory_ends
 from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.capture import Capture
@@ -37,9 +37,9 @@ from papers.logra.log_store import LogStore
 from papers.logra.log_store.creation import create
 from papers.logra.measures.disk_usage import folder_bytes
 from papers.logra.methods.attribution import captured
-from papers.logra.scoring.influence import hessian_of
+from papers.logra.scoring.influence import build_hessian
 from papers.logra.scoring.scores import scores
-from papers.logra.tasks.classifier_training import Device, device_of
+from papers.logra.tasks.classifier_training import Device, take_device
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples
 
@@ -78,7 +78,7 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
 
     Raises: InputError naming the arm and the batch where memory does not suffice.
     """
-    device = device_of(settings.device, run)
+    device = take_device(settings.device, run)
     run.precision = "bf16" if settings.precision == "bfloat16" else "fp32"
     run.uses(DataIdentity.generated("uniform tokens", run.seed))
     torch.manual_seed(run.seed)
@@ -253,7 +253,7 @@ class LoGraJob(Job):
 
     @cached_property
     def hessian(self) -> Hessian:
-        return hessian_of(self.statistics, self.capture.layout, "raw")
+        return build_hessian(self.statistics, self.capture.layout, "raw")
 
     def stored_bytes(self, sequences: int) -> float:
         return folder_bytes(self.folder) * sequences / len(LogStore.open(self.folder))
@@ -307,7 +307,7 @@ class EkfacJob(Job):
 
     @cached_property
     def hessian(self) -> Hessian:
-        return EigenvalueCorrected(
+        return EKFAC(
             self.capture.layout,
             self.statistics.eigenbases,
             self.statistics.corrected_eigenvalues(),

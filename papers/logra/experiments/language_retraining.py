@@ -10,7 +10,7 @@ import torch
 
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.experiments.subset_retraining import SubsetSettings, share_of
+from papers.logra.experiments.subset_retraining import SubsetSettings, draw_share
 from papers.logra.tasks.language_models import measured
 from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
 
@@ -23,7 +23,7 @@ def run_language_retraining(settings: LanguageRetrainingSettings, run: Run) -> d
     """Retrain this share of the subsets; returns the models' mean perplexity of the queries."""
     task = LanguageTask(settings, run)
     queries = task.corpus.queries
-    share = share_of(settings, run, len(task.corpus.train.x))
+    share = draw_share(settings, run, len(task.corpus.train.x))
     found = []
     with run.progress(len(share.seeds), "retrainings") as bar:
         for seed, places in zip(share.seeds, share.places, strict=True):

@@ -18,7 +18,7 @@ from common.runs.run import Run
 from papers.logra.measures.outliers import gradient_norms
 from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
-from papers.logra.tasks.samples import Samples, logits_of, losses
+from papers.logra.tasks.samples import Samples, compute_logits, losses
 
 #: Shares of the training set that are inspected.
 INSPECTED = (0.1, 0.2)
@@ -54,7 +54,7 @@ def run_mislabel_detection(settings: MislabelSettings, run: Run) -> dict[str, fl
 def suspicions(settings: MislabelSettings, model: nn.Module, samples: Samples, seed: int) -> Tensor:
     """(n,) what samples are ranked by, on the CPU."""
     if settings.ranking == "loss":
-        return losses(logits_of(model, samples), samples.y).cpu()
+        return losses(compute_logits(model, samples), samples.y).cpu()
     function = InfluenceFunction(settings.attribution, model, samples, seed)
     if settings.ranking == "gradient_norm":
         return gradient_norms(function)

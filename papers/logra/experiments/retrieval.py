@@ -25,11 +25,11 @@ from papers.logra.methods.attribution import (
     InfluenceSettings,
     attribute,
 )
-from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
-from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load
+from papers.logra.tasks.classifier_training import Device, TrainingSettings, take_device, train
+from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load_corpus
 from papers.logra.tasks.language_models import TransformerSettings
 from papers.logra.tasks.samples import Samples
-from papers.logra.tasks.word_names import topic_name, words_of
+from papers.logra.tasks.word_names import read_words, topic_name
 
 #: Words that more of the training texts have say nothing about what a text is about.
 TELLING: Final = 0.25
@@ -58,8 +58,8 @@ class RetrievalSettings(Settings):
 
 def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     """Train once, make all lists; returns of each method whose they are, and keeps some to read."""
-    device = device_of(settings.device, run)
-    corpus = mix(load(settings.corpus, run), settings.mixed)
+    device = take_device(settings.device, run)
+    corpus = mix(load_corpus(settings.corpus, run), settings.mixed)
     sequences, queries = corpus.train.to(device), corpus.queries.to(device)
     network = settings.network.build(corpus.vocabulary, settings.corpus.length, run.seed)
     model = train(network, sequences, settings.training, run.seed)
@@ -75,7 +75,7 @@ def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     for name, found in scores.items():
         of_method = topic_metrics(corpus, found) | list_metrics(found, outliers, "sequences")
         metrics |= {f"{name}_{metric}": value for metric, value in of_method.items()}
-    words = words_of(settings.corpus)
+    words = read_words(settings.corpus)
     run.write_json("examples.json", examples(corpus, words, scores, outliers, settings))
     return metrics
 

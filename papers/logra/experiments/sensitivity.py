@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.curvature.hessians import Damping
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
 from papers.logra.experiments.subset_retraining import read_retrained
 from papers.logra.measures.rank_correlation import pearson

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.curvature.hessians import Damping
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 from papers.logra.tasks.samples import Samples
@@ -45,7 +45,7 @@ def run_spectrum(settings: SpectrumSettings, run: Run) -> dict[str, float]:
     metrics = {}
     rows = []
     for damping in settings.dampings:
-        added = hessian.damping_of(hessian.layout.blocks[0].name, Damping(damping))
+        added = hessian.resolve_damping(hessian.layout.blocks[0].name, Damping(damping))
         direct = hessian.precondition(asked, Damping(damping)) @ gradients.mT
         weights = eigenvalues / (eigenvalues + added)
         summed = (of_test * weights) @ of_train.mT

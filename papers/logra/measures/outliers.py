@@ -31,11 +31,11 @@ def outlier_metrics(
     """
     whole = InfluenceSettings(projection="none", hessian="none")
     outliers = largest(gradient_norms(InfluenceFunction(whole, model, train, 0)))
-    same = train.y.cpu()[listed_of(scores)] == queries.y.cpu()[:, None]
+    same = train.y.cpu()[list_highest(scores)] == queries.y.cpu()[:, None]
     return {**list_metrics(scores, outliers), "same_class_share": float(same.float().mean())}
 
 
-def listed_of(scores: Tensor) -> Tensor:
+def list_highest(scores: Tensor) -> Tensor:
     """(queries, train) scores -> (queries, LISTED) places of the highest."""
     return scores.topk(LISTED, 1).indices
 
@@ -48,7 +48,7 @@ def list_metrics(scores: Tensor, outliers: Tensor, samples: str = "samples") -> 
         outliers: places of training samples.
         samples: what these are called.
     """
-    listed = listed_of(scores)
+    listed = list_highest(scores)
     return {
         "outlier_share": float(torch.isin(listed, outliers).float().mean()),
         f"listed_{samples}": float(len(torch.unique(listed))),

@@ -15,14 +15,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.experiments.settings import Settings
-from papers.logra.curvature.hessians import Damping, Hessian, Identity
+from papers.logra.curvature.curvatures import Damping
+from papers.logra.curvature.hessians import Hessian, IdentityHessian
 from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.capture import Batch, Capture
 from papers.logra.gradients.projections import Projections, pca_projections, random_projections
 from papers.logra.gradients.watching import watched
 from papers.logra.methods.representation_similarity import Similarity, representation_scores
 from papers.logra.methods.trak import trak_scores
-from papers.logra.scoring.influence import hessian_of
+from papers.logra.scoring.influence import build_hessian
 from papers.logra.scoring.scores import TOTAL, Blocks, Mode, scores, self_influences
 from papers.logra.tasks.samples import Samples, losses
 
@@ -120,7 +121,7 @@ class InfluenceFunction:
         """H of the training set."""
         kind, projections = self.settings.hessian, self._capture.projections
         if kind == "none":
-            return Identity(self.layout)
+            return IdentityHessian(self.layout)
         if kind == "raw":
             statistics = Statistics()
             self._gather(statistics, {"grad": ["covariance"]})
@@ -128,7 +129,7 @@ class InfluenceFunction:
             statistics = self._covariances(projections)  # type: ignore[arg-type]
             if kind == "ekfac":
                 self._gather(statistics, {"grad": ["corrected_eigval"]})
-        return hessian_of(statistics, self.layout, kind)
+        return build_hessian(statistics, self.layout, kind)
 
     def _gather(self, statistics: Statistics, what: dict[str, Collection[str]]) -> None:
         statistics.collect(what)

@@ -13,7 +13,7 @@ from papers.logra.session.watched_model import WatchedModel
 
 LOGGER = logging.getLogger("logra")
 
-#: Of one sample's gradient: a chunk of the log, and what most models have with projections.
+#: A larger gradient of one sample is told of: a chunk of the log, and more than projections leave.
 LARGE_BYTES = 64 << 20
 LESS = "projections (lora), filters for fewer layers, smaller batches"
 

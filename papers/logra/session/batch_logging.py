@@ -15,8 +15,8 @@ from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.projections import Projections
 from papers.logra.gradients.token_masks import Mask
 from papers.logra.scoring.influence import Log
-from papers.logra.session.configs import Config, plugins_of
-from papers.logra.session.data_ids import ids_of
+from papers.logra.session.configs import Config, split_plugins
+from papers.logra.session.data_ids import normalise_ids
 from papers.logra.session.log_folder import LogFolder
 from papers.logra.session.logged_batch import LoggedBatch
 from papers.logra.session.progress import Progress
@@ -58,7 +58,7 @@ class BatchLogging:
         Raises:
             InputError: another key or value.
         """
-        moments, logged = plugins_of(log_option_kwargs)
+        moments, logged = split_plugins(log_option_kwargs)
         self._end_pass()
         self.statistics.collect(moments)  # which refuses unknown ones before anything changes
         self._logged = logged
@@ -114,7 +114,7 @@ class BatchLogging:
         saves = save or self.saving
         if self._progress is None or not (self._gathering or saves):
             return False
-        ids = ids_of(data_id)
+        ids = normalise_ids(data_id)
         progress = self._begin_pass()
         if not progress.is_counted:
             return False
@@ -232,7 +232,7 @@ class BatchLogging:
         self._log = None
         self._open = LoggedBatch(
             capture,
-            ids_of(data_id),
+            normalise_ids(data_id),
             mask=mask,
             loss_scale=loss_scale,
             activations=self._logged - {"grad"},

@@ -108,7 +108,7 @@ def read_config(path: Path | str | None = None) -> Config:
     return validated(Config, {} if found is None else found, str(path))
 
 
-def plugins_of(
+def split_plugins(
     options: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, list[str]], frozenset[str]]:
     """Moments to gather of ``forward``, ``backward`` and ``grad``, and which of these to log.

@@ -19,15 +19,16 @@ from common.errors import InputError
 from papers.logra.checks.check_report import CheckReport
 from papers.logra.checks.gradient_check import check_gradients
 from papers.logra.curvature.layout import Layout
-from papers.logra.gradients.parameter_coverage import Coverage, coverage_of
+from papers.logra.gradients.parameter_coverage import Coverage, measure_coverage
 from papers.logra.gradients.token_masks import Mask
 from papers.logra.log_store import LogStore, Rows
+from papers.logra.processes import in_any_process, rank
 from papers.logra.scoring.influence import Influence, Log, Scores, SelfScores, TopScores
 from papers.logra.session.batch_checks import BatchChecks
 from papers.logra.session.batch_logging import BatchLogging
 from papers.logra.session.configs import Config, LoggingConfig, LoRAConfig, read_config
-from papers.logra.session.data_ids import ids_of
-from papers.logra.session.log_folder import LogFolder, NestedRows, in_any_process, rank
+from papers.logra.session.data_ids import normalise_ids
+from papers.logra.session.log_folder import LogFolder, NestedRows
 from papers.logra.session.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
 LOGGER = logging.getLogger("logra")
@@ -108,7 +109,7 @@ class LogIX(BatchLogging):
             InputError: no model is watched.
         """
         found = self._model()
-        return coverage_of(found.model, found.layers, bias=found.bias)
+        return measure_coverage(found.model, found.layers, bias=found.bias)
 
     def _say_coverage(self) -> None:
         found = self.coverage()
@@ -215,7 +216,7 @@ class LogIX(BatchLogging):
         self, data_id: Iterable[Any], mask: Mask | None, loss_scale: float, save: bool = False
     ) -> None:
         """Begin a batch, unless it can be said before that it must fail."""
-        ids, saves = ids_of(data_id), save or self.saving
+        ids, saves = normalise_ids(data_id), save or self.saving
         if self._open is None:
             if saves and self.folder.has_written and not self.folder.is_writing:
                 self._begin_log()
@@ -314,7 +315,7 @@ class LogIX(BatchLogging):
         state = LogFolder(Path(state_path)) if state_path is not None else self.folder
         layout = None if self._watched is None else self._watched.layout
         self.statistics = state.read_statistics(layout)
-        if self._watched is not None and not state.is_of(self._watched.identity()):
+        if self._watched is not None and not state.belongs_to(self._watched.identity()):
             LOGGER.warning(
                 "%s: statistics were gathered with other weights or projections than the model has",
                 state.path,
@@ -348,7 +349,7 @@ class LogIX(BatchLogging):
 
     @property
     def layout(self) -> Layout:
-        """Of the gradients: those of the watched model, else those of the store."""
+        """The layout of the watched model's gradients, else of the store's."""
         return self.folder.open().layout if self._watched is None else self._watched.layout
 
     @property

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.errors import InputError
 from papers.logra.curvature.moments import Statistics
-from papers.logra.curvature.tensor_files import digest_of
+from papers.logra.curvature.tensor_files import digest_tensors
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.projections import Projections, pca_projections, random_projections
 from papers.logra.gradients.watching import unwrapped, watched
@@ -49,7 +49,7 @@ class WatchedModel:
                 raise InputError(f"no watched layer has a projection; allowed: some of {allowed}")
         self.model, self.layers, self.projections = model, dict(layers), projections
         self.bias = bias
-        #: Of the gradients.
+        #: Which columns of a gradient belong to which layer.
         self.layout = Capture(
             model, self.layers, projections, shared=self._shared, bias=bias
         ).layout
@@ -84,7 +84,10 @@ class WatchedModel:
         version does not rise with every change, as of ``parameter.data``.
         """
         projections = None if self.projections is None else self.projections.digest
-        return {"model": digest_of(unwrapped(self.model).state_dict()), "projections": projections}
+        return {
+            "model": digest_tensors(unwrapped(self.model).state_dict()),
+            "projections": projections,
+        }
 
 
 class Filters:
@@ -122,7 +125,7 @@ def new_projections(
     Raises:
         InputError: PCA without both covariances of every layer, or layers that cannot share.
     """
-    shared = {name: _group_of(name, config) for name in layers if config.parameter_sharing}
+    shared = {name: _find_group(name, config) for name in layers if config.parameter_sharing}
     if config.init != "pca":
         orthonormal = config.init == "orthonormal"
         found = random_projections(
@@ -136,7 +139,7 @@ def new_projections(
     return Projections({name: found[name] for name in layers}, shared)
 
 
-def _group_of(layer: str, config: LoRAConfig) -> str:
+def _find_group(layer: str, config: LoRAConfig) -> str:
     """The group that shares this layer's block."""
     if config.parameter_sharing_groups is None:
         return ALL_LAYERS

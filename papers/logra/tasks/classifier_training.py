@@ -52,8 +52,8 @@ class TrainingSettings(Settings):
     )
     augment: bool = Field(False, description="random crops of padded images, and flips")
 
-    def optimiser_of(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Of all its parameters."""
+    def build_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of all of a network's parameters."""
         parameters, decay = network.parameters(), self.weight_decay
         if self.optimiser == "sgd":
             return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay)
@@ -66,7 +66,7 @@ class TrainingSettings(Settings):
         return self.epochs * (samples // self.batch_size)
 
 
-def device_of(name: Device, run: Run) -> torch.device:
+def take_device(name: Device, run: Run) -> torch.device:
     """The device, noted in the run. Raises InputError where there is no GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: there is no GPU; allowed: cpu, auto")
@@ -104,7 +104,7 @@ def train(network: nn.Module, samples: Samples, settings: TrainingSettings, seed
     device = samples.x.device
     network = network.to(device).train()
     steps = settings.steps(len(samples.x))
-    optimiser = settings.optimiser_of(network)
+    optimiser = settings.build_optimiser(network)
     augment: Callable[[Tensor], Tensor] = _same
     if settings.augment:
         augment = Augmentation(seed)

@@ -14,12 +14,12 @@ from papers.logra.tasks.classifier_training import (
     Device,
     NetworkSettings,
     TrainingSettings,
-    device_of,
+    take_device,
     train,
 )
-from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load
+from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load_images
 from papers.logra.tasks.mlp_stack import MlpStack, train_stack
-from papers.logra.tasks.samples import Samples, logits_of
+from papers.logra.tasks.samples import Samples, compute_logits
 
 
 class ImageTaskSettings(Settings):
@@ -49,8 +49,8 @@ class ImageTask:
 
     def __init__(self, settings: ImageTaskSettings, run: Run) -> None:
         self.settings = settings
-        self.device = device_of(settings.device, run)
-        images = load(settings.images, run)
+        self.device = take_device(settings.device, run)
+        images = load_images(settings.images, run)
         self.images = ImageSet(
             images.train.to(self.device), images.test.to(self.device), images.classes
         )
@@ -88,7 +88,7 @@ class ImageTask:
         network = settings.network.build(seeds[0])
         chosen = self.images.train.take(subsets[0].to(self.device))
         model = train(network, chosen, settings.training, seeds[0])
-        return logits_of(model, queries).unsqueeze(0).cpu()
+        return compute_logits(model, queries).unsqueeze(0).cpu()
 
     def _stack(self, samples: Samples, subsets: Tensor, seeds: Sequence[int]) -> MlpStack:
         settings = self.settings

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
-from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
-from papers.logra.tasks.corpora import CorpusSettings, load
+from papers.logra.tasks.classifier_training import Device, TrainingSettings, take_device, train
+from papers.logra.tasks.corpora import CorpusSettings, load_corpus
 from papers.logra.tasks.language_models import LanguageModelSettings
 
 
@@ -25,9 +25,9 @@ class LanguageTask:
 
     def __init__(self, settings: LanguageTaskSettings, run: Run) -> None:
         self.settings = settings
-        self.device = device_of(settings.device, run)
+        self.device = take_device(settings.device, run)
         settings.network.note(run)
-        corpus = load(settings.corpus, run)
+        corpus = load_corpus(settings.corpus, run)
         self.corpus = corpus._replace(
             train=corpus.train.to(self.device), queries=corpus.queries.to(self.device)
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from papers.logra.curvature.hessians import Damping
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.measures.outliers import gradient_norms
 from papers.logra.methods.attribution import AttributionSettings, InfluenceFunction, attribute
 from papers.logra.methods.trak import CHUNK, projected, trak_scores
