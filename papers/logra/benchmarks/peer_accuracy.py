@@ -127,9 +127,12 @@ def accuracy(scale: str) -> list[BenchmarkRow]:
         return found.view(len(models), draws).mean(1).tolist()
 
     def ours(settings: AttributionSettings, draws: int = size.draws) -> list[float]:
-        return lds(
-            lambda model, seed: attribute(settings, model, task.train, task.queries, seed), draws
-        )
+        def score(model: nn.Module, seed: int) -> Tensor:
+            with silent(), tempfile.TemporaryDirectory() as folder:
+                log = Path(folder, "log")
+                return attribute(settings, model, task.train, task.queries, seed, log)
+
+        return lds(score, draws)
 
     def theirs(make: Make, rank: int, draws: int = size.draws) -> list[float]:
         return lds(lambda model, seed: scored(make, task, model, rank, seed), draws)

@@ -36,7 +36,8 @@ def run_language_brittleness(settings: LanguageBrittlenessSettings, run: Run) ->
     task = LanguageTask(settings, run)
     corpus = task.corpus
     attributed = task.model(run.seed)
-    scores = attribute(settings.attribution, attributed, corpus.train, corpus.queries, run.seed)
+    method, folder = settings.attribution, run.work / "log"
+    scores = attribute(method, attributed, corpus.train, corpus.queries, run.seed, folder)
     order = scores.sum(0).argsort(descending=True)
     rows = [{"removed": 0.0, "perplexity": perplexity(attributed, corpus.queries)}]
     with run.progress(len(settings.removals) * settings.retrainings, "retrainings") as bar:

@@ -60,7 +60,7 @@ def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> d
     task = ImageTask(settings, run)
     train, test = task.images.train, task.images.test
     model = task.model(run.seed)
-    scores = attribute(settings.attribution, model, train, test, run.seed)
+    scores = attribute(settings.attribution, model, train, test, run.seed, run.work / "log")
     found = scores_by_query(scores, retrained)
     run.write_json("by_query.json", found.margin.tolist())
     right = compute_logits(model, test).argmax(1) == test.y
@@ -68,7 +68,7 @@ def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> d
         "lds": float(found.margin.mean()),
         "lds_by_loss": float(found.loss.mean()),
         "accuracy_pct": 100 * float(right.float().mean()),
-        **outlier_metrics(scores, model, train, test),
+        **outlier_metrics(scores, model, train, test, run.work / "whole"),
     }
 
 

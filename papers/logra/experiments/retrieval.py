@@ -18,11 +18,11 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
 from papers.logra.experiments.language_brittleness import LISTED, topic_metrics
-from papers.logra.measures.outliers import gradient_norms, largest, list_metrics
+from papers.logra.measures.outliers import largest, list_metrics
 from papers.logra.methods.attribution import (
     AttributionSettings,
-    InfluenceFunction,
     InfluenceSettings,
+    LoggedTrainingSet,
     attribute,
 )
 from papers.logra.tasks.classifier_training import Device, TrainingSettings, take_device, train
@@ -66,9 +66,11 @@ def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     whole = InfluenceSettings(
         projection="none", hessian="none", layers=settings.layers, batch_size=settings.batch_size
     )
-    outliers = largest(gradient_norms(InfluenceFunction(whole, model, sequences, 0)))
+    outliers = largest(
+        LoggedTrainingSet(whole, model, sequences, 0, run.work / "whole").gradient_norms()
+    )
     scores: dict[str, Tensor] = {
-        name: attribute(method, model, sequences, queries, run.seed)
+        name: attribute(method, model, sequences, queries, run.seed, run.work / name)
         for name, method in settings.methods.items()
     }
     metrics: dict[str, float] = {}

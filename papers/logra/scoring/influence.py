@@ -267,6 +267,7 @@ class Influence:
         relative_damping: float | None = None,
         split_rows: bool = False,
         save: bool = False,
+        rows_at_once: int | None = None,
     ) -> Scores:
         """Influence of all training samples of a store, or of the logs of a loader.
 
@@ -278,6 +279,8 @@ class Influence:
             split_rows: in ``torch.distributed``, where all processes have the same queries: each
                 scores a share of the store's rows, and all get all scores.
             save: keep the scores for :meth:`get_influence_scores`.
+            rows_at_once: of a store, rows that are read and scored at once; by default those of one
+                of its files, see ``flush_threshold`` of the settings.
             src_log, mode, precondition, hessian, influence_groups, damping, relative_damping: as
                 of :meth:`compute_influence`.
 
@@ -289,24 +292,28 @@ class Influence:
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
         store = store_behind(loader)
         if store is not None:
-            tgt_ids, parts = store.ids, [self._score_store(query, store, groups, split_rows)]
+            found = self._score_store(query, store, groups, split_rows, rows_at_once)
+            tgt_ids, parts = store.ids, [found]
         else:
             assert not isinstance(loader, LogStore)
             tgt_ids, parts = [], []
             for log in loader:
                 tgt_ids += log[0]
                 parts.append(self._score_rows(query, flatten_log(log, self.layout), groups))
+                del log  # before the next one, which a loader may have to compute, takes its room
         if not parts:
             raise InputError("a loader without any log; allowed: at least one")
-        every = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-        found: Scores = {
+        every = parts[0]
+        if len(parts) > 1:
+            every = {name: torch.cat([part[name] for part in parts], 1) for name in every}
+        whole: Scores = {
             "src_ids": query.ids,
             "tgt_ids": list(tgt_ids),
             "influence": every[TOTAL] if groups is None else every,
         }
         if save:
-            self._saved.append(found)
-        return found
+            self._saved.append(whole)
+        return whole
 
     def get_influence_scores(self) -> Scores:
         """Scores of all queries that were computed with ``save=True``, in one.
@@ -373,7 +380,7 @@ class Influence:
 
     def compute_self_influence(
         self,
-        src_log: Log,
+        src_log: Log | LogStore | DataLoader[Any],
         precondition: bool = True,
         hessian: HessianKind = "auto",
         influence_groups: Sequence[str] | None = None,
@@ -383,21 +390,33 @@ class Influence:
         """Influence of each sample on itself, at least 0: how unusual it is for the model.
 
         Args:
-            src_log: the samples.
+            src_log: the samples: a log, or a store or a run's loader of one, whose values are kept
+                beside its rows.
             precondition, hessian, influence_groups, damping, relative_damping: as of
                 :meth:`compute_influence`.
 
         Raises:
             InputError: as :meth:`compute_influence`.
         """
-        rows = flatten_log(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
         found = self.hessian(hessian if precondition else "none")
         self._tell_of_damping(chosen, found)
-        own = self_influences(iterate_blocks(rows), len(rows), found, chosen, groups)
-        every = {name: values.to(_choose_dtype(rows)) for name, values in own.items()}
-        return {"src_ids": list(src_log[0]), "influence": every[TOTAL] if groups is None else every}
+        store = store_behind(src_log)
+        if store is not None:
+            self._require_layout(store)
+            ids, kind = store.ids, torch.float64
+            own = self._stored_self_influences(found, chosen, store, groups)
+        elif isinstance(src_log, LogStore | DataLoader):
+            raise InputError(
+                "a loader of other rows than a store's; allowed: build_log_dataloader()"
+            )
+        else:
+            rows = flatten_log(src_log, self.layout)
+            ids, kind = list(src_log[0]), _choose_dtype(rows)
+            own = self_influences(iterate_blocks(rows), len(rows), found, chosen, groups)
+        every = {name: values.to(kind) for name, values in own.items()}
+        return {"src_ids": list(ids), "influence": every[TOTAL] if groups is None else every}
 
     def _query(
         self,
@@ -449,13 +468,18 @@ class Influence:
         )
 
     def _score_store(
-        self, query: _Query, store: LogStore, groups: Groups | None, split_rows: bool
+        self,
+        query: _Query,
+        store: LogStore,
+        groups: Groups | None,
+        split_rows: bool,
+        rows_at_once: int | None,
     ) -> dict[str, Tensor]:
         self._require_layout(store)
         share = share_of_rows(len(store)) if split_rows else range(len(store))
         found = scores(
             query.rows,
-            self._blocks(query, store, share),
+            self._blocks(query, store, share, rows_at_once),
             len(share),
             mode=query.mode,
             self_influences=self._self_influences(query, store, groups, share),
@@ -471,10 +495,30 @@ class Influence:
         """Self-influences of these rows: the store's columns, computed from all rows at first."""
         if query.mode == "dot":
             return None
+        found = self._stored_self_influences(
+            query.hessian, query.damping, store, groups, query.rows
+        )
+        rows = slice(share.start, share.stop)
+        return {name: values[rows] for name, values in found.items()}
+
+    def _stored_self_influences(
+        self,
+        hessian: Hessian,
+        damping: Damping,
+        store: LogStore,
+        groups: Groups | None,
+        like: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """{group: (rows,)} of all rows, kept in the store's columns.
+
+        Args:
+            hessian, damping, store, groups: what they are of.
+            like: where and in what type to compute; by default where H is, in float32.
+        """
         about = {
-            "hessian": query.hessian.digest,
-            "damping": query.damping.value,
-            "relative": query.damping.relative,
+            "hessian": hessian.digest,
+            "damping": damping.value,
+            "relative": damping.relative,
         }
         parts: dict[str, list[slice]] = {
             TOTAL: [],
@@ -486,19 +530,30 @@ class Influence:
         }
         found = {name: store.column("self_influence", p) for name, p in parameters.items()}
         if any(values is None for values in found.values()):
-            computed = self_influences(
-                self._blocks(query, store), len(store), query.hessian, query.damping, groups
-            )
+            place: dict[str, Any] = {"device": self.device}
+            if like is not None:
+                place = {"device": like.device, "dtype": like.dtype}
+            blocks = store.blocks(**place)
+            computed = self_influences(blocks, len(store), hessian, damping, groups)
             for name, values in computed.items():
                 _keep(store, values, parameters[name])
             found.update(computed)
-        rows = slice(share.start, share.stop)
-        return {name: values[rows] for name, values in found.items() if values is not None}
+        return {name: values for name, values in found.items() if values is not None}
 
-    def _blocks(self, query: _Query, store: LogStore, share: range | None = None) -> Blocks:
+    def _blocks(
+        self,
+        query: _Query,
+        store: LogStore,
+        share: range | None = None,
+        rows_at_once: int | None = None,
+    ) -> Blocks:
         rows = range(len(store)) if share is None else share
         return store.blocks(
-            start=rows.start, stop=rows.stop, device=query.rows.device, dtype=query.rows.dtype
+            rows_at_once,
+            start=rows.start,
+            stop=rows.stop,
+            device=query.rows.device,
+            dtype=query.rows.dtype,
         )
 
     def _require_layout(self, store: LogStore) -> None:

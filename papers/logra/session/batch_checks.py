@@ -25,12 +25,13 @@ class BatchChecks:
         self._sized: str | None = None
         self._drawing_told = False
 
-    def of_batch(
+    def check_batch(
         self, model: WatchedModel, samples: int, logging_config: LoggingConfig, keeps: bool
     ) -> None:
-        """Before a batch of so many samples.
+        """Before a batch.
 
         Args:
+            samples: how many gradients it takes; 0 where none are.
             keeps: whether statistics of gradients are gathered.
 
         Raises:
@@ -51,7 +52,7 @@ class BatchChecks:
         first = next(model.model.parameters())
         kind = logging_config.computed or torch.promote_types(first.dtype, torch.float32)
         row = model.layout.width * kind.itemsize
-        if row <= LARGE_BYTES and samples * row <= LARGE_BYTES:
+        if not samples or (row <= LARGE_BYTES and samples * row <= LARGE_BYTES):
             return
         needed = samples * row * (2 if keeps else 1)
         if row > LARGE_BYTES and self._sized != model.layout.digest:

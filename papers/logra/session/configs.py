@@ -31,6 +31,14 @@ class LoggingConfig(Settings):
         "none", description="of the log; float32"
     )
 
+    statistics_dtype: Literal["float64", "float32"] = Field(
+        "float64", description="of the sums that H is made of; float32 takes half the memory"
+    )
+    digest_weights: bool = Field(
+        True,
+        description="rows are logged and scored with a digest of the model's weights, which tells "
+        "whether these have changed; False saves reading them, billions of them take a minute",
+    )
     checkpoint_seconds: float = Field(
         300, ge=0, description="of a run with resume=True, between two files of its statistics"
     )

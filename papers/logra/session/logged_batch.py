@@ -72,13 +72,17 @@ class LoggedBatch:
 
     @property
     def matrix(self) -> Tensor:
-        """(n, width). Raises InputError before the end, or of a capture without gradients."""
+        """(n, width). Raises InputError before the end, or where gradients are not taken so."""
+        if self.capture.rotated:
+            raise InputError(
+                "gradients of a pass that corrects eigenvalues alone; allowed: setup() with log"
+            )
         return self._batch.matrix
 
     def log(self) -> Log:
         """Ids, and gradients and activations by layer. Raises InputError before the end."""
         log: dict[str, dict[str, Tensor]] = {name: {} for name in self.capture.layers}
-        if self.capture.gradients:
+        if self.capture.gradients and not self.capture.rotated:
             log = {name: {"grad": part} for name, part in self._batch.gradients.items()}
         for name, parts in self.activations.log.items():
             log.setdefault(name, {}).update(parts)

@@ -60,6 +60,8 @@ class LogIXScheduler:
         hessian: ``none``, ``empirical_fisher`` (LogIX: ``raw``), ``kfac``, or ``ekfac``, which
             takes one pass more.
         save: ``none``, or ``grad`` to store gradients in the last pass.
+        log: whether :meth:`LogIX.get_log` has the gradients of the last pass. EKFAC, where they are
+            not stored either, takes less time without.
 
     Raises:
         InputError: another value.
@@ -71,6 +73,7 @@ class LogIXScheduler:
         lora: LoRA | bool = "none",
         hessian: HessianName = "none",
         save: Save = "none",
+        log: bool = True,
     ) -> None:
         if isinstance(lora, bool):
             lora = choose_lora(lora, run.get_lora_config())
@@ -85,6 +88,8 @@ class LogIXScheduler:
         gathers = [KRONECKER_FACTORS] * (lora == "pca") + [KRONECKER_FACTORS] * (hessian == "ekfac")
         # A pass that stores gradients logs them, also where the Hessian is made of other moments.
         last = {"grad": ["log"], **LAST_PASS[hessian]} if save == "grad" else LAST_PASS[hessian]
+        if not log:
+            last = {kind: [what for what in last[kind] if what != "log"] for kind in last}
         gathers.append(last)
         self.passes = [
             Pass(
