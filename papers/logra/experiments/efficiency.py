@@ -30,7 +30,7 @@ from papers.logra.curvature.memory_limits import require_memory, told_when_memor
 from papers.logra.measures.disk_usage import folder_bytes
 from papers.logra.methods.attribution import log_batches
 from papers.logra.scoring.influence import Log, Scores
-from papers.logra.tasks.classifier_training import Device, take_device
+from papers.logra.tasks.devices import Device, take_device
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples
 

@@ -20,7 +20,7 @@ from common.runs.run import Run
 from papers.logra.experiments.efficiency import timed
 from papers.logra.gradients.layers import add_gradients, add_projected_gradients, find_rule
 from papers.logra.gradients.projections import random_projections
-from papers.logra.tasks.classifier_training import Device, take_device
+from papers.logra.tasks.devices import Device, take_device
 
 
 class ProjectionCostSettings(Settings):

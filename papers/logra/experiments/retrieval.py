@@ -25,8 +25,10 @@ from papers.logra.methods.attribution import (
     LoggedTrainingSet,
     attribute,
 )
-from papers.logra.tasks.classifier_training import Device, TrainingSettings, take_device, train
+from papers.logra.tasks.checkpoints import Checkpoint
+from papers.logra.tasks.classifier_training import TrainingSettings, train
 from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load_corpus
+from papers.logra.tasks.devices import Device, take_device
 from papers.logra.tasks.language_models import TransformerSettings
 from papers.logra.tasks.samples import Samples
 from papers.logra.tasks.word_names import read_words, topic_name
@@ -62,7 +64,7 @@ def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     corpus = mix(load_corpus(settings.corpus, run), settings.mixed)
     sequences, queries = corpus.train.to(device), corpus.queries.to(device)
     network = settings.network.build(corpus.vocabulary, settings.corpus.length, run.seed)
-    model = train(network, sequences, settings.training, run.seed)
+    model = train(network, sequences, settings.training, run.seed, Checkpoint(run, "training"))
     whole = InfluenceSettings(
         projection="none", hessian="none", layers=settings.layers, batch_size=settings.batch_size
     )

@@ -513,7 +513,7 @@ class Influence:
 
         Args:
             hessian, damping, store, groups: what they are of.
-            like: where and in what type to compute; by default where H is, in float32.
+            like: where and in what type to compute; by default as rows are stored, at least in float32.
         """
         about = {
             "hessian": hessian.digest,
@@ -530,7 +530,8 @@ class Influence:
         }
         found = {name: store.column("self_influence", p) for name, p in parameters.items()}
         if any(values is None for values in found.values()):
-            place: dict[str, Any] = {"device": self.device}
+            exact = torch.float64 if store.dtype == "float64" else torch.float32
+            place: dict[str, Any] = {"device": self.device, "dtype": exact}
             if like is not None:
                 place = {"device": like.device, "dtype": like.dtype}
             blocks = store.blocks(**place)

@@ -63,7 +63,11 @@ class LoggedBatch:
         Raises:
             InputError: what :meth:`Capture.batch` raises.
         """
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            # Nothing of a batch may refer back to it: its gradients would stay until a collection.
+            self.activations.counts = lambda: True
 
     @property
     def has_gradients(self) -> bool:

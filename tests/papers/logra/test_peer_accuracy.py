@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from papers.logra.benchmarks.peer_accuracy import DigitsTask, kept, retrained_margins, task_at
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.samples import compute_logits, margins
 
 
@@ -16,9 +18,10 @@ def task() -> DigitsTask:
 
 
 @pytest.mark.parametrize("rank", [4, 16])
-def test_trak_keeps_as_many_numbers_as_logra(task: DigitsTask, rank: int) -> None:
-    function = InfluenceFunction(InfluenceSettings(rank=rank), task.model(0), task.train, seed=0)
-    assert function.matrix(task.train.take(slice(2))).shape == (2, kept(task, rank))
+def test_trak_keeps_as_many_numbers_as_logra(task: DigitsTask, rank: int, tmp_path: Path) -> None:
+    settings = InfluenceSettings(rank=rank)
+    logged = LoggedTrainingSet(settings, task.model(0), task.train, 0, tmp_path / "log")
+    assert logged.run.layout.width == kept(task, rank)
 
 
 def test_models_have_weights_alone_and_learn(task: DigitsTask) -> None:
