@@ -18,7 +18,7 @@ from papers.logra.targets.tables import METHODS
 #: Sets of Figure 4: prefix of their arms, title at paper scale.
 SETS: Final = {"": "FMNIST", "cifar-": "CIFAR-10", "few-": "FMNIST on a CPU"}
 LANGUAGE_SETS: Final = {"": "WikiText-2, GPT-2", "ptb-": "Penn Treebank on a CPU"}
-#: Of every method in all figures; those of the paper have a colour each.
+#: How each method is drawn in all figures; those of the paper have a colour each.
 STYLES: Final[dict[str, dict[str, Any]]] = {
     arm: {
         "color": COLOURS[place % len(COLOURS)],
@@ -83,8 +83,8 @@ def figure2(results: Results) -> FigureWithCaption:
 
 def figure4a(results: Results) -> FigureWithCaption:
     """Share of images flipped, and perplexity, against the number of samples removed."""
-    sets = sets_of(results, "brittleness", SETS)
-    corpora = sets_of(results, "language_brittleness", LANGUAGE_SETS)
+    sets = find_sets(results, "brittleness", SETS)
+    corpora = find_sets(results, "language_brittleness", LANGUAGE_SETS)
     panels = 2 * len(sets) + len(corpora)
     columns = min(panels, 4)
     rows = -(-panels // columns)
@@ -96,13 +96,13 @@ def figure4a(results: Results) -> FigureWithCaption:
     for prefix, pair in zip(sets, images, strict=True):
         for ax, column, label in zip(pair, ("flipped", "loss"), BRITTLE, strict=True):
             curves(ax, results, "brittleness", prefix, column)
-            ax.set(title=title_of(results, prefix), ylabel=label)
+            ax.set(title=name_images(results, prefix), ylabel=label)
     for ax, prefix in zip(texts, corpora, strict=True):
         curves(ax, results, "language_brittleness", prefix, "perplexity")
-        ax.set(title=corpus_of(results, prefix), ylabel="mean perplexity of the queries")
+        ax.set(title=name_corpus(results, prefix), ylabel="mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "Each image's (or all queries') most valuable samples are removed and models retrained."
@@ -112,7 +112,7 @@ def figure4a(results: Results) -> FigureWithCaption:
     )
 
 
-def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
+def add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend below all axes, each label once."""
     handles = {
         label: handle
@@ -122,18 +122,18 @@ def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
-def sets_of(results: Results, experiment: str, names: Iterable[str]) -> list[str]:
+def find_sets(results: Results, experiment: str, names: Iterable[str]) -> list[str]:
     """Those prefixes of which an arm runs at this scale."""
     present = results.paper.experiments[experiment].arms_of(results.scale)
     return [prefix for prefix in names if any(prefix + arm in present for arm in METHODS)]
 
 
-def title_of(results: Results, prefix: str) -> str:
+def name_images(results: Results, prefix: str) -> str:
     """Name of a set of images at this scale."""
     return SETS[prefix] if results.scale == "paper" else "Digits"
 
 
-def corpus_of(results: Results, prefix: str) -> str:
+def name_corpus(results: Results, prefix: str) -> str:
     """Name of a set of sequences at this scale."""
     return LANGUAGE_SETS[prefix] if results.scale == "paper" else "Language model"
 
@@ -155,11 +155,11 @@ def curves(ax: Axes, results: Results, experiment: str, prefix: str, column: str
 def figure4b(results: Results) -> FigureWithCaption:
     """Datamodeling score of every method, a point for each attributed model."""
     panels = [
-        ("datamodeling", "lds", title_of(results, prefix), prefix)
-        for prefix in sets_of(results, "datamodeling", SETS)
+        ("datamodeling", "lds", name_images(results, prefix), prefix)
+        for prefix in find_sets(results, "datamodeling", SETS)
     ] + [
-        ("language_datamodeling", "lds_by_loss", corpus_of(results, prefix), prefix)
-        for prefix in sets_of(results, "language_datamodeling", LANGUAGE_SETS)
+        ("language_datamodeling", "lds_by_loss", name_corpus(results, prefix), prefix)
+        for prefix in find_sets(results, "language_datamodeling", LANGUAGE_SETS)
     ]
     width = 1.2 + 4.2 * len(panels)
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.6), squeeze=False)
@@ -208,7 +208,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
             )
         ax.set_xscale("log", base=base)
         ax.set(xlabel=across, ylabel=label)
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "The score rises with the rank; PCA keeps more of H than random directions of equal rank."

@@ -207,7 +207,7 @@ def table2(results: Results) -> Table:
         for row, place in HYPERPARAMETERS:
             theirs = results.published_value("Table 2", row, benchmark, "hyperparameter")
             value = setting(ours, place) if present else None
-            number = number_of(value)
+            number = parse_number(value)
             if number is None and value is not None:
                 words.append(f"{benchmark}: {row.lower()} {value}")
             cells.append(
@@ -245,7 +245,7 @@ def setting(settings: Any, place: tuple[str, ...]) -> Any:
     return settings
 
 
-def number_of(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """A raw setting that is a number, if it is one; YAML reads 3e-2 as text."""
     try:
         return float(value)
