@@ -513,7 +513,7 @@ class Influence:
 
         Args:
             hessian, damping, store, groups: what they are of.
-            like: where and in what type to compute; by default as rows are stored, at least in float32.
+            like: where and in what type to compute; by default as stored, at least in float32.
         """
         about = {
             "hessian": hessian.digest,
