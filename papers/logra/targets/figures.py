@@ -100,7 +100,7 @@ def figure4a(results: Results) -> FigureWithCaption:
         ax.set_ylabel("mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "Each image's (or all queries') most valuable samples are removed and models retrained."
@@ -110,7 +110,7 @@ def figure4a(results: Results) -> FigureWithCaption:
     )
 
 
-def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
+def add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend below all axes, each label once."""
     handles = {
         label: handle
@@ -120,7 +120,7 @@ def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
-def title_of(results: Results, experiment: str, case: str) -> str:
+def name_panel(results: Results, experiment: str, case: str) -> str:
     """Title of a case's panel; at paper scale the paper's own name of it, where there is one."""
     body = results.paper.experiments[experiment].cases[case]
     return (body.published if results.scale == "paper" else "") or body.title
@@ -139,7 +139,7 @@ def curves(ax: Axes, results: Results, experiment: str, case: str, column: str) 
             capsize=2,
             **STYLES[arm],
         )
-    ax.set_title(title_of(results, experiment, case))
+    ax.set_title(name_panel(results, experiment, case))
 
 
 def figure4b(results: Results) -> FigureWithCaption:
@@ -164,7 +164,7 @@ def figure4b(results: Results) -> FigureWithCaption:
         ax.set_yticks(range(len(arms)), [names[arm].title for arm in arms])
         ax.invert_yaxis()
         ax.axvline(0, color="0.6", linewidth=0.8)
-        ax.set(title=title_of(results, experiment, case), xlabel="linear datamodeling score")
+        ax.set(title=name_panel(results, experiment, case), xlabel="linear datamodeling score")
     return FigureWithCaption(
         figure,
         "Points are attributed models, bars their mean. The score correlates summed scores with"
@@ -198,7 +198,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
             )
         ax.set_xscale("log", base=base)
         ax.set(xlabel=across, ylabel=label)
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "The score rises with the rank; PCA keeps more of H than random directions of equal rank."

@@ -17,7 +17,7 @@ def running(results: Results, experiment: str) -> dict[str, list[str]]:
     return found
 
 
-def row_of(results: Results, experiment: str, case: str, arm: str) -> str:
+def name_row(results: Results, experiment: str, case: str, arm: str) -> str:
     """A row's name as :func:`grid` gives it: the arm's, and the case's where several run."""
     study = results.paper.experiments[experiment]
     name = study.arms[arm].title
@@ -81,7 +81,7 @@ def table1(results: Results) -> Table:
 
     cells = []
     for model, arms in models.items():
-        rows = {arm: row_of(results, "efficiency", model, arm) for arm in arms}
+        rows = {arm: name_row(results, "efficiency", model, arm) for arm in arms}
         cells += [entry(model, arm, rows[arm], column) for arm in arms for column in COSTS]
         for part, metric, key in PASSES:
             column = ("Logging", "throughput", metric, "tokens/s", (key, "throughput"))
@@ -177,7 +177,7 @@ def table2(results: Results) -> Table:
         for row, place in HYPERPARAMETERS:
             theirs = results.published_value("Table 2", row, benchmark, "hyperparameter")
             value = setting(ours, place)
-            number = number_of(value)
+            number = parse_number(value)
             if number is None and value is not None:
                 words.append(f"{benchmark}: {row.lower()} {value}")
             cells.append(
@@ -215,7 +215,7 @@ def setting(settings: Any, place: tuple[str, ...]) -> Any:
     return settings
 
 
-def number_of(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """A raw setting that is a number, if it is one; YAML reads 3e-2 as text."""
     try:
         return float(value)
@@ -265,7 +265,7 @@ def table_brittleness(results: Results) -> Table:
     cells = [
         cell(
             results,
-            row_of(results, experiment, case, arm),
+            name_row(results, experiment, case, arm),
             f"{count} {removed} removed",
             experiment=experiment,
             case=case,

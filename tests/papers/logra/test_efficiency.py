@@ -17,7 +17,6 @@ from papers.logra.experiments import efficiency
 from papers.logra.experiments.efficiency import EfficiencySettings
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
-from papers.logra.methods.attribution import captured
 from papers.logra.targets.tables import BYTES, table1
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples, losses
@@ -49,7 +48,11 @@ def test_gradients_of_every_architecture_are_autograds(kind: str) -> None:
         return losses(model(sample[:, :-1]), sample[:, 1:]).sum()
 
     wanted = autograd_gradients(model, layers, loss, tokens)
-    found = [batch.gradients for _, batch in captured(Capture(model, layers), model, samples, 3)]
+    capture, found = Capture(model, layers), []
+    for _, part in samples.batches(3):
+        with capture.batch() as batch:
+            losses(model(part.x), part.y).sum().backward()  # type: ignore[no-untyped-call]
+        found.append(batch.gradients)
     for name, expected in wanted.items():
         together = torch.cat([part[name] for part in found])
         # Llama's norms are float32 by transformers' code, whatever the model is.
@@ -125,7 +128,9 @@ def test_out_of_memory_names_arm_and_batch(
     def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
 
-    monkeypatch.setattr(efficiency.LoGraJob, "_log" if phase == "log" else "score", exhausted)
+    monkeypatch.setattr(
+        efficiency.TimedRun, "_go_through" if phase == "log" else "score", exhausted
+    )
     with pytest.raises(InputError, match=message) as error:
         metrics_of("efficiency", "logra_16_256")
     assert "arm logra_16_256" in str(error.value)
