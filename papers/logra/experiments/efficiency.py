@@ -25,12 +25,13 @@ from common.results.memory import peak_tensor_bytes
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.training.local_gpu import Device
 from papers.logra import Config, LoggingConfig, LogIX, LogIXScheduler, LoRAConfig, merge_logs
 from papers.logra.curvature.memory_limits import require_memory, told_when_memory_ends
 from papers.logra.measures.disk_usage import folder_bytes
 from papers.logra.methods.attribution import log_batches
 from papers.logra.scoring.influence import Log, Scores
-from papers.logra.tasks.devices import Device, take_device
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples
 

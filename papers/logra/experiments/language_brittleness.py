@@ -14,12 +14,13 @@ from torch import Tensor
 
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.methods.attribution import AttributionSettings, attribute
-from papers.logra.tasks.checkpoints import Checkpoint, resumable
 from papers.logra.tasks.corpora import Corpus
 from papers.logra.tasks.language_models import perplexity
 from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
+from papers.logra.tasks.resumable import compute_parts
 from papers.logra.tasks.samples import Samples
 
 #: Length of the lists that are compared with the queries' topics.
@@ -53,7 +54,7 @@ def run_language_brittleness(settings: LanguageBrittlenessSettings, run: Run) ->
     models = list(product(settings.removals, range(settings.retrainings)))
     with run.progress(len(models), "retrainings") as bar:
         parts = (partial(retrain, *model) for model in models)
-        found = resumable(parts, Checkpoint(run, "retrainings"), bar.update)
+        found = compute_parts(parts, Checkpoint(run, "retrainings"), bar.update)
     rows += [
         {"removed": float(removed), "perplexity": sum(some) / len(some)}
         for removed, some in zip(

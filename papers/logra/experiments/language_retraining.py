@@ -13,10 +13,11 @@ from torch import Tensor
 
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.logra.experiments.subset_retraining import SubsetSettings, draw_share
-from papers.logra.tasks.checkpoints import Checkpoint, resumable
 from papers.logra.tasks.language_models import measured
 from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
+from papers.logra.tasks.resumable import compute_parts
 
 
 class LanguageRetrainingSettings(SubsetSettings, LanguageTaskSettings):
@@ -35,7 +36,7 @@ def run_language_retraining(settings: LanguageRetrainingSettings, run: Run) -> d
     models = zip(share.seeds, share.places, strict=True)
     with run.progress(len(share.seeds), "retrainings") as bar:
         parts = (partial(retrain, *model) for model in models)
-        found = resumable(parts, Checkpoint(run, "retrainings"), bar.update)
+        found = compute_parts(parts, Checkpoint(run, "retrainings"), bar.update)
     losses, margins = (torch.stack(part).cpu() for part in zip(*found, strict=True))
     share.save(run, losses, margins)
     return {"perplexity": float((losses / queries.y.shape[1]).exp().mean())}

@@ -17,10 +17,11 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.training.local_gpu import Device
 from papers.logra.experiments.efficiency import timed
 from papers.logra.gradients.layers import add_gradients, add_projected_gradients, find_rule
 from papers.logra.gradients.projections import random_projections
-from papers.logra.tasks.devices import Device, take_device
+from papers.logra.tasks.devices import take_device
 
 
 class ProjectionCostSettings(Settings):

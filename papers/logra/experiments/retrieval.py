@@ -17,6 +17,8 @@ from torch import Tensor
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
 from papers.logra.experiments.language_brittleness import LISTED, topic_metrics
 from papers.logra.measures.outliers import largest, list_metrics
 from papers.logra.methods.attribution import (
@@ -25,10 +27,9 @@ from papers.logra.methods.attribution import (
     LoggedTrainingSet,
     attribute,
 )
-from papers.logra.tasks.checkpoints import Checkpoint
 from papers.logra.tasks.classifier_training import TrainingSettings, train
 from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load_corpus
-from papers.logra.tasks.devices import Device, take_device
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_models import TransformerSettings
 from papers.logra.tasks.samples import Samples
 from papers.logra.tasks.word_names import read_words, topic_name

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from common.errors import InputError
 from common.experiments.settings import Settings
-from papers.logra.tasks.checkpoints import Checkpoint
+from common.training.checkpoint import Checkpoint
 from papers.logra.tasks.networks import Mlp, ResNet9
 from papers.logra.tasks.samples import Samples, losses
 
@@ -130,7 +130,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if checkpoint is not None:
-            checkpoint.write_now_and_then(step + 1, state)
+            checkpoint.write(step + 1, state)
     if checkpoint is not None:
         checkpoint.remove()
     return network.eval()

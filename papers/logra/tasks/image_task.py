@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
 from papers.logra.curvature.tensor_files import digest_tensors
-from papers.logra.tasks.checkpoints import Checkpoint, resumable
 from papers.logra.tasks.classifier_training import (
     NetworkSettings,
     TrainingSettings,
     train,
 )
-from papers.logra.tasks.devices import Device, take_device
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load_images
 from papers.logra.tasks.mlp_stack import MlpStack, train_stack
+from papers.logra.tasks.resumable import compute_parts
 from papers.logra.tasks.samples import Samples, compute_logits
 
 
@@ -85,7 +87,7 @@ class ImageTask:
         ]
         what = {"subsets": subsets, "seeds": torch.tensor(seeds)}
         checkpoint = Checkpoint(self.run, f"retraining-{digest_tensors(what)[:16]}")
-        return torch.cat(resumable(parts, checkpoint))
+        return torch.cat(compute_parts(parts, checkpoint))
 
     def _retrained(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
         settings = self.settings

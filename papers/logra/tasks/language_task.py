@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
 from papers.logra.curvature.tensor_files import digest_tensors
-from papers.logra.tasks.checkpoints import Checkpoint
 from papers.logra.tasks.classifier_training import TrainingSettings, train
 from papers.logra.tasks.corpora import CorpusSettings, load_corpus
-from papers.logra.tasks.devices import Device, take_device
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_models import LanguageModelSettings
 
 

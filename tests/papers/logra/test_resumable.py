@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from common.errors import InputError
 from common.runs.run import Run
-from common.training import local_gpu
-from papers.logra.tasks import classifier_training, devices
-from papers.logra.tasks.checkpoints import Checkpoint, resumable
+from common.training.checkpoint import Checkpoint
+from papers.logra.tasks import classifier_training
 from papers.logra.tasks.classifier_training import TrainingSettings, train
-from papers.logra.tasks.devices import take_device
+from papers.logra.tasks.resumable import compute_parts
 from papers.logra.tasks.samples import Samples
 from tests.papers.logra.runs import opened, settings_of
 
@@ -66,7 +63,7 @@ def test_a_killed_training_ends_in_the_same_bits(
     assert steps == [0, 1, 2, 3, 4, 4, 5]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-    assert not (run.work / "training").exists()
+    assert not (run.work / "states" / "training").exists()
 
 
 def test_parts_that_were_done_are_not_done_again(run: Run) -> None:
@@ -80,7 +77,7 @@ def test_parts_that_were_done_are_not_done_again(run: Run) -> None:
 
     def loop(killed: int = -1) -> list[torch.Tensor]:
         parts = [lambda p=place: part(p, killed) for place in range(4)]  # type: ignore[misc]
-        return resumable(parts, Checkpoint(run, "loop", seconds=0))
+        return compute_parts(parts, Checkpoint(run, "loop", seconds=0))
 
     with run:
         with pytest.raises(Killed):
@@ -94,30 +91,3 @@ def test_short_loops_write_nothing(run: Run) -> None:
     with run:
         train(network(), data(), SETTINGS, 5, Checkpoint(run, "training"))
         assert not run.work.exists()
-
-
-def test_a_gpu_is_claimed_by_the_shared_means(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "visible_gpus", lambda: 2)
-    monkeypatch.setattr(
-        devices, "claimed_gpu", lambda count: local_gpu.claimed_gpu(count, tmp_path / "locks")
-    )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    with local_gpu.claimed_gpu(2, tmp_path / "locks"):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # another process's, which has the first one
-        assert take_device("auto", run) == torch.device("cuda")
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-        devices._claims.close()
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert take_device("cpu", run) == torch.device("cpu")
-
-
-def test_no_gpu_is_an_error_where_one_is_asked_for(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="device cuda: there is no GPU"):
-        take_device("cuda", run)
