@@ -19,7 +19,8 @@ def _temporary_cache() -> TemporaryDirectory[str] | None:
     writable home, decorating a function with ``cache=True`` would raise RuntimeError.
     """
     try:
-        njit(cache=True)(_temporary_cache)  # looks for the folder; compiles nothing
+        # To decorate is to look for the folder; nothing is compiled.
+        njit(cache=True)(_temporary_cache)
     except RuntimeError:
         folder = TemporaryDirectory(prefix="numba-")
         config.CACHE_DIR = folder.name  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Entry point: ``python papers/pollux_sim/train.py EXPERIMENT --arm A --seed S``, or ``simulate``.
+"""Entry point: ``python papers/pollux_sim/train.py EXPERIMENT --case C --arm A``, or ``simulate``.
 
 ``simulate`` runs any workload file; everything else is an experiment of the paper.
 """
@@ -126,7 +126,7 @@ def run_file(options: argparse.Namespace) -> Path:
     }
     settings = validated(SimulateSettings, raw, "simulate", OPTIONS)
     scale = "paper" if applications == "traces" else "laptop"
-    key = RunKey("pollux_sim", "simulate", options.policy, options.seed, scale)
+    key = RunKey("pollux_sim", "simulate", "file", options.policy, options.seed, scale)
     with Run(key, "simulate", settings, options.out, options.out / key.name) as run:
         metrics = run_simulation(settings, run)
         record = run.finish(metrics)

@@ -175,7 +175,7 @@ APPLICATIONS: Final = {
 }
 
 
-def constants_of(name: str) -> Constants:
+def find_constants(name: str) -> Constants:
     """Constants of one application. Raises InputError if it is not one of the six."""
     try:
         return APPLICATIONS[name]

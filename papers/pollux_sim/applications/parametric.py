@@ -21,7 +21,7 @@ from papers.pollux_sim.applications.applications import (
     APPLICATIONS,
     Application,
     Placement,
-    constants_of,
+    find_constants,
 )
 from papers.pollux_sim.applications.tuned_jobs import TunedJob
 from papers.pollux_sim.models.goodput import Theta, gain, grad_time, iteration_time
@@ -101,7 +101,7 @@ class ParametricApplication(Application):
     """One application answered from fitted formulas, defined for every placement and batch."""
 
     def __init__(self, name: str, fit: Fit) -> None:
-        super().__init__(constants_of(name))
+        super().__init__(find_constants(name))
         self.theta = Theta(**fit.theta)
         self.progress_per_epoch = fit.progress_per_epoch
         self._log_sizes = np.log(fit.noise_scale.batch_sizes)

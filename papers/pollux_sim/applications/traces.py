@@ -21,7 +21,7 @@ from papers.pollux_sim.applications.applications import (
     Application,
     Placement,
     canonical_placement,
-    constants_of,
+    find_constants,
 )
 from papers.pollux_sim.applications.csv_columns import (
     COUNT,
@@ -72,7 +72,7 @@ class TraceApplication(Application):
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        super().__init__(constants_of(name))
+        super().__init__(find_constants(name))
         self._placements = _read_times(folder / "placements.csv", {"placement": PLACEMENT})
         self._scalability = _read_times(
             folder / "scalability.csv", {"num_nodes": COUNT, "num_replicas": COUNT}

@@ -55,13 +55,19 @@ PHILLY_GPUS: Final = {
 
 
 class JobSpec(NamedTuple):
-    """One submitted job. Pollux ignores the last two fields, Optimus the number of GPUs."""
+    """One submitted job. Pollux ignores the last two fields, Optimus the number of GPUs.
+
+    Attributes:
+        time: seconds after the start of the workload.
+        num_replicas: GPUs.
+        batch_size: total over all GPUs.
+    """
 
     name: str
-    time: int  # seconds after the start of the workload
+    time: int
     application: str
-    num_replicas: int  # GPUs
-    batch_size: int  # total
+    num_replicas: int
+    batch_size: int
 
 
 #: Latest submission, s: seconds since 1970 fit, milliseconds do not.
@@ -186,7 +192,8 @@ def philly_workload(
         size: [job.num_gpus for job in trace if job.size == size and job.duration_s <= 86400]
         for size in ("L", "XL")
     }
-    order = np.random.RandomState(main_draw.randint(0, 1 << 32))  # what pandas' sample draws with
+    # The artifact draws with pandas' sample, which takes a RandomState.
+    order = np.random.RandomState(main_draw.randint(0, 1 << 32))
     submissions = []
     for index in order.choice(len(trace), size=jobs, replace=False):
         job = trace[index]

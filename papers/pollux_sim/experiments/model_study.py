@@ -102,7 +102,7 @@ class Measurements:
         return dict(zip(named, zip(step.tolist(), sync.tolist(), strict=True), strict=True))
 
 
-def study(settings: ModelStudySettings, run: Run) -> dict[str, float]:
+def run_model_study(settings: ModelStudySettings, run: Run) -> dict[str, float]:
     """Program ``model_study``: errors of the goodput model; writes the data of Figures 1 to 3.
 
     Raises:
@@ -236,7 +236,7 @@ def application_metrics(measured: Measurements, theta: Theta) -> dict[str, float
     one_gpu, _ = app.timing((1,), app.init_batch_size)
     metrics = {
         "throughput_error_{}_pct": 100 * timing_error(theta, measured.rows).mean_abs_error,
-        "efficiency_error_{}": efficiency_error(measured),
+        "efficiency_error_{}": prediction_error(measured),
         "crossing_slowdown_{}": slower,
         "predicted_crossing_slowdown_{}": believed_slower,
         "m0_{}": app.init_batch_size,
@@ -273,7 +273,7 @@ def typical_local_batch(measured: Measurements) -> int:
     return min((m for *_, m in measured.times()), key=lambda m: abs(np.log(m / first)))
 
 
-def efficiency_error(measured: Measurements) -> float:
+def prediction_error(measured: Measurements) -> float:
     """Mean absolute error of the efficiency predicted from the reference batch, over all epochs.
 
     M0, where every prediction is 1, and the reference itself are left out.
@@ -393,4 +393,4 @@ def measured_throughput(
     return num_gpus * local_bsz * (accum_steps + 1) / (step + accum_steps * (step - sync))
 
 
-PROGRAM = Program(ModelStudySettings, study)
+PROGRAM = Program(ModelStudySettings, run_model_study)

@@ -114,9 +114,9 @@ class SimulateSettings(Settings):
 
 def run_simulation(settings: SimulateSettings, run: Run) -> dict[str, float]:
     """Program ``simulate``: metrics of one workload; writes jobs.csv and timeline.csv."""
-    scenario = Scenario.of(settings, run)
+    scenario = Scenario.load(settings, run)
     jobs = scenario.fresh_jobs()
-    with run.progress(len(jobs), f"{settings.policy} {run.key.arm}", "job") as bar:
+    with run.progress(len(jobs), run.key.place, "job") as bar:
 
         def on_round(_now: int, finished: int) -> None:
             bar.update(finished - bar.n)
@@ -155,7 +155,7 @@ class Scenario:
     specs: list[JobSpec]
 
     @classmethod
-    def of(cls, settings: SimulateSettings, run: Run) -> Scenario:
+    def load(cls, settings: SimulateSettings, run: Run) -> Scenario:
         """Load data, note what was read, check that the workload fits the cluster.
 
         Raises:
@@ -180,11 +180,11 @@ class Scenario:
         for spec in self.specs:
             app = self.applications[spec.application]
             adaptive = self.settings.policy == "pollux"
-            batch = self._agent(app) if adaptive else FixedBatch(spec.batch_size, app)
+            batch = self._make_agent(app) if adaptive else FixedBatch(spec.batch_size, app)
             jobs.append(Job(spec.name, app, spec.time, batch))
         return sorted(jobs, key=lambda job: job.submission_time)
 
-    def _agent(self, app: Application) -> BatchChoice:
+    def _make_agent(self, app: Application) -> BatchChoice:
         from papers.pollux_sim.policies.pollux_agent import MAX_GPUS, PolluxAgent
 
         rigid = app.name == RIGID_APPLICATION

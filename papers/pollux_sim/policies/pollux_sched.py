@@ -102,7 +102,8 @@ class PolluxSched:
             row_of = {job.name: row for row, job in enumerate(jobs)}
             target = [row_of[names[row]] for row in source]
         start = _empty(len(front.length), len(jobs), _row_length(cluster))
-        width = front.node.shape[2]  # narrower where an auto-scaled cluster has grown
+        # The old rows are shorter where an auto-scaled cluster has grown.
+        width = front.node.shape[2]
         start.node[:, target, :width] = front.node[:, source]
         start.gpus[:, target, :width] = front.gpus[:, source]
         start.length[:, target] = front.length[:, source]

@@ -14,19 +14,19 @@ from matplotlib.patches import Patch
 
 from common.results.figures import COLOURS, LINES, MARKERS, FigureWithCaption
 from common.results.records import Results, StoredRecord
+from common.results.tables import Cell, Table, grid
 from papers.pollux_sim.applications.applications import APPLICATIONS
-from papers.pollux_sim.targets.tables import INTERFERENCES, INTERVALS
+from papers.pollux_sim.targets.tables import HOUR, LOAD, TIMES, table_fig8b, table_fig8c
 
-HOUR: Final = 3600.0
-#: Policies keep their colour in every figure.
-POLICIES: Final = {"pollux": "Pollux", "optimus": "Optimus+Oracle", "tiresias": "Tiresias"}
+#: The policies with hand-tuned jobs keep their colour in every figure.
+POLICIES: Final = ("pollux", "optimus", "tiresias")
 COLOUR: Final = dict(zip(POLICIES, COLOURS, strict=False))
 APPLICATION_COLOUR: Final = dict(zip(APPLICATIONS, COLOURS, strict=False))
-#: Arms of `testbed` shown over time: all with hand-tuned jobs.
-TUNED: Final = {"pollux": "pollux", "optimus-tuned": "optimus", "tiresias-tuned": "tiresias"}
 BIN_S: Final = 1800
 #: Place of a legend that would cover lines inside its axes.
 BELOW: Final[dict[str, Any]] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+#: Place of one legend for all panels.
+OUTSIDE: Final[dict[str, Any]] = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
 PUBLISHED: Final[dict[str, Any]] = {
     "color": "#444444",
     "marker": "_",
@@ -41,22 +41,27 @@ def panels(rows: int, columns: int, height: float = 2.5, width: float = 6.4) -> 
     return list(axes.flat)
 
 
-def figure_of(axes: Sequence[Axes]) -> Figure:
+def find_figure(axes: Sequence[Axes]) -> Figure:
     """The figure that ``axes`` belong to."""
     figure = axes[0].get_figure()
     assert isinstance(figure, Figure)
     return figure
 
 
-def study(results: Results) -> StoredRecord:
+def first_study(results: Results) -> StoredRecord:
     """The first record of the model study: figures 1 to 3 show one seed."""
-    return results.records("model_study", "all_models")[0]
+    return results.first("model_study", "goodput")
+
+
+def find_title(results: Results, experiment: str, arm: str) -> str:
+    """The title of an arm."""
+    return results.paper.experiments[experiment].arms[arm].title
 
 
 def figure1(results: Results) -> FigureWithCaption:
     """Scalability by batch size, and the best batch size by GPUs and stage of training."""
-    scaling = study(results).read_csv("fig1_scalability.csv")
-    best = study(results).read_csv("fig1_best_batch.csv")
+    scaling = first_study(results).read_csv("fig1_scalability.csv")
+    best = first_study(results).read_csv("fig1_best_batch.csv")
     left, right = axes = panels(1, 2, height=3.6)
     for index, (size, rows) in enumerate(scaling.groupby("batch_size")):
         left.plot(rows.num_gpus, rows.throughput, **line(index), label=f"batch {size}")
@@ -67,7 +72,7 @@ def figure1(results: Results) -> FigureWithCaption:
     right.set(xlabel="GPUs", ylabel="total batch size", title="Best batch", ylim=(0, None))
     right.legend(**BELOW, ncols=1)
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "ResNet18 on CIFAR-10. Larger batches scale to more GPUs; the batch with the best goodput"
         " grows with the GPUs and, as gradients get noisier, with training.",
         "Two line charts: throughput against GPUs for several batch sizes; best total batch size"
@@ -82,7 +87,7 @@ def line(index: int) -> dict[str, Any]:
 
 def figure2(results: Results) -> FigureWithCaption:
     """Statistical efficiency over training, measured and predicted from one batch size."""
-    rows = study(results).read_csv("fig2_efficiency.csv")
+    rows = first_study(results).read_csv("fig2_efficiency.csv")
     axes = panels(3, 2, height=2.1)
     for ax, (name, mine) in zip(axes, rows.groupby("application", sort=False), strict=True):
         sizes = sorted(mine.batch_size.unique())
@@ -98,7 +103,7 @@ def figure2(results: Results) -> FigureWithCaption:
     for ax in axes[::2]:
         ax.set_ylabel("efficiency")
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "Statistical efficiency at the smallest, an intermediate and the largest batch size: solid"
         " as measured at that size, dotted as predicted from the noise scale measured at the"
         " intermediate one.",
@@ -109,7 +114,7 @@ def figure2(results: Results) -> FigureWithCaption:
 
 def figure3(results: Results) -> FigureWithCaption:
     """Throughput measured and predicted, by GPUs."""
-    rows = study(results).read_csv("fig3_throughput.csv")
+    rows = first_study(results).read_csv("fig3_throughput.csv")
     rows = rows[rows.sweep == "gpus"]
     axes = panels(3, 2, height=2.1)
     for ax, (name, mine) in zip(axes, rows.groupby("application", sort=False), strict=True):
@@ -125,7 +130,7 @@ def figure3(results: Results) -> FigureWithCaption:
     for ax in axes[::2]:
         ax.set_ylabel("samples / s")
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "Throughput at a fixed batch per GPU against GPUs, four to a node: points as measured,"
         " line by the fitted model. Most models lose speed where a second node joins (4 to 8"
         " GPUs).",
@@ -136,24 +141,24 @@ def figure3(results: Results) -> FigureWithCaption:
 def figure5(results: Results) -> FigureWithCaption:
     """GPUs in use and their mean statistical efficiency, in bins of half an hour."""
     top, bottom = axes = panels(2, 1, height=2.2)
-    for index, (arm, policy) in enumerate(TUNED.items()):
-        rows = results.records("testbed", arm)[0].read_csv("timeline.csv")
+    for index, policy in enumerate(POLICIES):
+        rows = results.first("testbed", policy).read_csv("timeline.csv")
         rows = rows.assign(weighted=rows.gpus_used * rows.efficiency)
         bins = rows.groupby(rows.time_s // BIN_S)[["gpus_used", "weighted"]].mean()
         hours = (bins.index + 0.5) * BIN_S / HOUR
         style: dict[str, Any] = {
             "color": COLOUR[policy],
             "linestyle": LINES[index],
-            "label": POLICIES[policy],
+            "label": find_title(results, "testbed", policy),
         }
         top.plot(hours, bins.gpus_used, **style)
         running = bins.gpus_used > 0
         bottom.plot(hours[running], (bins.weighted / bins.gpus_used)[running], **style)
     top.set(ylabel="GPUs in use", ylim=(0, None), title="GPUs")
     bottom.set(ylabel="efficiency", xlabel="hours", ylim=(0, 1.05), title="Statistical efficiency")
-    bottom.legend(loc="lower right", ncols=3)
+    find_figure(axes).legend(*top.get_legend_handles_labels(), **OUTSIDE)
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "GPUs in use and their statistical efficiency (weighted by GPUs) over time, hand-tuned"
         " jobs, in bins of 30 minutes. The paper's curves are from the testbed.",
         "Two line charts over hours for three policies: GPUs in use, and efficiency.",
@@ -162,7 +167,7 @@ def figure5(results: Results) -> FigureWithCaption:
 
 def figure6(results: Results) -> FigureWithCaption:
     """The three largest jobs over time under Pollux."""
-    record = results.records("testbed", "pollux")[0]
+    record = results.first("testbed", "pollux")
     jobs, spans = record.read_csv("jobs.csv"), record.read_csv("allocations.csv")
     order = [*APPLICATIONS].index
     largest = jobs.assign(rank=jobs.application.map(order)).sort_values(
@@ -188,7 +193,7 @@ def figure6(results: Results) -> FigureWithCaption:
     axes[2].set(ylabel="batch size", yscale="log")
     axes[3].set(ylabel="efficiency", ylim=(0, 1.05), xlabel="hours")
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "The largest job and the two largest of other models under Pollux: GPUs held, total batch"
         " size and statistical efficiency, with the number of active jobs above. Batch and"
         " efficiency are those at the end of each allocation.",
@@ -200,18 +205,18 @@ def figure6(results: Results) -> FigureWithCaption:
 def figure7(results: Results) -> FigureWithCaption:
     """Distribution of finish-time fairness."""
     curves = (
-        ("job_load", "pollux-1.0", "Pollux p=-1", COLOUR["pollux"], "-"),
-        ("fairness", "pollux-p1", "Pollux p=+1", COLOURS[5], "--"),
-        ("fairness", "pollux-p-10", "Pollux p=-10", COLOURS[3], ":"),
-        ("job_load", "optimus-1.0", POLICIES["optimus"], COLOUR["optimus"], "-"),
-        ("job_load", "tiresias-1.0", POLICIES["tiresias"], COLOUR["tiresias"], "-"),
+        ("job_load", "pollux", COLOUR["pollux"], "-"),
+        ("fairness", "p1", COLOURS[5], "--"),
+        ("fairness", "p-10", COLOURS[3], ":"),
+        ("job_load", "optimus", COLOUR["optimus"], "-"),
+        ("job_load", "tiresias", COLOUR["tiresias"], "-"),
     )
     (ax,) = axes = panels(1, 1, height=3.6)
-    for experiment, arm, label, colour, style in curves:
-        records = results.records(experiment, arm)
+    for experiment, arm, colour, style in curves:
+        records = results.records(experiment, arm, LOAD)
         rho = np.sort(np.concatenate([item.read_csv("jobs.csv").rho for item in records]))
         share = np.arange(1, len(rho) + 1) / len(rho)
-        label = f"{label} (max {rho[-1]:.1f})"
+        label = f"{find_title(results, experiment, arm)} (max {rho[-1]:.1f})"
         ax.step(rho, share, where="post", color=colour, linestyle=style, label=label)
     ax.axvline(1, color="#888888", linewidth=0.8)
     ax.set(
@@ -226,60 +231,48 @@ def figure7(results: Results) -> FigureWithCaption:
     ax.minorticks_off()
     ax.legend(loc="lower right")
     return FigureWithCaption(
-        figure_of(axes),
-        "Cumulative share of jobs by finish-time fairness, all workloads together. The definition"
-        " of ρ's equal share is ours (see the paper's README).",
+        find_figure(axes),
+        "Cumulative share of jobs by finish-time fairness, all workloads together; p=-1 where none"
+        " is named. The definition of ρ's equal share is ours (see the paper's README).",
         "Five cumulative curves; those of Pollux rise left of the baselines' and end earlier.",
     )
 
 
-def bars(
-    ax: Axes,
-    results: Results,
-    figure: str,
-    runs: Sequence[tuple[str, str, str]],
-    ticks: Sequence[str],
-    policy: str,
-    metric: tuple[str, str] = ("avg_jct_s", "avg JCT"),
+def points(
+    ax: Axes, results: Results, cells: Sequence[Cell], ticks: Sequence[str], policy: str
 ) -> None:
     """Our mean and deviation over workloads as points, the artifact's number as a dash."""
-    places = np.arange(len(runs))
-    present = [len(results.values(run[0], run[1], metric[0])) > 0 for run in runs]
-    values = [results.values(run[0], run[1], metric[0]) / HOUR for run in runs]
-    means = [value.mean() if len(value) else np.nan for value in values]
-    spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
+    places = np.arange(len(cells))
+    means = np.array([cell.mean for cell in cells], dtype=float)
+    ran = np.isfinite(means)
     ax.errorbar(
-        places[present],
-        np.array(means)[present],
-        np.array(spread)[present],
+        places[ran],
+        means[ran],
+        np.array([cell.std or 0.0 for cell in cells])[ran],
         color=COLOUR[policy],
         marker="o",
         capsize=3,
-        label=POLICIES[policy],
+        label=find_title(results, "job_load", policy),
     )
-    found = [
-        results.published_value(figure, run[2], "mean of 8 workloads", metric[1]) for run in runs
-    ]
-    theirs = [item.value if item and item.value is not None else np.nan for item in found]
     if results.scale == "paper":
-        ax.plot(places, theirs, **PUBLISHED)
+        ax.plot(places, np.array([cell.published for cell in cells], dtype=float), **PUBLISHED)
     ax.set_xticks(places, list(ticks))
 
 
 def figure8a(results: Results) -> FigureWithCaption:
     """Average completion time by job load."""
     left, right = axes = panels(1, 2, height=3.2)
-    loads = ("0.5", "1.0", "1.5", "2.0")
-    for policy in POLICIES:
-        runs = [("job_load", f"{policy}-{load}", f"{policy}-{load}") for load in loads]
-        ticks = [f"{load}x" for load in loads]
-        bars(left, results, "fig8a", runs, ticks, policy)
-        bars(right, results, "fig8a", runs, ticks, policy, ("makespan_s", "makespan"))
-    left.set(ylabel="hours", xlabel="job load", title="Average JCT", ylim=(0, None))
-    right.set(xlabel="job load", title="Makespan", ylim=(0, None))
-    left.legend()
+    for measure, ax in ((TIMES[0], left), (TIMES[-1], right)):
+        for policy in POLICIES:
+            cells = grid(
+                results, "job_load", [measure], columns="cases", table="fig8a", arms=[policy]
+            )
+            points(ax, results, cells, [cell.column for cell in cells], policy)
+    left.set(ylabel="hours", title="Average JCT", ylim=(0, None))
+    right.set(title="Makespan", ylim=(0, None))
+    find_figure(axes).legend(*left.get_legend_handles_labels(), **OUTSIDE)
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "Average job completion time and makespan against the load: mean and standard deviation"
         f" over workloads{artifact_note(results)}.",
         "Two line charts with error bars for three policies; Pollux is lowest at every load.",
@@ -292,17 +285,18 @@ def artifact_note(results: Results) -> str:
 
 
 def single_panel(
-    figure: str, runs: Sequence[tuple[str, str, str]], ticks: Sequence[str], label: str, said: str
+    table: Callable[[Results], Table], label: str, said: str
 ) -> Callable[[Results], FigureWithCaption]:
-    """A panel of Figure 8 that shows Pollux alone."""
+    """A panel of Figure 8 that shows Pollux alone, with the first column of ``table``."""
 
     def draw(results: Results) -> FigureWithCaption:
         (ax,) = axes = panels(1, 1, height=3.2)
-        bars(ax, results, figure, runs, ticks, "pollux")
+        cells = [cell for cell in table(results).cells if cell.column == TIMES[0].title]
+        points(ax, results, cells, [cell.row for cell in cells], "pollux")
         ax.set(ylabel="average JCT (hours)", xlabel=label, ylim=(0, None))
         caption = f"{said} Mean and standard deviation over workloads{artifact_note(results)}."
         return FigureWithCaption(
-            figure_of(axes), caption, f"Average job completion time of Pollux against {label}."
+            find_figure(axes), caption, f"Average job completion time of Pollux against {label}."
         )
 
     return draw
@@ -312,7 +306,7 @@ def figure9(results: Results) -> FigureWithCaption:
     """Nodes and efficiency of one auto-scaled job."""
     top, bottom = axes = panels(2, 1, height=2.2)
     for index, (arm, body) in enumerate(results.paper.experiments["autoscaling"].arms.items()):
-        rows = results.records("autoscaling", arm)[0].read_csv("timeline.csv")
+        rows = results.first("autoscaling", arm).read_csv("timeline.csv")
         rows = rows[rows.gpus_used > 0]
         style: dict[str, Any] = {
             "color": COLOURS[index],
@@ -326,7 +320,7 @@ def figure9(results: Results) -> FigureWithCaption:
     bottom.set(ylabel="efficiency", xlabel="hours", ylim=(0, 1.05), title="Statistical efficiency")
     bottom.legend(loc="lower right")
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "One job whose cluster grows by goodput or by throughput. Goodput adds nodes when noisier"
         " gradients make large batches worth it; throughput takes them all at once.",
         "Two charts over hours: number of nodes, and statistical efficiency, for three rules.",
@@ -337,8 +331,8 @@ def figure_gantt(results: Results) -> FigureWithCaption:
     """Who held which GPUs, by node, under each policy."""
     axes = panels(3, 1, height=2.6, width=6.4)
     ends = []
-    for ax, (arm, policy) in zip(axes, TUNED.items(), strict=True):
-        record = results.records("testbed", arm)[0]
+    for ax, policy in zip(axes, POLICIES, strict=True):
+        record = results.first("testbed", policy)
         spans, jobs = record.read_csv("allocations.csv"), record.read_csv("jobs.csv")
         application = jobs.set_index("name").application
         lanes = packed_lanes(spans)
@@ -355,15 +349,15 @@ def figure_gantt(results: Results) -> FigureWithCaption:
                 linewidth=0.15,
                 alpha=0.9,
             )
-        ax.set(title=POLICIES[policy], ylabel="GPU", ylim=(0, None))
+        ax.set(title=find_title(results, "testbed", policy), ylabel="GPU", ylim=(0, None))
         ax.grid(False)
     for ax in axes:
         ax.set_xlim(0, max(ends))
     axes[-1].set_xlabel("hours")
     handles = [Patch(color=colour, label=name) for name, colour in APPLICATION_COLOUR.items()]
-    figure_of(axes).legend(handles=handles, loc="outside lower center", ncols=3)
+    find_figure(axes).legend(handles=handles, **OUTSIDE)
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "Allocations of one workload: a bar is a job on GPUs of one node, coloured by model.",
         "Three Gantt charts, one a policy: GPUs from bottom to top, hours from left to right.",
     )
@@ -387,12 +381,12 @@ def packed_lanes(spans: pd.DataFrame, gpus_per_node: int = 4) -> list[int]:
 def figure_utilisation(results: Results) -> FigureWithCaption:
     """Active jobs and GPUs at useful work over time."""
     top, bottom = axes = panels(2, 1, height=2.2)
-    for index, (arm, policy) in enumerate(TUNED.items()):
-        rows = results.records("testbed", arm)[0].read_csv("timeline.csv")
+    for index, policy in enumerate(POLICIES):
+        rows = results.first("testbed", policy).read_csv("timeline.csv")
         style: dict[str, Any] = {
             "color": COLOUR[policy],
             "linestyle": LINES[index],
-            "label": POLICIES[policy],
+            "label": find_title(results, "testbed", policy),
         }
         hours = rows.time_s / HOUR
         useful = (rows.gpus_used * rows.efficiency).rolling(30, min_periods=1).mean()
@@ -404,7 +398,7 @@ def figure_utilisation(results: Results) -> FigureWithCaption:
         ylabel="GPUs x efficiency", xlabel="hours", ylim=(0, None), title="GPUs at useful work"
     )
     return FigureWithCaption(
-        figure_of(axes),
+        find_figure(axes),
         "Unfinished jobs, and GPUs in use times their statistical efficiency (mean over half an"
         " hour), of one workload.",
         "Two line charts over hours for three policies: unfinished jobs, and efficient GPUs.",
@@ -420,17 +414,13 @@ FIGURES = {
     "figure7": figure7,
     "figure8a": figure8a,
     "figure8b": single_panel(
-        "fig8b",
-        INTERVALS,
-        ("30 s", "1 min", "2 min", "4 min", "8 min"),
+        table_fig8b,
         "scheduling interval",
         "Pollux by how often it re-allocates.",
     ),
     "figure8c": single_panel(
-        "fig8c",
-        INTERFERENCES,
-        ("avoided", "0 %", "25 %", "50 %"),
-        "slowdown of jobs that share a node",
+        table_fig8c,
+        "interference of jobs that share a node",
         "Pollux with interference avoidance, and without it at three injected slowdowns.",
     ),
     "figure9": figure9,

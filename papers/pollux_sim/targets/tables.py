@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from common.results.lineage import Runs
 from common.results.records import Results
-from common.results.tables import Cell, Table, cell
+from common.results.tables import Cell, Measure, Table, cell, grid
 from papers.pollux_sim.applications.applications import APPLICATIONS
 
-HOUR = 1 / 3600
-#: Metrics of a simulation: (label, metric, label in the artifact's summaries).
-TIMES = (
-    ("avg JCT", "avg_jct_s"),
-    ("median JCT", "p50_jct_s"),
-    ("p99 JCT", "p99_jct_s"),
-    ("makespan", "makespan_s"),
+HOUR: Final = 3600.0
+#: Times of a simulation, beside the means of the artifact's summaries.
+TIMES: Final = tuple(
+    Measure(metric, label, "h", 1 / HOUR, published=f"{label} of 8 workloads")
+    for metric, label in (
+        ("avg_jct_s", "avg JCT"),
+        ("p50_jct_s", "median JCT"),
+        ("p99_jct_s", "p99 JCT"),
+        ("makespan_s", "makespan"),
+    )
 )
-#: Rows of Table 2: arm of `testbed` -> name in the paper.
-TESTBED = {
-    "pollux": "Pollux (p=-1)",
-    "optimus-tuned": "Optimus+Oracle+TunedJobs",
-    "tiresias-tuned": "Tiresias+TunedJobs",
-    "optimus": "Optimus+Oracle",
-    "tiresias": "Tiresias",
-    "pollux-p1": "Pollux (p=+1)",
-    "pollux-p-10": "Pollux (p=-10)",
-}
-#: Figure 8: (experiment, arm, name in the artifact) of every bar, the paper's settings first.
-LOADS = tuple(
-    ("job_load", f"{policy}-{load}", f"{policy}-{load}")
-    for policy in ("pollux", "optimus", "tiresias")
-    for load in ("0.5", "1.0", "1.5", "2.0")
+#: Those of Table 2, with the paper's headings.
+TESTBED_TIMES: Final = (
+    Measure("avg_jct_s", "JCT average", "h", 1 / HOUR, "avg JCT", "JCT average"),
+    Measure("p99_jct_s", "JCT 99%tile", "h", 1 / HOUR, "p99 JCT", "JCT 99%tile"),
+    Measure("makespan_s", "Makespan", "h", 1 / HOUR, "makespan", "Makespan"),
 )
-INTERVALS = (
-    ("interval", "30s", "pollux-30s"),
-    ("job_load", "pollux-1.0", "pollux-1m"),
-    ("interval", "2m", "pollux-2m"),
-    ("interval", "4m", "pollux-4m"),
-    ("interval", "8m", "pollux-8m"),
+AUTOSCALING: Final = (
+    Measure("avg_jct_s", "Completion time", "h", 1 / HOUR),
+    Measure("node_hours", "Cost", "node h"),
+    Measure("mean_efficiency", "Mean efficiency"),
+    Measure("restarts_per_job", "Restarts"),
 )
-INTERFERENCES = (
-    ("job_load", "pollux-1.0", "avoid"),
-    ("interference", "slowdown-0", "noavoid"),
-    ("interference", "slowdown-25", "inter25"),
-    ("interference", "slowdown-50", "inter50"),
-)
-MODEL_STUDY = ("model_study", "all_models")
+#: Case of every experiment but two: the workloads as the paper has them.
+LOAD: Final = "load1"
 
 
 def table1(results: Results) -> Table:
@@ -56,14 +45,13 @@ def table1(results: Results) -> Table:
         row = "BERT (finetune)" if app.model == "BERT" else app.model
         for column in ("Task", "Dataset", "Optimizer", "LR scaler", "Validation", "Size"):
             cells.append(_published_only(results, row, column))
-        experiment, arm = MODEL_STUDY
         cells.append(
             cell(
                 results,
                 row,
                 "M0",
-                experiment=experiment,
-                arm=arm,
+                experiment="model_study",
+                arm="goodput",
                 metric=f"m0_{name}",
                 label="M0",
                 published=("table1", row, "M0", "M0"),
@@ -75,7 +63,8 @@ def table1(results: Results) -> Table:
                 row,
                 "Frac. jobs",
                 experiment="job_load",
-                arm="pollux-1.0",
+                case=LOAD,
+                arm="pollux",
                 metric=f"job_share_{name}_pct",
                 label="Frac. jobs",
                 unit="%",
@@ -87,8 +76,8 @@ def table1(results: Results) -> Table:
                 results,
                 row,
                 "One GPU at M0",
-                experiment=experiment,
-                arm=arm,
+                experiment="model_study",
+                arm="goodput",
                 metric=f"one_gpu_hours_{name}",
                 label="One GPU at M0",
                 unit="h",
@@ -117,29 +106,9 @@ def _published_only(results: Results, row: str, column: str) -> Cell:
 
 def table2(results: Results) -> Table:
     """Job completion times and makespan of the testbed's workload, simulated."""
-    columns = (
-        ("JCT average", "avg JCT", "avg_jct_s"),
-        ("JCT 99%tile", "p99 JCT", "p99_jct_s"),
-        ("Makespan", "makespan", "makespan_s"),
-    )
     return Table(
         row_header="Policy",
-        cells=[
-            cell(
-                results,
-                row,
-                column,
-                experiment="testbed",
-                arm=arm,
-                metric=metric,
-                label=label,
-                unit="h",
-                factor=HOUR,
-                published=("table2", row, column, label),
-            )
-            for arm, row in TESTBED.items()
-            for column, label, metric in columns
-        ],
+        cells=grid(results, "testbed", TESTBED_TIMES, columns="measures", table="table2"),
         notes=[
             "Published numbers were measured on 64 GPUs; ours are simulated. The authors' script"
             " takes the mean of the ImageNet jobs, about the slowest 2 %, for the 99th percentile;"
@@ -148,47 +117,63 @@ def table2(results: Results) -> Table:
     )
 
 
-def figure_table(figure: str, bars: tuple[tuple[str, str, str], ...]) -> Callable[..., Table]:
-    """The numbers behind a panel of Figure 8, beside those of the authors' artifact."""
+def table_fig8a(results: Results) -> Table:
+    """The numbers behind Figure 8a, beside those of the authors' artifact."""
+    return times_table(grid(results, "job_load", TIMES, columns="measures", table="fig8a"))
 
-    def table(results: Results) -> Table:
-        present = [bar for bar in bars if len(results.values(bar[0], bar[1], "avg_jct_s"))]
-        cells = [
-            cell(
-                results,
-                theirs,
-                label,
-                experiment=experiment,
-                arm=arm,
-                metric=metric,
-                label=label,
-                unit="h",
-                factor=HOUR,
-                published=(figure, theirs, "mean of 8 workloads", label),
-            )
-            for experiment, arm, theirs in present
-            for label, metric in TIMES
-        ]
-        return Table(
-            row_header="Setting", cells=cells, notes=["Each time is the mean over workloads."]
-        )
 
-    return table
+def table_fig8b(results: Results) -> Table:
+    """The numbers behind Figure 8b; by default Pollux re-allocates every minute."""
+    rows = partial(grid, results, "interval", TIMES, columns="measures", table="fig8b")
+    default = default_row(results, "1 min", "fig8a")
+    return times_table([*rows(arms=["30s"]), *default, *rows(arms=["2m", "4m", "8m"])])
+
+
+def table_fig8c(results: Results) -> Table:
+    """The numbers behind Figure 8c; by default interference is avoided."""
+    rows = grid(results, "interference", TIMES, columns="measures", table="fig8c")
+    return times_table([*default_row(results, "avoided", "fig8a"), *rows])
+
+
+def table_quirks(results: Results) -> Table:
+    """The default search beside one with the artifact's two quirks."""
+    rows = grid(results, "artifact_quirks", TIMES, columns="measures", table="fig8a")
+    return Table(row_header="Search", cells=[*default_row(results, "default"), *rows])
+
+
+def default_row(results: Results, row: str, table: str = "") -> list[Cell]:
+    """Times of Pollux as the paper runs it, as a row of another experiment's table."""
+    cells = grid(
+        results,
+        "job_load",
+        TIMES,
+        columns="measures",
+        table=table,
+        cases=[LOAD],
+        arms=["pollux"],
+    )
+    return [found.model_copy(update={"row": row}) for found in cells]
+
+
+def times_table(cells: Sequence[Cell]) -> Table:
+    """A table of times, averaged over workloads."""
+    note = "Each time is the mean over workloads."
+    return Table(row_header="Setting", cells=list(cells), notes=[note])
 
 
 def table_workloads(results: Results) -> Table:
     """Average completion time of each workload at load 1, beside the artifact's."""
+    study = results.paper.experiments["job_load"]
     cells = []
-    for policy in ("pollux", "optimus", "tiresias"):
-        arm = f"{policy}-1.0"
-        for seed, value in results.metric("job_load", arm, "avg_jct_s").items():
-            row = f"workload-{seed}"
-            found = results.published_value("fig8a", arm, row, "avg JCT")
+    for arm, body in study.arms.items():
+        for seed, value in results.metric("job_load", arm, "avg_jct_s", LOAD).items():
+            theirs = f"avg JCT of workload {seed}"
+            found = results.published_value("fig8a", body.title, study.cases[LOAD].title, theirs)
             shown = found if found and results.scale == "paper" else None
             cells.append(
                 Cell(
-                    row=row,
-                    column=policy,
+                    row=f"workload-{seed}",
+                    column=body.title,
                     metric="avg JCT",
                     unit="s",
                     mean=value,
@@ -196,7 +181,7 @@ def table_workloads(results: Results) -> Table:
                     published=shown.value if shown else None,
                     published_text=shown.text if shown else "",
                     confidence=shown.confidence if shown else None,
-                    runs=[Runs(experiment="job_load", arm=arm, seeds=[seed])],
+                    runs=[Runs(experiment="job_load", case=LOAD, arm=arm, seeds=[seed])],
                 )
             )
     return Table(row_header="Workload", cells=cells)
@@ -204,30 +189,9 @@ def table_workloads(results: Results) -> Table:
 
 def table_fig9(results: Results) -> Table:
     """Cost and completion time of the auto-scaled job."""
-    metrics = (
-        ("Completion time", "avg_jct_s", "h", HOUR),
-        ("Cost", "node_hours", "node h", 1.0),
-        ("Mean efficiency", "mean_efficiency", "", 1.0),
-        ("Restarts", "restarts_per_job", "", 1.0),
-    )
-    arms = results.paper.experiments["autoscaling"].arms
     return Table(
         row_header="Rule",
-        cells=[
-            cell(
-                results,
-                body.title,
-                label,
-                experiment="autoscaling",
-                arm=arm,
-                metric=metric,
-                label=label,
-                unit=unit,
-                factor=factor,
-            )
-            for arm, body in arms.items()
-            for label, metric, unit, factor in metrics
-        ],
+        cells=grid(results, "autoscaling", AUTOSCALING, columns="measures"),
         notes=[
             "The paper reports only ratios: 25 % cheaper and 6 % slower than Or et al. It gives no"
             " rule for the comparator; ours scales by the same thresholds with EFFICIENCY = 1."
@@ -237,7 +201,8 @@ def table_fig9(results: Results) -> Table:
 
 def table_exploration(results: Results) -> Table:
     """Average completion times with throughput models explored and known in advance."""
-    arms = {"explored": ("job_load", "pollux-1.0"), "known in advance": ("exploration", "known")}
+    known = results.paper.experiments["exploration"].arms["known"].title
+    columns = (("explored", "job_load", "pollux"), (known, "exploration", "known"))
     names = [name for name in APPLICATIONS if _ran(results, name)]
     rows = [("all jobs", "avg_jct_s"), *((name, f"avg_jct_{name}_s") for name in names)]
     return Table(
@@ -248,13 +213,14 @@ def table_exploration(results: Results) -> Table:
                 row,
                 column,
                 experiment=experiment,
+                case=LOAD,
                 arm=arm,
                 metric=metric,
                 label="avg JCT",
                 unit="s",
             )
             for row, metric in rows
-            for column, (experiment, arm) in arms.items()
+            for column, experiment, arm in columns
         ],
         notes=["The paper: knowing them saves 2 to 5 % on short jobs such as CIFAR-10."],
     )
@@ -262,46 +228,16 @@ def table_exploration(results: Results) -> Table:
 
 def _ran(results: Results, name: str) -> bool:
     """Whether every workload at this scale had a job of an application."""
-    shares = results.values("job_load", "pollux-1.0", f"job_share_{name}_pct")
+    shares = results.values("job_load", "pollux", f"job_share_{name}_pct", LOAD)
     return bool(len(shares)) and bool((shares > 0).all())
-
-
-def table_quirks(results: Results) -> Table:
-    """The default search beside one with the artifact's two quirks."""
-    arms = {
-        "default": ("job_load", "pollux-1.0"),
-        "as in the artifact": ("artifact_quirks", "upstream"),
-    }
-    published = {"as in the artifact": "pollux-1.0"}
-    return Table(
-        row_header="Search",
-        cells=[
-            cell(
-                results,
-                row,
-                label,
-                experiment=experiment,
-                arm=arm,
-                metric=metric,
-                label=label,
-                unit="h",
-                factor=HOUR,
-                published=("fig8a", published[row], "mean of 8 workloads", label)
-                if row in published
-                else None,
-            )
-            for row, (experiment, arm) in arms.items()
-            for label, metric in TIMES
-        ],
-    )
 
 
 TABLES = {
     "table1": table1,
     "table2": table2,
-    "table_fig8a": figure_table("fig8a", LOADS),
-    "table_fig8b": figure_table("fig8b", INTERVALS),
-    "table_fig8c": figure_table("fig8c", INTERFERENCES),
+    "table_fig8a": table_fig8a,
+    "table_fig8b": table_fig8b,
+    "table_fig8c": table_fig8c,
     "table_workloads": table_workloads,
     "table_fig9": table_fig9,
     "table_exploration": table_exploration,

@@ -15,7 +15,7 @@ from common.errors import InputError
 from papers.pollux_sim.applications.applications import (
     APPLICATIONS,
     canonical_placement,
-    constants_of,
+    find_constants,
 )
 from papers.pollux_sim.applications.traces import TraceApplication
 from papers.pollux_sim.models.goodput import efficiency
@@ -65,7 +65,7 @@ def test_batch_sizes_double_from_the_initial_to_the_largest() -> None:
 
 def test_unknown_application_is_refused_with_the_six_names() -> None:
     with pytest.raises(InputError, match=r"'resnet'.*imagenet, yolov3, deepspeech2, bert"):
-        constants_of("resnet")
+        find_constants("resnet")
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from papers.pollux_sim.experiments.model_study import (
     configurations,
     crossing_slowdown,
     drawn,
-    efficiency_error,
     observations,
+    prediction_error,
     quality_difference,
+    run_model_study,
     split,
     spread,
-    study,
     throughputs,
     timed_local_batches,
     traced,
@@ -39,7 +40,7 @@ from papers.pollux_sim.experiments.model_study import (
 from papers.pollux_sim.models.goodput import Theta, efficiency
 from papers.pollux_sim.models.throughput_fit import fit
 
-KEY = RunKey("pollux_sim", "goodput_model", "all_models", 0, "laptop")
+KEY = RunKey("pollux_sim", "model_study", "six_models", "goodput", 0, "laptop")
 #: Mean absolute error of the throughput model (%) and hours of a run on one GPU at M0, found by an
 #: independent fit to the same traces.
 ON_TRACES = {
@@ -60,9 +61,9 @@ def fitted() -> dict[str, Application]:
 def run_study(folder: Path, seed: int = 0, **settings: Any) -> dict[str, float]:
     """Metrics of a study of the fitted applications, read back from its record."""
     chosen = ModelStudySettings(applications="fitted", **settings)
-    key = RunKey(KEY.paper, KEY.experiment, KEY.arm, seed, KEY.scale)
+    key = replace(KEY, seed=seed)
     with Run(key, "model_study", chosen, folder, folder.parent / "work") as run:
-        return read_record(run.finish(study(chosen, run))).metrics
+        return read_record(run.finish(run_model_study(chosen, run))).metrics
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +184,11 @@ def test_a_noise_scale_that_does_not_depend_on_the_batch_is_predicted_without_er
     sizes = app.constants.batch_sizes
     same = Measurements(app, rows, {size: [(1.0, 50.0), (1.0, 90.0)] for size in sizes})
     assert same.reference_batch == 96
-    assert efficiency_error(same) == 0.0
+    assert prediction_error(same) == 0.0
     # Of four batches that count, one is measured with all samples worth the same.
     odd = Measurements(app, rows, same.statistics | {384: [(0.0, 1.0), (0.0, 1.0)]})
     wrong = [1 - efficiency(1.0, var, 32.0) for var in (50.0, 90.0)]
-    assert efficiency_error(odd) == pytest.approx(sum(wrong) / 8)
+    assert prediction_error(odd) == pytest.approx(sum(wrong) / 8)
 
 
 def test_crossing_nodes_slows_down_as_the_model_says(fitted: dict[str, Application]) -> None:
@@ -303,7 +304,7 @@ def test_a_study_of_the_traces_notes_what_it_read(pollux_data: Path, tmp_path: P
     root = str(pollux_data.parent)
     settings = ModelStudySettings(applications="traces", data_root=root)
     with Run(KEY, "model_study", settings, tmp_path / "out", tmp_path / "work") as run:
-        record = read_record(run.finish(study(settings, run)))
+        record = read_record(run.finish(run_model_study(settings, run)))
     assert record.metrics["throughput_error_mean_pct"] <= 10
     assert record.metrics["heldout_error_mean_pct"] <= 10
     (data,) = record.data

@@ -12,18 +12,41 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import Scale, load_paper
-from common.results.records import Results, StoredRecord, read_published
+from common.results.records import Changes, Results, StoredRecord, read_published
 from common.results.tables import Cell, Table
 from papers.pollux_sim.applications.applications import APPLICATIONS
 from papers.pollux_sim.targets.figures import FIGURES
-from papers.pollux_sim.targets.tables import INTERFERENCES, INTERVALS, LOADS, TABLES
-from tests.common.results.example_results import record_of
+from papers.pollux_sim.targets.tables import TABLES
+from tests.common.results.example_results import make_record
 
 FOLDER = ROOT / "papers" / "pollux_sim"
+#: Rows of the tables of Figure 8 -> folders of the artifact's own summaries.
+LOADS = {
+    f"load {load:g}: {title}": f"{policy}-{load}"
+    for load in (0.5, 1.0, 1.5, 2.0)
+    for policy, title in (
+        ("pollux", "Pollux"),
+        ("optimus", "Optimus+Oracle+TunedJobs"),
+        ("tiresias", "Tiresias+TunedJobs"),
+    )
+}
+INTERVALS = {
+    "30 s": "pollux-30s",
+    "1 min": "pollux-1m",
+    "2 min": "pollux-2m",
+    "4 min": "pollux-4m",
+    "8 min": "pollux-8m",
+}
+INTERFERENCES = {
+    "avoided": "avoid",
+    "no slowdown": "noavoid",
+    "25 % slowdown": "inter25",
+    "50 % slowdown": "inter50",
+}
 SECONDS = {"avg_jct_s": 7200.0, "p50_jct_s": 3600.0, "p99_jct_s": 36000.0, "makespan_s": 57600.0}
 
 
-def metrics_of(seed: int) -> dict[str, float]:
+def make_metrics(seed: int) -> dict[str, float]:
     """Made-up metrics: one hour more average JCT for each seed."""
     return (
         SECONDS
@@ -38,10 +61,10 @@ def metrics_of(seed: int) -> dict[str, float]:
 
 @cache
 def made_up(scale: Scale) -> Results:
-    """A record of every run of the paper, with :func:`metrics_of`."""
+    """A record of every run of the paper, with :func:`make_metrics`."""
     paper = load_paper(FOLDER)
     stored = [
-        StoredRecord(record_of(key, {}, metrics_of(key.seed)), None, "")
+        StoredRecord(make_record(key, {}, make_metrics(key.seed)), None, Changes((), False))
         for key in paper.runs(scale)
     ]
     return Results(paper, scale, stored, read_published(FOLDER))
@@ -75,7 +98,7 @@ def test_table2_is_in_hours_over_seeds_beside_the_papers_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bars", "folder"),
+    ("name", "rows", "folder"),
     [
         ("table_fig8a", LOADS, "results-jobload"),
         ("table_fig8b", INTERVALS, "results-period"),
@@ -83,29 +106,30 @@ def test_table2_is_in_hours_over_seeds_beside_the_papers_numbers() -> None:
     ],
 )
 def test_every_bar_of_figure_8_stands_beside_the_artifacts_own_summary(
-    name: str, bars: tuple[tuple[str, str, str], ...], folder: str, pollux_data: Path
+    name: str, rows: dict[str, str], folder: str, pollux_data: Path
 ) -> None:
     table = TABLES[name](made_up("paper"))
-    for _, _, theirs in bars:
+    assert table.rows == list(rows)
+    for row, theirs in rows.items():
         summary = json.loads((pollux_data / folder / theirs / "summary.json").read_text())
-        cell = placed(table, theirs, "avg JCT")
+        cell = placed(table, row, "avg JCT")
         assert cell.published == pytest.approx(summary["mean"] / 3600, rel=1e-3)
         assert cell.n == 8
 
 
 def test_every_workload_stands_beside_the_artifacts_own_summary(pollux_data: Path) -> None:
     table = TABLES["table_workloads"](made_up("paper"))
-    for policy in ("pollux", "optimus", "tiresias"):
+    for policy, body in load_paper(FOLDER).experiments["job_load"].arms.items():
         path = pollux_data / "results-jobload" / f"{policy}-1.0" / "summary.json"
         for number, average in json.loads(path.read_text())["avgs"].items():
-            found = placed(table, f"workload-{number.split('-')[-1]}", policy)
+            found = placed(table, f"workload-{number.split('-')[-1]}", body.title)
             assert found.published == pytest.approx(average, rel=1e-3)
 
 
 def test_a_workloads_number_is_of_one_record() -> None:
     table = TABLES["table_workloads"](made_up("paper"))
-    found = placed(table, "workload-3", "optimus")
-    assert [str(runs) for runs in table.runs_behind(found)] == ["job_load/optimus-1.0/seed3"]
+    found = placed(table, "workload-3", "Optimus+Oracle+TunedJobs")
+    assert [str(runs) for runs in table.runs_behind(found)] == ["job_load/load1/optimus/seed3"]
 
 
 def test_words_of_table1_are_the_papers_and_numbers_are_ours() -> None:

@@ -11,7 +11,7 @@ from papers.pollux_sim.applications.applications import (
     APPLICATIONS,
     Application,
     Placement,
-    constants_of,
+    find_constants,
 )
 from papers.pollux_sim.applications.traces import TraceApplication
 from papers.pollux_sim.applications.tuned_jobs import GPU_COUNTS, packed, tuned_jobs
@@ -21,7 +21,7 @@ class ScalingLaw(Application):
     """CIFAR-10 whose iterations only count samples, and whose GPUs have a given utility."""
 
     def __init__(self, utility: float, run_hours: float) -> None:
-        super().__init__(constants_of("cifar10"))
+        super().__init__(find_constants("cifar10"))
         self.utility = utility
         self.samples = 1e6
         self.seconds_per_sample = run_hours * 3600 / self.samples
