@@ -73,7 +73,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     """Of a network with dropout, killed in its first, third and last epoch of three updates."""
     schedule = Minibatches(epochs=5, batch_size=3, decay="linear")
     x = torch.linspace(-1, 1, 8).unsqueeze(1)
-    run = opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path)
+    run = opened("splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path)
 
     def trained(states: Checkpoint | None, most: int) -> tuple[Tensor, list[float]]:
         torch.manual_seed(0)
