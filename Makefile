@@ -33,8 +33,8 @@ lint: ## check style, types and the workflow
 	ruff check .; ruff format --check .; mypy; \
 	snakefmt --check Snakefile workflow/*.smk; snakemake --lint
 
-report: ## render the report from what is there, with benchmarks if they ran
-	@$(BIN); for part in summary report; do \
+report: ## render the report from what is there, with benchmarks if they ran, and times
+	@$(BIN); for part in summary house_time report; do \
 	"$$bin/python" -m common.results $$part --scale $(SCALE); done
 
 bench: ## run the benchmarks and put their ratios into the report

@@ -18,7 +18,8 @@ from common.experiments.schema import SCALES, Paper, Scale, find_papers, load_pa
 from common.experiments.settings import schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
-from common.runs.imports import source_of
+from common.results.summary import list_papers
+from common.runs.imports import resolve_source
 from common.runs.programs import Programs
 from common.runs.record import Record
 from workflow import environment, pins
@@ -51,7 +52,7 @@ def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = source_of(node, package)
+            module = resolve_source(node, package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
@@ -114,7 +115,7 @@ def test_what_a_package_brings_is_what_it_tells_type_checkers(name: str) -> None
     told, brought = {}, {}
     for node in ast.walk(ast.parse(front.read_text(encoding="utf8"))):
         if isinstance(node, ast.ImportFrom):
-            told |= {alias.name: source_of(node, package) for alias in node.names}
+            told |= {alias.name: resolve_source(node, package) for alias in node.names}
         elif isinstance(node, ast.keyword) and node.arg == "submod_attrs":
             for module, names in ast.literal_eval(node.value).items():
                 brought |= dict.fromkeys(names, f"papers.{name}.{module}")
@@ -145,15 +146,15 @@ def test_schemas_are_those_of_the_models() -> None:
 
 
 @each_paper
-def test_every_arm_validates_at_every_scale(name: str) -> None:
+def test_every_arm_validates_in_every_case_at_every_scale(name: str) -> None:
     paper = load_paper(PAPERS[name])
     programs = Programs(PAPERS[name])
     for experiment, study in paper.experiments.items():
         assert study.program in programs
-        for arm in study.arms:
-            for scale in SCALES:
-                raw = paper.settings(experiment, arm, scale)
-                where = f"{name}.{experiment}.{arm} at {scale}"
+        for scale in SCALES:
+            for case, arm in study.runs(scale):
+                raw = paper.settings(experiment, case, arm, scale)
+                where = f"{name}.{experiment}.{case}.{arm} at {scale}"
                 validated(programs[study.program].settings, raw, where)
 
 
@@ -177,28 +178,27 @@ def test_every_target_and_benchmark_has_its_function_and_the_other_way_round(nam
 
 
 @each_paper
-def test_claims_name_known_experiments_and_arms(name: str) -> None:
+def test_claims_name_what_is_run(name: str) -> None:
     claims = read_claims(PAPERS[name])
     paper = load_paper(PAPERS[name])
     for claim in claims:
         scale: Scale = "laptop" if "laptop" in claim.scales else "paper"
         for operand in (claim.a, claim.b or claim.a):
-            study = paper.experiments[operand.experiment]
-            assert operand.arm in study.arms_of(scale), f"{claim.claim} is never judged"
+            runs = paper.experiments[operand.experiment].runs(scale)
+            assert (operand.case, operand.arm) in runs, f"{claim.claim} is never judged"
             fewest = 1 if claim.deterministic else FEWEST_SEEDS
-            assert len(study.seeds[scale]) >= fewest, f"{claim.claim} needs {fewest} seeds"
+            seeds = paper.seeds(operand.experiment, operand.case, scale)
+            assert len(seeds) >= fewest, f"{claim.claim} needs {fewest} seeds"
+
+
+def test_the_readme_lists_every_paper_with_its_coverage() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    assert list_papers(ROOT) in text, "run: python -m common.results readme"
 
 
 @each_paper
-def test_the_readme_states_the_coverage_of_the_paper(name: str) -> None:
-    paper = load_paper(PAPERS[name])
-    own = [target for target in paper.targets.values() if target.in_paper]
-    row = next(
-        line
-        for line in (ROOT / "README.md").read_text(encoding="utf8").splitlines()
-        if line.startswith(f"| [papers/{name}]")
-    )
-    assert f"{len(own)} of {len(own) + len(paper.not_rebuilt)} tables and figures" in row
+def test_a_paper_says_what_of_it_is_rebuilt(name: str) -> None:
+    assert load_paper(PAPERS[name]).summary
 
 
 @each_paper

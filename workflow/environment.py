@@ -91,10 +91,10 @@ def venv_programs() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.set_inheritable(lock.fileno(), True)
         python = supported_python()
-        fingerprint = fingerprint_of(python)
-        if not STAMP.exists() or STAMP.read_text() != fingerprint:
+        wanted = fingerprint(python)
+        if not STAMP.exists() or STAMP.read_text() != wanted:
             make_venv(python)
-            STAMP.write_text(fingerprint)
+            STAMP.write_text(wanted)
     return VENV / "bin"
 
 
@@ -109,13 +109,13 @@ def supported_python() -> str:
     stop(f"Python 3.11 or 3.12 is needed; python3 is {sys.version.split()[0]}")
 
 
-def fingerprint_of(python: str) -> str:
+def fingerprint(python: str) -> str:
     """Changes with the pins, with Python and with the place of the checkout."""
-    identity = PINS.read_bytes() + version_of(python) + os.fsencode(ROOT)
+    identity = PINS.read_bytes() + read_version(python) + os.fsencode(ROOT)
     return hashlib.sha256(identity).hexdigest()
 
 
-def version_of(python: str | Path) -> bytes:
+def read_version(python: str | Path) -> bytes:
     """What ``python -V`` prints."""
     return subprocess.run((python, "-V"), capture_output=True, check=True).stdout
 
@@ -126,7 +126,7 @@ def make_venv(python: str) -> None:
     if not tested_processor(platform.machine(), Path("/proc/cpuinfo").read_text()):
         note("untested processor: this project is tested on x86-64 with AVX2 and with AVX-512")
     note("installing the pins of requirements.txt into .venv; the first time this takes a while")
-    usable = STAMP.exists() and version_of(VENV / "bin" / "python") == version_of(python)
+    usable = STAMP.exists() and read_version(VENV / "bin" / "python") == read_version(python)
     STAMP.unlink(missing_ok=True)
     if not usable:
         run(python, "-m", "venv", "--clear", VENV)
@@ -139,7 +139,7 @@ def make_venv(python: str) -> None:
     install("--requirement", others)
     with_pins = [line for line in lines if line.startswith(tuple(f"{n}==" for n in COMPILED_WITH))]
     # By its version an older one would do, which was compiled against other pins.
-    install("--force-reinstall", wheel_of(compiled, with_pins))
+    install("--force-reinstall", find_wheel(compiled, with_pins))
     install("--no-build-isolation", "--editable", ROOT)
 
 
@@ -166,10 +166,10 @@ def install(*arguments: str | Path) -> None:
         run(*PIP, "install", "--no-deps", *arguments)
 
 
-def wheel_of(compiled: str, pins: list[str]) -> Path:
+def find_wheel(compiled: str, pins: list[str]) -> Path:
     """The wheel of a pin that is compiled, built once a machine for what it is compiled against."""
     identity = "\n".join([compiled, *pins, platform.machine()]).encode()
-    key = hashlib.sha256(identity + version_of(VENV / "bin" / "python")).hexdigest()[:16]
+    key = hashlib.sha256(identity + read_version(VENV / "bin" / "python")).hexdigest()[:16]
     folder = WHEELS / key
     if not list(folder.glob("*.whl")):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -33,4 +33,5 @@ onstart:
         workflow.scheduler.job_rate_limiter = None
         # With conda or containers jobs have another python.
         if not workflow.deployment_settings.deployment_method:
-            shell.prefix(dag.warm_python().replace("{", "{{").replace("}", "}}"))
+            prefix = dag.warm_python(dag.journal(SCALE))
+            shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))

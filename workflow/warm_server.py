@@ -1,11 +1,11 @@
 """A process in which the libraries of this project are loaded, of which jobs are forks.
 
-``python warm_server.py LISTENER``, with the number of a listening socket and a pipe as standard
-input: it ends when the pipe does, that is with the process that holds the other end, however that
-ends. For each environment and folder that jobs come with it starts one interpreter in them, so a
-fork has the variables (``OMP_NUM_THREADS`` is read while libraries load), the hash seed and the
-module path of its own interpreter. No module of this project is loaded there: each job loads them
-as they are, and fingerprints no others.
+``python warm_server.py LISTENER JOURNAL``, with the number of a listening socket, a file to which
+it adds what each job took, and a pipe as standard input: it ends when the pipe does, that is with
+the process that holds the other end, however that ends. For each environment and folder that jobs
+come with it starts one interpreter in them, so a fork has the variables (``OMP_NUM_THREADS`` is
+read while libraries load), the hash seed and the module path of its own interpreter. No module of
+this project is loaded there: each job loads them as they are, and fingerprints no others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import ctypes
 import gc
 import importlib
 import importlib.machinery
+import json
 import os
 import re
 import runpy
@@ -27,6 +28,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import types
 from functools import cache
 from pathlib import Path
@@ -38,8 +40,11 @@ LIBRARIES: Final = (
     (
         *("pydantic.main", "pydantic.types", "pydantic.functional_validators"),
         *("pydantic.plugin._loader", "yaml", "tqdm", "jinja2", "concurrent.futures.thread"),
+        *("pydantic.fields", "lazy_loader", "tabulate", "pandas.io.formats.style"),
         *("numpy", "pandas", "scipy.optimize", "numba"),
-        *("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
+        *("matplotlib.pyplot", *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "svg"))),
+        # PIL loads them when it first reads or writes a file.
+        *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Ppm", "Png")),
     ),
     ("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
 )
@@ -76,7 +81,15 @@ class Job(NamedTuple):
             os.close(number)
 
 
-def listen(listener: socket.socket) -> None:
+class Forked(NamedTuple):
+    """A job at work: when it was started, in seconds since the epoch, by whom, and what it runs."""
+
+    started: float
+    client: socket.socket
+    words: list[str]
+
+
+def listen(listener: socket.socket, journal: str) -> None:
     """Pass jobs to the interpreter of their environment until standard input ends."""
     interpreters: Interpreters = {}
     with selectors.DefaultSelector() as waiting:
@@ -86,7 +99,7 @@ def listen(listener: socket.socket) -> None:
             client = listener.accept()[0]
             with contextlib.suppress(OSError, ValueError):
                 if own(client):
-                    direct(client, interpreters)
+                    direct(client, interpreters, journal)
             client.close()
     for process, link in interpreters.values():
         link.close()
@@ -95,11 +108,17 @@ def listen(listener: socket.socket) -> None:
 
 def own(client: socket.socket) -> bool:
     """Whether it is a process of the same user that asks; anybody can see the socket."""
+    return peer(client)[1] == os.getuid()
+
+
+def peer(client: socket.socket) -> tuple[int, int]:
+    """Process and user that asked."""
     found = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", found)[1] == os.getuid())
+    pid, uid, _ = struct.unpack("3i", found)
+    return pid, uid
 
 
-def direct(client: socket.socket, interpreters: Interpreters) -> None:
+def direct(client: socket.socket, interpreters: Interpreters, journal: str) -> None:
     """Read a request and hand it to its interpreter, which is started if need be."""
     head, streams, *_ = socket.recv_fds(client, 8, 3)
     try:
@@ -111,7 +130,7 @@ def direct(client: socket.socket, interpreters: Interpreters) -> None:
             link, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with other:
                 process = subprocess.Popen(
-                    ("python", __file__),
+                    ("python", __file__, journal),
                     executable=executable,
                     cwd=folder,
                     env=dict(item.split("=", 1) for item in variables),
@@ -130,13 +149,14 @@ class Interpreter:
 
     Args:
         link: brings jobs; when it ends, they are killed and this process ends.
+        journal: file to which it adds what each took.
         depth: how many groups of :data:`LIBRARIES` are loaded. A job that wants more is handed to a
             fork of this interpreter, which loads them.
     """
 
-    def __init__(self, link: socket.socket, depth: int = 1) -> None:
-        self._link, self._depth = link, depth
-        self._clients: dict[int, socket.socket] = {}
+    def __init__(self, link: socket.socket, journal: str, depth: int = 1) -> None:
+        self._link, self._journal, self._depth = link, journal, depth
+        self._jobs: dict[int, Forked] = {}
         self._deeper: tuple[int, socket.socket] | None = None
         self._wakeup = socket.socketpair()
         for end in self._wakeup:
@@ -155,13 +175,13 @@ class Interpreter:
                 if key.fileobj is self._wakeup[0]:
                     self._reap()
                 elif key.fileobj is not self._link:
-                    if key.data in self._clients:  # else it was reaped a moment ago
+                    if key.data in self._jobs:  # else it was reaped a moment ago
                         self._hear(key.data)
                 elif (job := Job.received(self._link)) is None:
                     self._end()
-                elif depth_of(job.words) > self._depth:
+                elif read_depth(job.words) > self._depth:
                     if link := self._pass_on(job):
-                        return Interpreter(link, self._depth + 1).job()
+                        return Interpreter(link, self._journal, self._depth + 1).job()
                 elif self._fork(job):
                     return job
 
@@ -170,6 +190,7 @@ class Interpreter:
         if not is_there(job.client):
             job.close()
             return False
+        started = time.time()
         pid = os.fork()
         if not pid:
             self._leave()
@@ -178,7 +199,7 @@ class Interpreter:
             os.setpgid(pid, pid)
         for stream in job.streams:
             os.close(stream)
-        self._clients[pid] = job.client
+        self._jobs[pid] = Forked(started, job.client, job.words)
         self._waiting.register(job.client, selectors.EVENT_READ, pid)
         return False
 
@@ -203,28 +224,34 @@ class Interpreter:
     def _hear(self, pid: int) -> None:
         """Pass on the signals that a client was sent; its end is the end of its job."""
         try:
-            numbers = self._clients[pid].recv(64)
+            numbers = self._jobs[pid].client.recv(64)
         except OSError:
             numbers = b""
         for number in numbers:
             os.kill(pid, number)
         if not numbers:
-            self._waiting.unregister(self._clients[pid])
+            self._waiting.unregister(self._jobs[pid].client)
             os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         self._wakeup[0].recv(4096)
-        for pid, client in list(self._clients.items()):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                with contextlib.suppress(OSError):
-                    client.send(b"%d" % os.waitstatus_to_exitcode(status))
-                with contextlib.suppress(KeyError):
-                    self._waiting.unregister(client)
-                self._clients.pop(pid).close()
+        for pid, job in list(self._jobs.items()):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            own = cpu_s(pid)
+            _, status, usage = os.wait4(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            # Before its client ends, and jobs start that count what was taken so far.
+            with contextlib.suppress(OSError):
+                write_down(self._journal, job, code, own, usage.ru_utime + usage.ru_stime - own)
+            with contextlib.suppress(OSError):
+                job.client.send(b"%d" % code)
+            with contextlib.suppress(KeyError):
+                self._waiting.unregister(job.client)
+            self._jobs.pop(pid).client.close()
 
     def _end(self) -> NoReturn:
-        for pid in self._clients:
+        for pid in self._jobs:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         if self._deeper:
@@ -237,9 +264,40 @@ class Interpreter:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         links = [self._deeper[1]] if self._deeper else []
-        for end in (self._link, *self._wakeup, *self._clients.values(), *links):
+        clients = [job.client for job in self._jobs.values()]
+        for end in (self._link, *self._wakeup, *clients, *links):
             end.close()
         self._waiting.close()
+
+
+def write_down(journal: str, job: Forked, status: int, own: float, children: float) -> None:
+    """Add a job that has ended to the journal, in one piece: several interpreters write there."""
+    line = {
+        "words": job.words,
+        "status": status,
+        "started": job.started,
+        "ended": time.time(),
+        "cpu_s": own,
+        "children_cpu_s": max(children, 0.0),
+        "client_cpu_s": cpu_s(peer(job.client)[0]),
+    }
+    Path(journal).parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process without its children, as its own ``time.process_time`` tells them.
+
+    Of one that has ended until it is waited for; 0 of one that is gone.
+    """
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # Linux's number of the clock of another process
+    except OSError:
+        return 0.0
 
 
 def is_there(client: socket.socket) -> bool:
@@ -272,14 +330,16 @@ def load(libraries: tuple[str, ...]) -> None:
     gc.freeze()  # collections in forks would write to pages that they share
 
 
-def depth_of(words: list[str]) -> int:
+def read_depth(words: list[str]) -> int:
     """Groups of :data:`LIBRARIES` for a job: all if a module of its paper loads torch.
 
     The paper is where the script lies, or is named as in ``-m common.results table PAPER TARGET``.
+    What makes the report loads the modules of all papers.
     """
     if words[0] != "-m":
         return 1 + uses_torch(Path(words[0]).parent)
-    return 1 + any(uses_torch(Path("papers", word)) for word in words[3:4])
+    named = words[3:4] if words[2:3] != ["report"] else []
+    return 1 + uses_torch(Path("papers", *named))
 
 
 @cache
@@ -301,7 +361,7 @@ def run(job: Job) -> NoReturn:
     sys.modules["numpy.random"].seed()
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.seed()
-    status = status_of(job.words)
+    status = run_as_main(job.words)
     # As multiprocessing ends its forks: to tear the libraries down would copy all that is shared.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -312,7 +372,7 @@ def run(job: Job) -> NoReturn:
     os._exit(status)
 
 
-def status_of(words: list[str]) -> int:
+def run_as_main(words: list[str]) -> int:
     """Run a script or a module as ``__main__``; its exit status, once what Python says is said."""
     try:
         execute(words)
@@ -354,10 +414,11 @@ def first_on_path(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        listen(socket.socket(fileno=int(sys.argv[1])))
+    *number, journal = sys.argv[1:]
+    if number:
+        listen(socket.socket(fileno=int(number[0])), journal)
     else:
         first_on_path(Path(os.devnull))
         link = socket.socket(fileno=os.dup(0))
         os.dup2(1, 0)
-        run(Interpreter(link).job())
+        run(Interpreter(link, journal).job())

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from common import ROOT
 from common.errors import InputError
@@ -50,12 +50,23 @@ class Arm(Settings):
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
 
 
+def _all_arms(given: Any) -> Any:
+    """Scales alone mean all arms there."""
+    return dict.fromkeys(given, "all") if isinstance(given, list) else given
+
+
+_Arms = dict[Scale, Literal["all"] | list[str]]
+ArmsByScale = Annotated[
+    _Arms, BeforeValidator(_all_arms, json_schema_input_type=_Arms | list[Scale])
+]
+
+
 class Case(Settings):
     """What the arms of an experiment are compared on: a data set, a size, a corpus."""
 
     title: str = Field(min_length=1)
     published: str = Field("", description="its name in published.csv, where the title is another")
-    at: dict[Scale, Literal["all"] | list[str]] = Field(
+    at: ArmsByScale = Field(
         min_length=1, description="arms that run, by scale; a list of scales means all arms"
     )
     smaller: str = Field(
@@ -69,11 +80,6 @@ class Case(Settings):
     seeds: dict[Scale, list[int]] = Field({}, description="instead of the experiment's")
     resources: dict[Scale, Resources] = Field({}, description="instead of the experiment's")
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
-
-    @field_validator("at", mode="before")
-    @classmethod
-    def _all_arms(cls, given: Any) -> Any:
-        return dict.fromkeys(given, "all") if isinstance(given, list) else given
 
 
 class Experiment(Settings):
@@ -191,6 +197,7 @@ class Paper(Settings):
     title: str = Field(min_length=1)
     publication: str = Field(min_length=1)
     url: str = ""
+    summary: str = Field("", description="what is rebuilt, in a few words: for the list of papers")
     uses: list[str] = Field([], description="other papers whose libraries this one imports")
     experiments: dict[str, Experiment] = Field(min_length=1)
     targets: dict[str, Target] = Field(min_length=1)

@@ -21,9 +21,10 @@ from common.experiments.settings import validated
 from common.results import claims, listings, tables
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Changes, Results, StoredRecord, write_archive
-from common.results.summary import write_json, write_summary
+from common.results.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded
+from common.runs.dag import journal
 from common.runs.record import Record
 
 
@@ -83,7 +84,9 @@ def parser() -> Parser:
         metavar="DIR",
         help=_ARGUMENTS["work"],
     )
+    add(readme_command)
     add(summary_command)
+    add(house_time_command)
     add(report_command)
     add(check_command)
     return top
@@ -93,7 +96,7 @@ _ARGUMENTS = {
     "paper": "name of the paper's folder below papers/",
     "target": "name of a table, figure or listing in experiments.yaml",
     "name": "name of a benchmark in the paper's benchmarks/ratios.py",
-    "record": "path of a record.json, or PAPER/EXPERIMENT/ARM/SEED of the archive of --scale",
+    "record": "path of a record.json, or PAPER/EXPERIMENT/CASE/ARM/SEED of the archive of --scale",
     "work": "where the runs are made; those of an interrupted call are not repeated (%(default)s)",
 }
 
@@ -197,9 +200,24 @@ def recertify_command(options: argparse.Namespace) -> None:
         raise InputError(f"{len(different)} of {len(made)} repeated runs are different (see above)")
 
 
+def readme_command(options: argparse.Namespace) -> None:
+    """Put the list of papers into README.md."""
+    _say([write_readme(options.root)])
+
+
 def summary_command(options: argparse.Namespace) -> None:
     """Write coverage, verdicts and benchmarks of all papers."""
     _say(write_summary(options.root, options.scale, options.results))
+
+
+def house_time_command(options: argparse.Namespace) -> None:
+    """Write where processor time went: in runs, and in what surrounds them."""
+    from common.results.house_time import house_time
+
+    lines = options.results.parent / journal(options.scale)
+    found = house_time(options.root, options.scale, options.results, lines)
+    path = options.results / options.scale / "house_time.json"
+    _say([write_json(path, found.model_dump(mode="json"))])
 
 
 def report_command(options: argparse.Namespace) -> None:
@@ -274,18 +292,18 @@ def _function(options: argparse.Namespace, module: str, mapping: str, name: str)
     if name not in functions:
         known = ", ".join(functions) or "none"
         raise InputError(
-            f"{_file_of(options.paper, module)}: {mapping} has no {name!r}; it has {known}"
+            f"{_locate(options.paper, module)}: {mapping} has no {name!r}; it has {known}"
         )
     return functions[name]
 
 
-def _file_of(paper: str, module: str) -> Path:
+def _locate(paper: str, module: str) -> Path:
     return Path("papers", paper, *module.split(".")).with_suffix(".py")
 
 
 def _paper_module(root: Path, paper: str, module: str) -> ModuleType:
     """``papers.<paper>.<module>`` below ``root``, which may be another tree than this checkout."""
-    file = root / _file_of(paper, module)
+    file = root / _locate(paper, module)
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     sys.path.insert(0, str(root.resolve()))

@@ -32,7 +32,8 @@ from common.results.records import (
     read_tree,
 )
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.runs.fingerprint import PACKAGES, Tree
+from common.runs.definitions import PACKAGES
+from common.runs.fingerprint import Tree
 from common.runs.record import Artifact, Record, read_record
 
 log = logging.getLogger("replay")
@@ -139,7 +140,7 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     for other, made_then in wanted:
         command = made_then.provenance.command[1:] if made_then else other.options
         words = _without(command, *FOLDERS)
-        place = _old_folder(other.paper, words)
+        place = old_folder(other.paper, words)
         folders[place.as_posix()] = other.folder.as_posix()
         path = old / "results" / place / "record.json"
         if not path.is_file():
@@ -169,7 +170,7 @@ def _recorded(key: RunKey, root: Path) -> Record | None:
     return next((item.record for item in kept if item.record.key == key), None)
 
 
-def _old_folder(paper: str, words: Sequence[str]) -> Path:
+def old_folder(paper: str, words: Sequence[str]) -> Path:
     """Folder below ``results/`` of the run that a recorded command makes with its own code.
 
     Runs had no cases before records had version 3.
@@ -186,7 +187,7 @@ def _check_out(commit: str, folder: Path, root: Path) -> bool:
     """Put the project's packages as of a commit into a folder; whether git has it."""
     if (folder / "papers").is_dir():
         return True
-    command = ("git", "archive", "--format=tar", commit, *PACKAGES)
+    command = ("git", "archive", "--format=tar", commit, *PACKAGES, "pyproject.toml")
     done = subprocess.run(command, cwd=root, capture_output=True)
     if done.returncode:
         return False

@@ -20,6 +20,7 @@ from common.experiments.schema import SCALES, NotRebuilt, Paper, Scale, find_pap
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, chance, judge_all, read_claims
 from common.results.figures import FigureNote, read_note
+from common.results.house_time import read_house_time
 from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
@@ -206,6 +207,7 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
     templates.globals |= {"strip": interval_strip, "totals": _totals, "index": index}
     text = templates.get_template("report.html").render(
         papers=papers,
+        house=read_house_time(results, scale),
         listed=_listed(papers, scale),
         scale=scale,
         commit=commit,

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from common.errors import InputError
 from common.experiments.documents import read_json
@@ -16,6 +16,9 @@ from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, Verdict, chance
 from common.runs.dag import SUFFIXES
 from common.runs.files import write_atomically
+
+#: Between them stands the list of papers.
+README_MARKS: Final = ("<!-- papers: python -m common.results readme -->", "<!-- end of papers -->")
 
 
 def target_file(results: Path, scale: str, paper: Paper, target: str) -> Path:
@@ -41,6 +44,35 @@ def coverage(paper: Paper, scale: Scale, results: Path) -> dict[str, Any]:
         "rebuilt": len(own) - len(absent),
         "not_rebuilt": missing,
     }
+
+
+def list_papers(root: Path) -> str:
+    """The papers below ``root`` as a Markdown table: publication, and how much of it is rebuilt."""
+    lines = ["| package | publication | tables and figures |", "| --- | --- | --- |"]
+    for folder in find_papers(root):
+        paper = load_paper(folder)
+        own = sum(target.in_paper for target in paper.targets.values())
+        link = f"[papers/{folder.name}](papers/{folder.name}/README.md)"
+        reached = f"{own} of {own + len(paper.not_rebuilt)}"
+        said = f"{reached}: {paper.summary}" if paper.summary else reached
+        lines.append(f"| {link} | {paper.title}, {paper.publication} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_readme(root: Path) -> Path:
+    """Put :func:`list_papers` between the marks in ``README.md``; returns its path.
+
+    Raises:
+        InputError: there are no marks.
+    """
+    path = root / "README.md"
+    text = path.read_text(encoding="utf8")
+    start, end = (text.find(mark) for mark in README_MARKS)
+    if not 0 <= start < end:
+        raise InputError(f"{path}: needs the lines {README_MARKS[0]} and {README_MARKS[1]}")
+    start += len(README_MARKS[0])
+    write_atomically(path, f"{text[:start]}\n\n{list_papers(root)}\n{text[end:]}")
+    return path
 
 
 def judged_claims(results: Path, scale: str, paper: str) -> list[Judged]:

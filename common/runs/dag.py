@@ -7,6 +7,7 @@ Light on imports, because every start of Snakemake reads it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -103,25 +105,61 @@ def hold_lock(path: Path = Path(".snakemake/running")) -> None:
 _held: list[Any] = []
 
 
-def warm_python() -> str:
+def journal(scale: Scale) -> Path:
+    """File to which the warm process adds what each job took, and Snakemake what it took itself."""
+    return Path("logs", scale, "jobs.jsonl")
+
+
+def measure_size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def warm_python(journal: Path) -> str:
     """Shell code after which ``python`` in a job's command is a fork of a process that is warm.
 
     Starts that process, which ends with this one. Where it does not answer, ``python`` is itself.
+
+    Args:
+        journal: file to which it adds what each job took.
     """
+    journal = journal.absolute()
     name = f"paper-reproductions-{os.getpid()}-{secrets.token_hex(8)}"
     folder = ROOT / "workflow"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")  # abstract: it leaves no file behind
         listener.listen(128)
         server = subprocess.Popen(
-            (sys.executable, folder / "warm_server.py", str(listener.fileno())),
+            (sys.executable, folder / "warm_server.py", str(listener.fileno()), journal),
             stdin=subprocess.PIPE,
             pass_fds=(listener.fileno(),),
             start_new_session=True,
         )
-    atexit.register(server.communicate)  # what jobs took is accounted to this process
+    atexit.register(_end_server, server, journal, time.time())
     client = shlex.quote(str(folder / "warm_client.py"))
     return f'set -euo pipefail; python() {{ exec python -ISE {client} {name} "$@"; }};'
+
+
+def _end_server(server: subprocess.Popen[bytes], journal: Path, started: float) -> None:
+    """Wait for the warm process, to whose end it takes, and write down what this one took.
+
+    ``server_cpu_s`` is that of the warm process and all of its forks.
+    """
+
+    def of_children() -> float:
+        return os.times().children_user + os.times().children_system
+
+    before = of_children()
+    server.communicate()
+    line = {
+        "started": started,
+        "ended": time.time(),
+        "cpu_s": time.process_time(),
+        "server_cpu_s": of_children() - before,
+    }
+    if journal.exists():  # else no job was forked
+        with contextlib.suppress(OSError), journal.open("a", encoding="utf8") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 class PaperJobs:
@@ -222,12 +260,12 @@ def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
 
 
-def present(scale: Scale, pattern: str) -> str:
+def present(scale: Scale, *patterns: str) -> str:
     """Names and checksums of the results that exist and that no rule asks for.
 
     Of benchmarks the report shows those that were run, of runs that were repeated what came out.
     """
-    found = sorted(Path("results", scale).glob(pattern))
+    found = sorted(path for pattern in patterns for path in Path("results", scale).glob(pattern))
     return canonical({str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found})
 
 

@@ -15,34 +15,22 @@ it counts among statements that do more than give a new name its value.
 
 from __future__ import annotations
 
-import ast
-import builtins
-import hashlib
 import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from common import ROOT
-from common.runs.imports import for_type_checkers, source_of
+from common.runs.definitions import PACKAGES, PUBLIC, STATEMENTS, Definition, Module, read_module
 
 #: Path of a module in the tree -> definition -> its fingerprint, then ``name=fingerprint`` of each
 #: other definition of this project that it uses, of its own module or of another one.
 Code = dict[str, dict[str, str]]
 
-#: Top-level packages whose modules are fingerprinted; all others are known by their version.
-PACKAGES: Final = ("common", "papers")
-#: The name under which a module's other top-level statements go, in their order.
-STATEMENTS: Final = "(statements)"
-#: Classes of lists that load what they name when asked for: one entry more changes no other.
-REGISTRIES: Final = ("Methods",)
-#: The names that a star import takes; no module here is imported so.
-PUBLIC: Final = "__all__"
 #: Stands for a module whose file was edited while the run was at work: nobody knows what ran.
 EDITED: Final = {"(edited during the run)": "unknown"}
 
@@ -62,6 +50,7 @@ CLERKS: Final = frozenset(
         "progress",
         "runs/__init__",
         "runs/cli",
+        "runs/definitions",
         "runs/files",
         "runs/fingerprint",
         "runs/imports",
@@ -71,17 +60,6 @@ CLERKS: Final = frozenset(
         "runs/run",
     )
 )
-
-
-@dataclass(frozen=True)
-class Definition:
-    """One definition of a module: its fingerprint, and the project's names that it uses.
-
-    ``used`` holds names as written (``f``, or ``module.f``), defined in its module or imported.
-    """
-
-    own: str
-    used: frozenset[str]
 
 
 class Sources(Mapping[str, str]):
@@ -94,14 +72,18 @@ class Sources(Mapping[str, str]):
     def __init__(self, *roots: Path) -> None:
         self._roots = roots
 
+    def file(self, path: object) -> Path | None:
+        """Where the text of a module stands; None if there is none."""
+        files = (root / str(path) for root in self._roots)
+        return next(filter(Path.is_file, files), None)
+
     def __getitem__(self, path: str) -> str:
-        for root in self._roots:
-            if (root / path).is_file():
-                return (root / path).read_text(encoding="utf8")
-        raise KeyError(path)
+        if (file := self.file(path)) is None:
+            raise KeyError(path)
+        return file.read_text(encoding="utf8")
 
     def __contains__(self, path: object) -> bool:
-        return any((root / str(path)).is_file() for root in self._roots)
+        return self.file(path) is not None
 
     def __iter__(self) -> Iterator[str]:
         found: dict[str, None] = {}
@@ -123,12 +105,14 @@ class Tree:
         self._modules: dict[str, Module | None] = {}
         self._changed: dict[str, list[str]] = {}
         self._places: dict[str, dict[str, str]] = {}
+        self._paths: dict[str, str | None] = {}
 
     def module(self, path: str) -> Module | None:
         """The module at ``path``, or None if there is none that parses."""
         if path not in self._modules:
             try:
-                self._modules[path] = parsed(path, self._sources[path])
+                file = self._sources.file(path) if isinstance(self._sources, Sources) else None
+                self._modules[path] = read_module(path, self._sources[path], file)
             except (KeyError, SyntaxError, ValueError):
                 self._modules[path] = None
         return self._modules[path]
@@ -232,220 +216,21 @@ class Tree:
             return None
         folder, original = module.imported[first]
         inner = f"{folder}.{original}" if original else folder
-        place = self._path_of(inner)
+        place = self._locate(inner)
         if place is None:
-            place, wanted = self._path_of(folder), original
+            place, wanted = self._locate(folder), original
         else:
             wanted = rest.partition(".")[0]
         found = None if place is None or place in CLERKS else self.module(place)
         # Of a package the name may be passed on from where it is defined.
         return self._target(found, wanted, depth + 1) if found and wanted else None
 
-    def _path_of(self, dotted: str) -> str | None:
-        base = dotted.replace(".", "/")
-        for path in (f"{base}.py", f"{base}/__init__.py"):
-            if path in self._sources:
-                return path
-        return None
-
-
-class Module:
-    """One parsed module.
-
-    Attributes:
-        path: in the tree.
-        definitions: by name.
-        imported: names that imports of this project bring: name -> (module, name there or "").
-    """
-
-    def __init__(self, path: str, text: str) -> None:
-        tree = ast.parse(text)
-        self.path = path
-        package = PurePosixPath(path).parent.parts
-        # Imports inside functions bring names as those on top do.
-        self._brings = dict([*_imports(tree, package), *_attached(tree, package)])
-        self.imported = {
-            name: (source, original)
-            for name, (source, original) in self._brings.items()
-            if source.partition(".")[0] in PACKAGES
-        }
-        body = [node for node in _Meaning().visit(tree).body if not _attaches(node)]
-        groups = self._grouped(body)
-        known = set(groups) | set(self.imported)
-        self.definitions = {name: self._definition(nodes, known) for name, nodes in groups.items()}
-
-    def _grouped(self, body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
-        """Statements by the name they define; where a name's value changes, order counts."""
-        body = [part for node in body for part in _entries(node)]
-        names = [_defines(node) for node in body]
-        values = Counter(names)
-        groups: dict[str, list[ast.stmt]] = {}
-        for node, name in zip(body, names, strict=True):
-            alone = name and (values[name] == 1 or not isinstance(node, ast.Assign))
-            groups.setdefault(name if alone else STATEMENTS, []).append(node)
-        groups.pop(PUBLIC, None)
-        return groups
-
-    def _definition(self, nodes: list[ast.stmt], known: set[str]) -> Definition:
-        names: set[str] = set()
-        used: set[str] = set()
-        for node in (inner for outer in nodes for inner in ast.walk(outer)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if node.value.id in self.imported:
-                    used.add(f"{node.value.id}.{node.attr}")
-            elif isinstance(node, ast.Name):
-                names.add(node.id)
-        used |= names & known
-        sources = []
-        for name in sorted(names & set(self._brings)):
-            source, original = self._brings[name]
-            if name not in self.imported:
-                sources.append(f"{name}={source}:{original}")
-            elif name != (last := original or source.rpartition(".")[2]) or hasattr(builtins, name):
-                sources.append(f"{name}={last}")
-        text = "\n".join([*(_dump(node) for node in nodes), *sources])
-        return Definition(hashlib.sha256(text.encode()).hexdigest()[:16], frozenset(used))
-
-
-@cache
-def parsed(path: str, text: str) -> Module:
-    """The module with this text, parsed once in a process."""
-    return Module(path, text)
-
-
-def _defines(node: ast.stmt) -> str:
-    """The name that a top-level statement gives a meaning; "" if it does anything else."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return node.name
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = node.targets[0]
-        return target.id if isinstance(target, ast.Name) else ""
-    return ""
-
-
-def _entries(node: ast.stmt) -> list[ast.stmt]:
-    """A registry's entries, each by itself (``METHODS.cg``); any other statement as it is."""
-    if not (
-        isinstance(node, ast.Assign)
-        and _defines(node)
-        and isinstance(node.value, ast.Call)
-        and isinstance(node.value.func, ast.Name)
-        and node.value.func.id in REGISTRIES
-    ):
-        return [node]
-    entries, node.value.keywords = node.value.keywords, []
-    names = [ast.Name(f"{_defines(node)}.{entry.arg}") for entry in entries]
-    return [
-        node,
-        *(ast.Assign([name], entry.value) for name, entry in zip(names, entries, strict=True)),
-    ]
-
-
-def _imports(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Every imported name of a module: (name, (module, name there or ""))."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                yield alias.asname or top, (alias.name if alias.asname else top, "")
-        elif isinstance(node, ast.ImportFrom):
-            source = source_of(node, package)
-            for alias in node.names:
-                yield alias.asname or alias.name, (source, alias.name)
-
-
-def _attaches(node: ast.stmt) -> bool:
-    """Whether a statement does nothing but list what a package brings when asked for.
-
-    That is ``lazy.attach(__name__, submod_attrs={...})`` in full letters; any other call counts.
-    """
-    match node:
-        case ast.Assign(
-            value=ast.Call(
-                func=ast.Attribute(ast.Name("lazy"), "attach"),
-                args=[ast.Name("__name__")],
-                keywords=[ast.keyword("submod_attrs", listed)],
-            )
-        ):
-            return all(
-                isinstance(part, ast.Dict | ast.List | ast.Constant | ast.Load)
-                for part in ast.walk(listed)
-            )
-    return False
-
-
-def _attached(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Names that the package brings when asked for, as :func:`_imports` tells them."""
-    for node in filter(_attaches, tree.body):
-        listed = node.value.keywords[0].value  # type: ignore[attr-defined]
-        for module, names in ast.literal_eval(listed).items():
-            for name in names:
-                yield name, (".".join([*package, module]), name)
-
-
-class _Meaning(ast.NodeTransformer):
-    """Takes out of a syntax tree what computes nothing."""
-
-    def __init__(self) -> None:
-        self._in_class = False
-
-    def _inside(self, node: ast.AST, in_class: bool) -> ast.AST:
-        before, self._in_class = self._in_class, in_class
-        self.generic_visit(node)
-        self._in_class = before
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._inside(node, in_class=True)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self._inside(node, in_class=False)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = None
-        return self._inside(node, in_class=False)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        self.generic_visit(node)
-        if self._in_class:
-            return node
-        return node.value and ast.Assign(targets=[node.target], value=node.value)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        self.generic_visit(node)
-        return None if isinstance(node.value, ast.Constant) else node
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        return node.orelse if for_type_checkers(node.test) else node
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        return None
-
-    def visit_Import(self, node: ast.Import) -> None:
-        return None  # what a definition uses of it counts there
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None
-
-
-def _dump(node: object) -> str:
-    """A syntax tree as text, the same for every supported version of Python."""
-    if isinstance(node, ast.AST):
-        parts = []
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if value is not None and value != [] and name not in ("ctx", "kind", "type_comment"):
-                parts.append(f"{name}={_dump(value)}")
-        return f"{type(node).__name__}({','.join(parts)})"
-    if isinstance(node, list):
-        return f"[{','.join(map(_dump, node))}]"
-    return repr(node)
+    def _locate(self, dotted: str) -> str | None:
+        if dotted not in self._paths:
+            base = dotted.replace(".", "/")
+            paths = (f"{base}.py", f"{base}/__init__.py")
+            self._paths[dotted] = next((path for path in paths if path in self._sources), None)
+        return self._paths[dotted]
 
 
 def loaded_code(since: float = math.inf) -> Code:

@@ -25,27 +25,27 @@ def loaded_files(*modules: str, root: Path = ROOT) -> tuple[str, ...]:
     found: set[str] = set()
     pending = list(modules)
     while pending:
-        for path in _files_of(pending.pop(), root):
+        for path in _find_files(pending.pop(), root):
             if path not in found:
                 found.add(path)
-                pending += _imports_of(root / path, Path(path).parent.parts)
+                pending += _list_imports(root / path, Path(path).parent.parts)
     return tuple(sorted(found))
 
 
-def _files_of(name: str, root: Path) -> Iterator[str]:
+@cache
+def _find_files(name: str, root: Path) -> tuple[str, ...]:
     """Files that Python runs to import a dotted name, which may be one in a module."""
     if not any(f"{name}.".startswith(f"{part}.") for part in DRAWN_BY):
-        return
-    path = Path()
+        return ()
+    stem, files = "", []
     for part in name.split("."):
-        path /= part
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if (root / file).is_file():
-                yield file.as_posix()
+        stem = f"{stem}/{part}" if stem else part
+        files += [f"{stem}/__init__.py", f"{stem}.py"]
+    return tuple(file for file in files if (root / file).is_file())
 
 
 @cache
-def _imports_of(path: Path, package: tuple[str, ...]) -> tuple[str, ...]:
+def _list_imports(path: Path, package: tuple[str, ...]) -> tuple[str, ...]:
     """Dotted names that a module of ``package`` imports; none of one that is not Python yet."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -59,7 +59,7 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            module = source_of(child, package)
+            module = resolve_source(child, package)
             yield module
             yield from (f"{module}.{alias.name}" for alias in child.names)
         elif isinstance(child, ast.If) and for_type_checkers(child.test):
@@ -70,7 +70,7 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
             yield from _imported(child, package, in_functions)
 
 
-def source_of(node: ast.ImportFrom, package: tuple[str, ...]) -> str:
+def resolve_source(node: ast.ImportFrom, package: tuple[str, ...]) -> str:
     """Dotted name of the module that names are imported from, a relative one resolved."""
     above = package[: len(package) - node.level + 1] if node.level else ()
     return ".".join([*above, *filter(None, [node.module])])

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 from common import ROOT
-
-PACKAGES = (
-    "accelerate",
-    "fairseq-fixed",
-    "jiwer",
-    "librosa",
-    "matplotlib",
-    "numba",
-    "numpy",
-    "pandas",
-    "pydantic",
-    "sacrebleu",
-    "scikit-learn",
-    "scipy",
-    "sentencepiece",
-    "snakemake",
-    "subword-nmt",
-    "tokenizers",
-    "torch",
-    "torchaudio",
-    "torchvision",
-    "transformers",
-)
 
 
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
@@ -48,10 +27,15 @@ def git_state(root: Path = ROOT) -> tuple[str, bool]:
         return "unknown", True
 
 
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a number."""
+def package_versions(root: Path = ROOT) -> dict[str, str]:
+    """Installed versions of what the project depends on, by ``pyproject.toml``.
+
+    Not of what is loaded: a fork of the warm process has libraries that its run does not use.
+    """
+    text = (root / "pyproject.toml").read_text(encoding="utf8")
     found = {}
-    for name in PACKAGES:
+    for requirement in tomllib.loads(text)["project"]["dependencies"]:
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

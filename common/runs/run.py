@@ -20,11 +20,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +45,8 @@ from common.runs.machine import (
 )
 from common.runs.record import Artifact, DataIdentity, Provenance, Record, load_record
 from common.seeds import private_generator, seed_python
+
+Held = TypeVar("Held")
 
 
 class Run:
@@ -65,6 +68,7 @@ class Run:
         seed: the run's seed; Python's and NumPy's global generators are seeded with it.
         rng: a private NumPy generator seeded with it.
         device, precision: what the run computes on; a program that uses a GPU sets them.
+        measure_gpu: gives the most bytes that tensors held on the GPU; so does this.
         main: whether this process writes the record.
     """
 
@@ -86,10 +90,12 @@ class Run:
         self._work_is_given = work is not None
         self.staging = out.parent / f".{out.name}.partial"
         self.rng = private_generator(self.seed)
-        self.device, self.precision, self.peak_gpu_bytes = "cpu", "float64", 0
+        self.device, self.precision = "cpu", "float64"
+        self.measure_gpu: Callable[[], int] = lambda: 0
         self.main = os.environ.get("RANK", "0") == "0"
         self._data: list[DataIdentity] = []
         self._needs, self._needed = dict(needs or {}), dict[str, str]()
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Run:
         seed_python(self.seed)
@@ -157,6 +163,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._held.close()
         if self.main:
             self._leave_out()
         else:
@@ -164,6 +171,10 @@ class Run:
         names_a_file = isinstance(error, InputError) or getattr(error, "filename", None)
         if not names_a_file and (reason := disk_failure(error)):
             raise InputError(f"{self.out} or {self.work}: cannot be written ({reason})") from error
+
+    def hold(self, resource: AbstractContextManager[Held]) -> Held:
+        """Enter a context that ends with the run."""
+        return self._held.enter_context(resource)
 
     def uses(self, identity: DataIdentity) -> None:
         """Note data that the run reads."""
@@ -299,5 +310,5 @@ class Run:
             wall_s=time.perf_counter() - self._clock,
             cpu_s=time.process_time() - self._cpu,
             peak_rss_bytes=peak_rss_bytes(),
-            peak_gpu_bytes=self.peak_gpu_bytes,
+            peak_gpu_bytes=self.measure_gpu(),
         )

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -96,6 +97,7 @@ class Core:
         self._stop = False
         run.device = torch.cuda.get_device_name(self.device) if cuda else "cpu"
         run.precision = self.precision
+        run.measure_gpu = partial(peak_gpu_bytes, self.device)
         self._handlers = {
             number: signal.signal(number, self._ask_to_stop)
             for number in (signal.SIGTERM, signal.SIGUSR1)
@@ -237,7 +239,7 @@ class Core:
             everyone = [None] * self.world_size
             torch.distributed.all_gather_object(everyone, own)
         state = {
-            "objects": {name: self._state_of(item) for name, item in self._tracked.items()},
+            "objects": {name: self._capture(item) for name, item in self._tracked.items()},
             "step_count": self.step_count,
             "epoch": self.epoch,
             "history": self.history,
@@ -262,7 +264,7 @@ class Core:
         state, changed = found
         self.run.doubt(changed)
         for name, item in self._tracked.items():
-            self._set_state_of(item, state["objects"][name])
+            self._restore(item, state["objects"][name])
         self.step_count, self.epoch = state["step_count"], state["epoch"]
         self.history = state["history"]
         if self.accelerator.scaler:
@@ -271,16 +273,16 @@ class Core:
         log.info("resumed at step %d", self.step_count)
         return True
 
-    def _state_of(self, item: Any) -> Any:
+    def _capture(self, item: Any) -> Any:
         plain = self._plain(item)
         if self._sharding:
-            return self._sharding.full_state(plain, self._model_of(plain))
+            return self._sharding.full_state(plain, self._unwrap(plain))
         return plain.state_dict()
 
-    def _set_state_of(self, item: Any, state: Any) -> None:
+    def _restore(self, item: Any, state: Any) -> None:
         plain = self._plain(item)
         if self._sharding:
-            self._sharding.set_full_state(plain, state, self._model_of(plain))
+            self._sharding.set_full_state(plain, state, self._unwrap(plain))
         else:
             plain.load_state_dict(state)
 
@@ -290,7 +292,7 @@ class Core:
             return self.accelerator.unwrap_model(item)
         return item.optimizer if isinstance(item, AcceleratedOptimizer) else item
 
-    def _model_of(self, item: Any) -> nn.Module | None:
+    def _unwrap(self, item: Any) -> nn.Module | None:
         """The tracked model whose parameters an optimiser holds; None for what is no optimiser."""
         if not isinstance(item, torch.optim.Optimizer):
             return None
@@ -305,13 +307,12 @@ class Core:
         return self._throughput.samples_per_s()
 
     def finish(self, model: nn.Module | None = None, name: str = "weights.safetensors") -> None:
-        """Note peak memory in the run, write final weights as an artifact if given, let go.
+        """Write final weights as an artifact if given, and let go.
 
         All processes must call it. Signals act as before, and processes talk no more.
         """
-        self.run.peak_gpu_bytes = peak_gpu_bytes(self.device)
         if model is not None:
-            weights = self._state_of(model)
+            weights = self._capture(model)
             if self.accelerator.is_main_process:
                 # Clones: safetensors refuses tensors that share memory (tied weights).
                 plain = {key: value.detach().cpu().clone() for key, value in weights.items()}

@@ -18,8 +18,8 @@ class EarlyStopping:
         self.waited = 0
 
     @classmethod
-    def of(cls, config: EngineConfig) -> EarlyStopping | None:
-        """As ``config`` asks; None if it does not."""
+    def from_config(cls, config: EngineConfig) -> EarlyStopping | None:
+        """What ``config`` asks for; None if it does not."""
         if not config.early_stopping:
             return None
         return cls(

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.random_state import global_states, set_global_states
 from papers.betty.configs import EngineConfig
-from papers.betty.distribution import distribution_of
+from papers.betty.distribution import make_distribution
 from papers.betty.graph import DataflowGraph
-from papers.betty.loggers import logger_of
+from papers.betty.loggers import make_logger
 from papers.betty.problems.problem import Problem, keeps_state
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ class Engine:
         self.global_step = 0
         declared = [edge for problem in self.problems for edge in problem.declared]
         self.graph = self._graph(dependencies or {}, declared)
-        self.distribution = distribution_of(self.config)
-        self.logger = logger_of(self.config.logger_type, self.is_rank_zero())
+        self.distribution = make_distribution(self.config)
+        self.logger = make_logger(self.config.logger_type, self.is_rank_zero())
         self.early_stopping: EarlyStopping | None = None
         if self.config.early_stopping:
             from papers.betty.early_stopping import EarlyStopping  # seldom used
 
-            self.early_stopping = EarlyStopping.of(self.config)
+            self.early_stopping = EarlyStopping.from_config(self.config)
         self._introduce()
         if env is not None:
             env.device = self.device
@@ -277,7 +277,7 @@ class Engine:
         return {
             "problems": states,
             "global_step": self.global_step,
-            "random": self.distribution.of_all(global_states(self.device)),
+            "random": self.distribution.gather(global_states(self.device)),
             **{name: part.state_dict() for name, part in parts.items()},
         }
 
@@ -298,9 +298,9 @@ class Engine:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         self.global_step = int(state["global_step"])
-        set_global_states(self.distribution.own_of(state["random"], "random"), self.device)
+        set_global_states(self.distribution.pick_own(state["random"], "random"), self.device)
 
     def _parts_with_state(self) -> dict[str, Any]:
-        """Beside problems."""
+        """Parts with a state, beside problems."""
         parts = {"env": self.env, "early_stopping": self.early_stopping}
         return {name: part for name, part in parts.items() if keeps_state(part)}

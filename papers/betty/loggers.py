@@ -65,7 +65,7 @@ class WandbLogger(LineLogger):
 
 
 class Silence:
-    """Of processes that are not the first."""
+    """Logger of processes that are not the first: it writes nothing."""
 
     def log(self, stats: Mapping[str, Any], tag: str = "", step: int = 0) -> None:
         """Write nothing."""
@@ -101,7 +101,7 @@ def show_lines() -> None:
         log.addHandler(handler)
 
 
-def logger_of(kind: str, first: bool) -> Logger:
+def make_logger(kind: str, first: bool) -> Logger:
     """The logger that the engine's ``logger_type`` names; lines alone where it is not installed."""
     if not first:
         return Silence()

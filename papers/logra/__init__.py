@@ -9,7 +9,7 @@ as logix``. Twenty lines value the training data of a classifier::
 
     run = logra.init(project="digits")
     run.watch(model)
-    for _ in logra.LogIXScheduler(run, lora="random", hessian="raw", save="grad"):
+    for _ in logra.LogIXScheduler(run, lora="random", hessian="empirical_fisher", save="grad"):
         for index, inputs, targets in train_loader:
             with run(data_id=index):
                 cross_entropy(model(inputs), targets, reduction="sum").backward()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.checks.sample_batches import rows_in, take_samples
 from papers.logra.scoring.influence import Scores, SelfScores
 from papers.logra.session.data_ids import DataIDGenerator
 from papers.logra.trainers import trainer_passes
@@ -89,7 +89,7 @@ def patch_trainer(trainer_class: type[Any]) -> type[Any]:
                     loss.backward()
 
                 def part(places: Sequence[int]) -> Example | None:
-                    found = samples_of(inputs, places, rows_in(inputs))
+                    found = take_samples(inputs, places, rows_in(inputs))
                     return None if found is None else example(found)
 
                 labels = inputs.get(arguments.label_key)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from common.errors import InputError
-from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.checks.sample_batches import rows_in, take_samples
 from papers.logra.scoring.influence import Log, Scores, SelfScores, merge_logs
 from papers.logra.session.data_ids import DataIDGenerator
 from papers.logra.session.scheduler import LogIXScheduler
@@ -59,7 +59,7 @@ def patch(
     over = "samples" if terms_extractor is None else "what terms_extractor counts"
     hashed = DataIDGenerator()
 
-    def ids_of(batch: Any) -> list[str]:
+    def name_samples(batch: Any) -> list[str]:
         if data_id_extractor is not None:
             return list(data_id_extractor(batch))
         parts = batch.values() if isinstance(batch, Mapping) else batch
@@ -75,7 +75,7 @@ def patch(
             if self.logging_with is None:
                 return super().training_step(batch, *args, **kwargs)
             _require_all_samples(self.trainer)
-            passes, ids = self.logging_with, ids_of(batch)
+            passes, ids = self.logging_with, name_samples(batch)
             if passes.run.has_logged(ids):
                 return None
             step = super().training_step
@@ -86,7 +86,7 @@ def patch(
                     self.manual_backward(found["loss"] if isinstance(found, Mapping) else found)
 
                 def part(places: Sequence[int]) -> Example | None:
-                    found = samples_of(batch, places, rows_in(batch))
+                    found = take_samples(batch, places, rows_in(batch))
                     return None if found is None else example(found)
 
                 rows = rows_in(batch)
@@ -119,7 +119,7 @@ def patch(
 
         def extract_log(self, module: Any, train_dataloaders: Any) -> None:
             """Log and store all samples. Raises InputError where the loader leaves some out."""
-            passes = self._passes_of(module)
+            passes = self._find_passes(module)
             scheduler = LogIXScheduler(
                 passes.run, logix_args.lora, logix_args.hessian, logix_args.save
             )
@@ -130,20 +130,20 @@ def patch(
         def influence(self, module: Any, train_dataloaders: Any) -> Scores:
             """Scores of what is stored for the queries that the loader gives."""
             logs = self._looked_at(module, train_dataloaders)
-            return self._passes_of(module).scores(merge_logs(logs))
+            return self._find_passes(module).scores(merge_logs(logs))
 
         def self_influence(self, module: Any, train_dataloaders: Any) -> SelfScores:
             """Self-influence of the samples that the loader gives."""
             logs = self._looked_at(module, train_dataloaders)
-            return self._passes_of(module).self_scores(merge_logs(logs))
+            return self._find_passes(module).self_scores(merge_logs(logs))
 
         def _looked_at(self, module: Any, loaders: Any) -> list[Log]:
             logs: list[Log] = []
-            self._passes_of(module).only_look()
+            self._find_passes(module).only_look()
             self._through(module, loaders, logs.append)
             return logs
 
-        def _passes_of(self, module: Any) -> TrainerPasses:
+        def _find_passes(self, module: Any) -> TrainerPasses:
             model = getattr(module, logix_args.model_key, None)
             if model is None:
                 raise InputError(

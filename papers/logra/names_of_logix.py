@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from papers.logra.processes import processes as get_world_size
+from papers.logra.processes import rank as get_rank
 from papers.logra.scoring.influence import merge_logs
 from papers.logra.session.data_ids import DataIDGenerator
-from papers.logra.session.log_folder import processes as get_world_size
-from papers.logra.session.log_folder import rank as get_rank
 
 __all__ = ["DataIDGenerator", "get_logger", "get_rank", "get_world_size", "merge_logs"]
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from papers.mmt_how2.translation.checkpoint_averaging import average_checkpoints
     from papers.mmt_how2.translation.generation import Hypothesis, Search, Translations, Translator
     from papers.mmt_how2.translation.scoring import bleu, chrf, paired_bootstrap, word_errors
-    from papers.mmt_how2.translation.training import Schedule, Training, TranslationModel, train
+    from papers.mmt_how2.translation.training import Training, train
+    from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 __all__ = [
     "Hypothesis",
@@ -77,6 +78,7 @@ __getattr__, __dir__, _ = lazy.attach(
         "translation.checkpoint_averaging": ["average_checkpoints"],
         "translation.generation": ["Hypothesis", "Search", "Translations", "Translator"],
         "translation.scoring": ["bleu", "chrf", "paired_bootstrap", "word_errors"],
-        "translation.training": ["Schedule", "Training", "TranslationModel", "train"],
+        "translation.training": ["Training", "train"],
+        "translation.training_settings": ["Schedule", "TranslationModel"],
     },
 )

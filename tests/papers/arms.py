@@ -1,11 +1,11 @@
-"""Settings of an experiment's arm, as a test wants them."""
+"""Settings of an arm in a case of an experiment, as a test wants them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from common.experiments.schema import load_paper
+from common.experiments.schema import Scale, load_paper
 from common.experiments.settings import validated
 from common.runs.programs import Programs
 
@@ -14,10 +14,12 @@ def settings_in(
     folder: Path,
     experiment: str,
     arm: str,
-    scale: str,
+    scale: Scale,
+    case: str | None = None,
     **changes: Any,
 ) -> Any:
-    """Those of the paper in ``folder`` at a scale, changed."""
+    """Those of the paper in ``folder`` at a scale, changed; of the only case there without one."""
     paper = load_paper(folder)
-    raw = paper.settings(experiment, arm, scale, changes)  # type: ignore[arg-type]
-    return validated(Programs(folder)[paper.experiments[experiment].program].settings, raw, arm)
+    study = paper.experiments[experiment]
+    raw = paper.settings(experiment, study.case(case, experiment, scale), arm, scale, changes)
+    return validated(Programs(folder)[study.program].settings, raw, arm)

@@ -27,7 +27,8 @@ class Checkout:
             # Without what other processes compile at this moment: its files come and go.
             compiled = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=compiled)
-        shutil.copy(ROOT / "Snakefile", folder)
+        for name in ("Snakefile", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
         shutil.copytree(EXAMPLE, folder / "papers" / EXAMPLE.name)
         (folder / "papers" / "__init__.py").touch()
         self.paper = folder / "papers" / EXAMPLE.name

@@ -16,13 +16,16 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import SCALES
+from common.results.house_time import read_house_time
 from common.runs.record import read_record
 from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
 RUNS = {
-    arm: {f"example_paper/digits/{arm}/seed{s}/record.json" for s in range(3)}
+    arm: {f"example_paper/regularisation/digits/{arm}/seed{s}/record.json" for s in range(3)}
     for arm in ("weak", "usual")
 }
+#: It needs the runs of the arm ``usual``.
+NETWORK = {"example_paper/hidden_layer/digits/perceptron/seed0/record.json"}
 TABLE = {f"example_paper/tables/table1.{suffix}" for suffix in ("json", "csv", "md", "tex")}
 FIGURE = {f"example_paper/figures/figure1.{suffix}" for suffix in ("json", "png", "svg")}
 CLAIMS = {"example_paper/claims.json"}
@@ -34,7 +37,7 @@ BENCHMARK = {"example_paper/benchmarks/speed.json"}
 def records(checkout: Checkout) -> dict[str, Any]:
     """What must be equal between two builds of the same paper, by run."""
     found = {}
-    for path in sorted(checkout.results.glob("digits/*/*/record.json")):
+    for path in sorted(checkout.results.glob("*/*/*/*/record.json")):
         record = read_record(path)
         name = str(path.relative_to(checkout.results))
         found[name] = (record.settings, record.metrics, record.artifacts, record.data)
@@ -50,7 +53,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def test_everything_is_built_and_a_second_time_nothing(built: Checkout) -> None:
-    everything = RUNS["weak"] | RUNS["usual"] | TABLE | FIGURE | CLAIMS | PAGES
+    everything = RUNS["weak"] | RUNS["usual"] | NETWORK | TABLE | FIGURE | CLAIMS | PAGES
     for name in everything:
         assert (built.folder / "results" / "smoke" / name).stat().st_size > 0, name
     again = built.snakemake()
@@ -58,9 +61,24 @@ def test_everything_is_built_and_a_second_time_nothing(built: Checkout) -> None:
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_where_time_went_is_measured_and_shown(copy_of_built: Checkout) -> None:
+    done = copy_of_built.snakemake("house_time")
+    assert done.returncode == 0, done.stderr
+    house = read_house_time(copy_of_built.folder / "results", "smoke")
+    assert house is not None
+    (paper,) = house.papers
+    assert paper.accounted_runs == paper.runs == 6
+    assert paper.accounted_products == paper.products == 3
+    assert all(seconds > 0 for seconds in (*paper.surroundings_s.values(), paper.cpu_s))
+    assert all(seconds and seconds > 0 for seconds in house.shared_s.values())
+    assert (house.calls, house.pending) == (1, 0)
+    assert (house.share or 0) > (paper.share or 0) > 0
+    assert copy_of_built.planned() == {"report/index.html"}
+
+
 def test_changing_an_arm_reruns_that_arm_and_what_depends_on_it(copy_of_built: Checkout) -> None:
     copy_of_built.edit("experiments.yaml", "c: 1.0", "c: 2.0")
-    assert copy_of_built.planned() == RUNS["usual"] | TABLE | FIGURE | CLAIMS | PAGES
+    assert copy_of_built.planned() == RUNS["usual"] | NETWORK | TABLE | FIGURE | CLAIMS | PAGES
 
 
 def test_changing_an_arm_at_another_scale_reruns_nothing(copy_of_built: Checkout) -> None:
@@ -71,9 +89,9 @@ def test_changing_an_arm_at_another_scale_reruns_nothing(copy_of_built: Checkout
 
 
 def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
-    copy_of_built.edit("experiments.yaml", "smoke: [0, 1, 2]", "smoke: [0, 1, 2, 3]")
-    new = {f"example_paper/digits/{arm}/seed3/record.json" for arm in RUNS}
-    assert copy_of_built.planned() == new | TABLE | FIGURE | CLAIMS | PAGES
+    copy_of_built.edit("experiments.yaml", "{smoke: [0, 1, 2],", "{smoke: [0, 1, 2, 3],")
+    new = {f"example_paper/regularisation/digits/{arm}/seed3/record.json" for arm in RUNS}
+    assert copy_of_built.planned() == new | NETWORK | TABLE | FIGURE | CLAIMS | PAGES
 
 
 @pytest.mark.parametrize(
@@ -87,6 +105,7 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("papers/example_paper/published.csv", TABLE | FIGURE | PAGES),
         ("papers/example_paper/train.py", set()),
         ("papers/example_paper/experiments/classify.py", set()),
+        ("papers/example_paper/perceptron.py", set()),
         ("common/results/tables.py", TABLE | PAGES),
         ("common/results/figures.py", FIGURE | PAGES),
         ("common/results/style.mplstyle", FIGURE | PAGES),
@@ -138,30 +157,27 @@ def test_a_benchmark_is_no_part_of_all_and_enters_the_report_once_run(
 
 def test_one_target_asks_for_its_runs_alone(checkout: Checkout) -> None:
     runs = RUNS["weak"] | RUNS["usual"]
-    assert checkout.planned("example_paper_table1") == runs | TABLE
-    assert checkout.planned("example_paper") == runs | TABLE | FIGURE | CLAIMS
+    assert checkout.planned("example_paper_table1") == runs | NETWORK | TABLE
+    assert checkout.planned("example_paper_figure1") == runs | FIGURE
     assert checkout.planned("claims") == runs | CLAIMS
 
 
 def test_a_run_waits_for_those_that_it_needs_and_is_remade_after_them(checkout: Checkout) -> None:
-    checkout.edit(
-        "experiments.yaml",
-        "settings: {c: 1.0}",
-        "settings: {c: 1.0}, needs: {before: digits/weak}",
-    )
-    usual = "example_paper/digits/usual/seed0/record.json"
-    wanted = "results/smoke/" + usual
-    assert checkout.planned(wanted) == RUNS["weak"] | {usual}
+    (network,) = NETWORK
+    wanted = "results/smoke/" + network
+    assert checkout.planned(wanted) == RUNS["usual"] | NETWORK
     assert checkout.snakemake(wanted).returncode == 0
+    record = read_record(checkout.folder / wanted)
+    folders = {name.removesuffix("/record.json") for name in RUNS["usual"]}
+    assert record.needed.keys() == {f"smoke/{name}" for name in folders}
     assert checkout.planned(wanted) == set()
-    checkout.edit("experiments.yaml", "c: 0.001", "c: 0.002")
-    assert checkout.planned(wanted) == RUNS["weak"] | {usual}
+    checkout.edit("experiments.yaml", "c: 1.0", "c: 2.0")
+    assert checkout.planned(wanted) == RUNS["usual"] | NETWORK
 
 
 def test_a_paper_is_built_by_its_name(checkout: Checkout) -> None:
     runs = RUNS["weak"] | RUNS["usual"]
-    assert checkout.planned("example_paper_figure1") == runs | FIGURE
-    assert checkout.planned("example_paper") == runs | TABLE | FIGURE | CLAIMS
+    assert checkout.planned("example_paper") == runs | NETWORK | TABLE | FIGURE | CLAIMS
 
 
 def test_after_kill_9_of_a_job_and_of_snakemake_the_same_command_ends_in_the_same_records(
@@ -170,20 +186,21 @@ def test_after_kill_9_of_a_job_and_of_snakemake_the_same_command_ends_in_the_sam
     def jobs() -> list[int]:
         return [pid for pid in processes() if "train.py" in command_of(pid, checkout.folder)]
 
-    first = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
+    first = checkout.start("example_paper_figure1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
     os.kill(jobs()[0], signal.SIGKILL)
     assert first.wait(300) != 0
     done_before = len(records(checkout))
-    second = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="1")
+    second = checkout.start("example_paper_figure1", EXAMPLE_PAUSE_S="1")
     wait_for(lambda: bool(jobs()))
     second.send_signal(signal.SIGKILL)
     second.wait()
     assert len(records(checkout)) < 6
-    last = checkout.snakemake("example_paper_table1")
+    last = checkout.snakemake("example_paper_figure1")
     assert last.returncode == 0, last.stderr
     assert done_before < 6
-    assert records(checkout) == records(built)
+    linear = {name: made for name, made in records(built).items() if name.startswith("regular")}
+    assert records(checkout) == linear
     wait_for(lambda: not jobs())
 
 
@@ -204,11 +221,11 @@ def command_of(pid: int, folder: Path) -> str:
 
 
 def test_a_second_snakemake_in_the_folder_is_told_so(checkout: Checkout) -> None:
-    first = checkout.start("example_paper_table1", EXAMPLE_PAUSE_S="4")
+    first = checkout.start("example_paper_figure1", EXAMPLE_PAUSE_S="4")
     try:
         wait_for((checkout.folder / ".snakemake" / "running").exists)
         time.sleep(0.2)
-        second = checkout.snakemake("example_paper_table1")
+        second = checkout.snakemake("example_paper_figure1")
         assert second.returncode != 0
         assert "another snakemake is at work in this folder" in second.stderr
     finally:
@@ -231,7 +248,7 @@ main(sys.argv[1:])
 def test_snakemake_looks_at_its_queue_when_a_job_ends_and_not_every_second(
     checkout: Checkout,
 ) -> None:
-    _, _, _, *words = checkout.command("example_paper_table1")
+    _, _, _, *words = checkout.command("example_paper_figure1")
     done = subprocess.run(
         (sys.executable, "-c", COUNTING, *words),
         cwd=checkout.folder,
@@ -242,11 +259,11 @@ def test_snakemake_looks_at_its_queue_when_a_job_ends_and_not_every_second(
     )
     assert done.returncode == 0, done.stderr
     (looks,) = re.findall(r"^looks: (\d+)$", done.stdout, re.MULTILINE)
-    assert int(looks) <= len(RUNS["weak"] | RUNS["usual"]) + 1  # and the table
+    assert int(looks) <= len(RUNS["weak"] | RUNS["usual"]) + 1  # and the figure
 
 
 def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Path) -> None:
-    words = ("papers/example_paper/train.py", "digits", "--arm", "weak", "--scale", "smoke")
+    words = ("papers/example_paper/train.py", "regularisation", "--arm", "weak", "--scale", "smoke")
     done = subprocess.run(
         (sys.executable, *words, "--out", str(tmp_path / "by_hand")),
         cwd=built.folder,
@@ -257,7 +274,7 @@ def test_a_run_by_hand_makes_the_record_of_the_dag(built: Checkout, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     by_hand = read_record(tmp_path / "by_hand" / "record.json")
-    of_the_dag = read_record(built.results / "digits/weak/seed0/record.json")
+    of_the_dag = read_record(built.results / "regularisation/digits/weak/seed0/record.json")
     assert by_hand.metrics == of_the_dag.metrics
     assert by_hand.provenance.code == of_the_dag.provenance.code
     assert by_hand.provenance.packages == of_the_dag.provenance.packages
@@ -283,7 +300,12 @@ def test_a_malformed_experiment_file_is_one_line(checkout: Checkout) -> None:
     done = checkout.snakemake("--dry-run")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "Using workflow" not in line]
-    for word in ("papers/example_paper/experiments.yaml", "digits.colour", "'red'", "allowed:"):
+    for word in (
+        "papers/example_paper/experiments.yaml",
+        "regularisation.colour",
+        "'red'",
+        "allowed:",
+    ):
         assert word in line
 
 
@@ -297,7 +319,7 @@ def test_a_cluster_which_has_no_number_of_cores_parses(checkout: Checkout) -> No
 
 def test_an_arm_that_is_not_in_the_file_is_no_target(checkout: Checkout) -> None:
     done = checkout.snakemake(
-        "--dry-run", "results/smoke/example_paper/digits/odd/seed0/record.json"
+        "--dry-run", "results/smoke/example_paper/regularisation/digits/odd/seed0/record.json"
     )
     assert done.returncode != 0
     assert "No rule to produce" in done.stdout + done.stderr
@@ -307,7 +329,7 @@ def test_snakemakes_own_report_shows_tables_and_figures(built: Checkout, tmp_pat
     done = built.snakemake("all", "--report", str(tmp_path / "report.html"))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text(encoding="utf8")
-    for word in ("table1.csv", "figure1.png", "Accuracy on handwritten digits"):
+    for word in ("table1.csv", "figure1.png", "Accuracy by regularisation"):
         assert word in page
 
 

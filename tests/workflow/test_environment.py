@@ -25,7 +25,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
         return not words[0].endswith("/uv")
 
     monkeypatch.setattr(environment, "succeeds", succeeds)
-    monkeypatch.setattr(environment, "version_of", lambda _: b"Python 3.11.7")
+    monkeypatch.setattr(environment, "read_version", lambda _: b"Python 3.11.7")
     monkeypatch.setattr(environment, "WHEELS", tmp_path / "wheels")
     return run
 
@@ -33,12 +33,12 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
 def test_a_wheel_is_built_once_for_the_pins_that_it_is_compiled_against(
     commands: list[tuple[str, ...]],
 ) -> None:
-    first = environment.wheel_of(PIN, ["torch==2.11.0", "numpy==2.4.6"])
+    first = environment.find_wheel(PIN, ["torch==2.11.0", "numpy==2.4.6"])
     assert first.is_file()
-    assert environment.wheel_of(PIN, ["torch==2.11.0", "numpy==2.4.6"]) == first
+    assert environment.find_wheel(PIN, ["torch==2.11.0", "numpy==2.4.6"]) == first
     assert len(commands) == 1
     assert "--no-cache-dir" in commands[0]
-    assert environment.wheel_of(PIN, ["torch==2.12.0", "numpy==2.4.6"]) != first
+    assert environment.find_wheel(PIN, ["torch==2.12.0", "numpy==2.4.6"]) != first
     assert len(commands) == 2
 
 

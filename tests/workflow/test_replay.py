@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 from common.results.repeats import TOLERANCE, compare
+from common.results.replay import old_folder
 from common.runs.record import read_record
 from tests.workflow.conftest import Checkout, call
 
 #: The same number in other words, and another number.
-SAME = ("pixels[train] / 16", "pixels[train] * 0.0625")
-OTHER = ("pixels[train] / 16", "pixels[train] / 4")
+SAME = ("fit(halves.train, ", "fit(halves.train * 1, ")
+OTHER = (SAME[0], "fit(halves.train * 4, ")
 
 
 def results(checkout: Checkout, *words: str) -> subprocess.CompletedProcess[str]:
@@ -30,20 +31,20 @@ def stale(checkout: Checkout) -> dict[str, list[str]]:
 
 
 def test_a_record_s_command_gives_the_record_again(copy_of_built: Checkout) -> None:
-    path = "results/smoke/example_paper/digits/weak/seed1/record.json"
+    path = "results/smoke/example_paper/regularisation/digits/weak/seed1/record.json"
     done = results(copy_of_built, "replay", path)
-    assert (done.returncode, done.stdout) == (0, "digits/weak/seed1: equal\n"), done.stderr
+    assert done.stdout == "regularisation/digits/weak/seed1: equal\n", done.stderr
     copy_of_built.edit("experiments/classify.py", *OTHER)
     before = (copy_of_built.folder / path).read_bytes()
     done = results(copy_of_built, "replay", path)
     assert done.returncode == 2
-    assert "digits/weak/seed1: different\n  accuracy: " in done.stdout
-    assert "guesses.csv: other bytes" in done.stdout
+    assert "regularisation/digits/weak/seed1: different\n  accuracy: " in done.stdout
+    assert "answers.csv: other bytes" in done.stdout
     assert (copy_of_built.folder / path).read_bytes() == before
 
 
 def test_a_record_that_is_not_there_is_one_line(copy_of_built: Checkout) -> None:
-    for name in ("results/nowhere", "example_paper/digits/weak/0", "other/digits/weak/0"):
+    for name in ("results/nowhere", "example_paper/regularisation/digits/weak/0", "other/a/b/c/0"):
         done = results(copy_of_built, "replay", name)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {name}: no such record; allowed: the path of")
@@ -52,11 +53,11 @@ def test_a_record_that_is_not_there_is_one_line(copy_of_built: Checkout) -> None
 
 def test_an_archived_record_is_named_by_its_run(copy_of_built: Checkout) -> None:
     assert results(copy_of_built, "archive", "example_paper").returncode == 0
-    done = results(copy_of_built, "replay", "example_paper/digits/usual/2")
-    assert (done.returncode, done.stdout) == (0, "digits/usual/seed2: equal\n"), done.stderr
-    done = results(copy_of_built, "replay", "example_paper/digits/usual/9")
+    done = results(copy_of_built, "replay", "example_paper/regularisation/digits/usual/2")
+    assert done.stdout == "regularisation/digits/usual/seed2: equal\n", done.stderr
+    done = results(copy_of_built, "replay", "example_paper/regularisation/digits/usual/9")
     assert done.returncode == 2
-    assert "holds no run digits/usual/9" in done.stderr
+    assert "holds no run regularisation/digits/usual/9" in done.stderr
 
 
 def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout) -> None:
@@ -70,9 +71,9 @@ def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout)
     assert done.stdout.count("equal") == 2  # one of the archive, one of the results
     context = stale(checkout)
     assert context["stale"] == []
-    assert context["recertified"] == ["digits: 6 records (1 repeated: 1 equal)"]
+    assert context["recertified"] == ["regularisation: 6 records (1 repeated: 1 equal)"]
     # What was seen holds for that code alone.
-    checkout.edit("experiments/classify.py", SAME[1], "(pixels[train] * 0.0625)[:200]")
+    checkout.edit("experiments/classify.py", SAME[1], "fit(halves.train * 2 / 2, ")
     assert len(stale(checkout)["stale"]) == 6
     assert stale(checkout)["recertified"] == []
 
@@ -94,7 +95,7 @@ def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built:
     who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
     for words in (
         ("init", "-q"),
-        ("add", "papers", "common"),
+        ("add", "papers", "common", "pyproject.toml"),
         (*who, "commit", "-qm", "as it was"),
     ):
         assert call(checkout.folder, "git", *words).returncode == 0
@@ -108,12 +109,20 @@ def test_on_another_machine_the_record_s_own_commit_is_run_beside(copy_of_built:
     done = results(checkout, "recertify", "example_paper")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("equal here ")
-    said = "digits: 6 records (1 repeated: 1 equal to the old code on another machine)"
+    said = "regularisation: 6 records (1 repeated: 1 equal to the old code on another machine)"
     assert stale(checkout)["recertified"] == [said]
     checkout.edit("experiments/classify.py", SAME[1], OTHER[1])
     done = results(checkout, "recertify", "example_paper")
     assert done.returncode == 2
     assert done.stdout.startswith("different ")
+
+
+def test_a_recorded_command_tells_where_its_own_code_keeps_the_run() -> None:
+    words = ["search", "--seed", "3", "--arm", "slow", "--set", "rate=2", "--scale=paper"]
+    before_cases = old_folder("annealing", words)
+    assert before_cases.as_posix() == "paper/annealing/search/slow/seed3"
+    with_case = old_folder("annealing", ["search", "--case", "city", "--arm", "slow"])
+    assert with_case.as_posix() == "laptop/annealing/search/city/slow/seed0"
 
 
 def test_nothing_to_repeat_is_said(copy_of_built: Checkout) -> None:
@@ -122,7 +131,7 @@ def test_nothing_to_repeat_is_said(copy_of_built: Checkout) -> None:
 
 
 def test_another_machine_may_round_otherwise_the_same_one_may_not(built: Checkout) -> None:
-    made = read_record(built.results / "digits/weak/seed1/record.json")
+    made = read_record(built.results / "regularisation/digits/weak/seed1/record.json")
     accuracy = made.metrics["accuracy"]
     near = made.model_copy(update={"metrics": {"accuracy": accuracy * (1 + TOLERANCE / 2)}})
     far = made.model_copy(update={"metrics": {"accuracy": accuracy * (1 + TOLERANCE * 2)}})

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,15 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def warm() -> str:
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the warm process of these tests says what its jobs took."""
+    return tmp_path_factory.mktemp("logs") / "smoke" / "jobs.jsonl"
+
+
+@pytest.fixture(scope="module")
+def warm(journal: Path) -> str:
     """Shell code that makes ``python`` a fork of a warm process, which ends with these tests."""
-    return dag.warm_python()
+    return dag.warm_python(journal)
 
 
 @pytest.fixture
@@ -171,6 +178,26 @@ print(*at_start, peak_rss_bytes())
     assert 290e6 < after - before < 310e6
 
 
+def test_what_a_job_took_is_written_down_before_it_ends(shell: Shell, journal: Path) -> None:
+    code = """
+import os, sys, time
+if not os.fork():
+    while time.process_time() < 0.2: pass
+    os._exit(0)
+os.wait()
+while time.process_time() < 0.4: pass
+sys.exit(3)
+"""
+    before = time.time()
+    shell(code, words="job.py 'a b' --scale smoke")
+    *_, line = map(json.loads, journal.read_text(encoding="utf8").splitlines())
+    assert (line["words"], line["status"]) == (["job.py", "a b", "--scale", "smoke"], 3)
+    assert 0.4 <= line["cpu_s"] < 0.8
+    assert 0.15 <= line["children_cpu_s"] < 0.4
+    assert 0.005 < line["client_cpu_s"] < 0.2
+    assert before <= line["started"] <= line["ended"] - 0.6 <= time.time()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -222,7 +249,8 @@ def test_a_job_whose_client_is_killed_is_killed(warm: str, tmp_path: Path) -> No
 
 
 def test_a_job_whose_interpreter_is_killed_is_killed_and_its_client_fails(tmp_path: Path) -> None:
-    client, job = started(("bash", "-c", f"{dag.warm_python()} python job.py"), tmp_path)
+    warm = dag.warm_python(tmp_path / "log")
+    client, job = started(("bash", "-c", f"{warm} python job.py"), tmp_path)
     os.kill(next(ancestors(job)), signal.SIGKILL)
     assert client.wait(60) == 1
     wait_for(lambda: job not in processes())
@@ -230,8 +258,9 @@ def test_a_job_whose_interpreter_is_killed_is_killed_and_its_client_fails(tmp_pa
 
 def test_nothing_is_left_when_what_started_the_server_is_killed(tmp_path: Path) -> None:
     code = (
-        "import subprocess; from common.runs import dag\n"
-        "subprocess.run(('bash', '-c', dag.warm_python() + ' python job.py'))"
+        "import pathlib, subprocess; from common.runs import dag\n"
+        "python = dag.warm_python(pathlib.Path('log'))\n"
+        "subprocess.run(('bash', '-c', python + ' python job.py'))"
     )
     starter, job = started((sys.executable, "-c", code), tmp_path)
     servers = [job, *ancestors(job)]

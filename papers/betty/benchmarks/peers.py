@@ -21,7 +21,7 @@ from torch.optim import SGD, Adam
 
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Method
-from papers.betty.experiments.implicit_maml import conv_net, proximal_loss
+from papers.betty.experiments.implicit_maml import few_shot_net, proximal_loss
 from papers.betty.tasks.networks import MetaWeightNet, mlp
 
 Step = Callable[[], None]
@@ -83,7 +83,7 @@ class Reweighting:
     def plain(self) -> Step:
         """An ordinary training step of the lower network, without weights."""
         net, _, below, _ = self._fresh()
-        return _plain(net, below, self.train)
+        return _make_plain_step(net, below, self.train)
 
     def program(self, library: Library, method: Method, unroll_steps: int = 1) -> Step:
         """``unroll_steps`` lower steps and a meta step by an engine."""
@@ -195,7 +195,7 @@ class Adaptation:
     def __init__(self, blocks: int, channels: int, side: int) -> None:
         torch.manual_seed(0)
         device = _device()
-        self._net = conv_net(blocks, channels, 1, self.CLASSES).to(device)
+        self._net = few_shot_net(blocks, channels, 1, self.CLASSES).to(device)
         self.support, self.query = (
             (
                 torch.rand(self.CLASSES * shots, 1, side, side, device=device),
@@ -212,7 +212,10 @@ class Adaptation:
         return adapted, meta, below, Adam(meta.parameters(), lr=1e-3)
 
     def program(self, library: Library, method: Method, unroll_steps: int) -> Step:
-        """By an engine: a proximal term and ``method``; for ``itd`` no term, but the start."""
+        """A meta step by an engine.
+
+        With a proximal term and ``method``; ``itd`` has no term, but the start.
+        """
         adapted, meta, below, above = self._fresh()
         prox = 0.0 if method == "itd" else self.PROX
 
@@ -386,7 +389,7 @@ def _meta_step(library: Library, inner: Any, outer: Any, unroll_steps: int) -> S
     return step
 
 
-def _plain(net: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Step:
+def _make_plain_step(net: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Step:
     params = list(net.parameters())
 
     def step() -> None:

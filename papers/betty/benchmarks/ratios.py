@@ -24,7 +24,7 @@ from papers.betty.configs import Method
 PAPER = "betty"
 IMPLICIT: tuple[Method, ...] = ("darts", "neumann", "cg")
 UNROLLED: Method = "itd"
-#: As the paper calls them.
+#: Names of the methods in the paper.
 NAMES = {"darts": "AID-FD", "neumann": "AID-NMN", "cg": "AID-CG", "itd": "ITD"}
 #: Widths of Meta-Weight-Net's lower network, with the meta steps that are timed together.
 WIDTHS = {

@@ -7,7 +7,7 @@ from papers.betty.distribution.data_parallel import DataParallel
 from papers.betty.distribution.processes import joined
 
 
-def distribution_of(config: EngineConfig) -> DataParallel:
+def make_distribution(config: EngineConfig) -> DataParallel:
     """The strategy of an engine. Raises InputError as :func:`joined` does."""
     processes = joined(config.strategy, config.backend)
     if config.strategy == "zero":
@@ -21,4 +21,4 @@ def distribution_of(config: EngineConfig) -> DataParallel:
     return DataParallel(processes)
 
 
-__all__ = ["DataParallel", "distribution_of"]
+__all__ = ["DataParallel", "make_distribution"]

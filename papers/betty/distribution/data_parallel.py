@@ -8,18 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.configs import Config
 from papers.betty.distribution.processes import Processes
 from papers.betty.hypergradient.vectors import Partial
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
+
+class Trained(Protocol):
+    """What is spread over processes: a problem's module, and what steps its parameters."""
+
+    #: ``Any``, for a program may have modules and optimisers of its own kinds.
+    module: Any
+    optimizer: Any
+    #: Whether an upper problem differentiates through its optimiser's steps.
+    unrolls: bool
+
+    @property
+    def name(self) -> str:
+        """Identifier in the program."""
+
+    @property
+    def config(self) -> Config:
+        """How it is solved and differentiated."""
+
+    @property
+    def jacobian_types(self) -> Sequence[str]:
+        """Methods by which upper problems differentiate its optimum."""
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters."""
+
+    def relist_parameters(self) -> None:
+        """Take note that its module has other parameters."""
 
 
 class DataParallel:
@@ -33,9 +59,9 @@ class DataParallel:
     def __init__(self, processes: Processes) -> None:
         self.rank, self.world_size, self.device = processes
 
-    # At the start.
+    # When a program is put together.
 
-    def take(self, problem: Problem) -> None:
+    def take(self, problem: Trained) -> None:
         """Give every process the first one's parameters and buffers.
 
         Buffers go their own ways afterwards: what batch normalisation counts is the share's. Those
@@ -47,9 +73,9 @@ class DataParallel:
         """This process's share of the batches of problem ``name``."""
         if self.world_size == 1:
             return loader
-        from papers.betty.distribution.data_shares import share_of
+        from papers.betty.distribution.data_shares import take_share  # not of one process
 
-        return share_of(loader, self, name)
+        return take_share(loader, self, name)
 
     # In a step.
 
@@ -130,7 +156,7 @@ class DataParallel:
         self.broadcast([verdict])
         return bool(verdict)
 
-    def of_all(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """What each process has, in the order of their ranks; all must ask for it."""
         everyone = [value]
         if self.world_size > 1:
@@ -138,8 +164,8 @@ class DataParallel:
             dist.all_gather_object(everyone, value)
         return everyone
 
-    def own_of(self, everyone: Sequence[Any], what: str) -> Any:
-        """Inverse of :meth:`of_all`. Raises InputError if there were other processes."""
+    def pick_own(self, everyone: Sequence[Any], what: str) -> Any:
+        """Inverse of :meth:`gather`. Raises InputError if there were other processes."""
         if len(everyone) != self.world_size:
             raise InputError(
                 f"{what!r}: the state is of {len(everyone)} processes; allowed: as many, not"
@@ -152,12 +178,12 @@ class DataParallel:
         """Whether this process takes part in validation."""
         return self.rank == 0
 
-    def state_of(self, part: Any, problem: Problem) -> Any:
+    def get_state(self, part: Any, problem: Trained) -> Any:
         """State of a part of ``problem``, whole on the first process; all must ask for it."""
         return part.state_dict()
 
-    def set_state_of(self, part: Any, state: Any, problem: Problem) -> None:
-        """Inverse of :meth:`state_of`, from the whole state."""
+    def set_state(self, part: Any, state: Any, problem: Trained) -> None:
+        """Inverse of :meth:`get_state`, from the whole state."""
         part.load_state_dict(state)
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from common.errors import InputError
 
-if TYPE_CHECKING:
-    from papers.betty.distribution.data_parallel import DataParallel
+
+class Communicator(Protocol):
+    """One of several processes, and what they say to one another."""
+
+    rank: int
+    world_size: int
+
+    def broadcast(self, tensors: Sequence[Tensor], source: int = 0) -> None:
+        """Give every process the values that process ``source`` has."""
 
 
-def share_of(loader: Iterable[Any], distribution: DataParallel, name: str) -> Iterable[Any]:
+def take_share(loader: Iterable[Any], processes: Communicator, name: str) -> Iterable[Any]:
     """Batches ``rank``, ``rank + K``, ... of ``loader``, which must be in one order everywhere.
 
     A loader with a method ``divided(rank, K)`` gives of each batch the share of a process instead.
@@ -28,13 +36,13 @@ def share_of(loader: Iterable[Any], distribution: DataParallel, name: str) -> It
     Raises:
         InputError: there are fewer batches than processes, or a batch does not divide.
     """
-    count = distribution.world_size
+    count = processes.world_size
     parts = _parts(loader)
     if count == 1 or any(_shares(part) for part in parts):
         return loader
     if hasattr(loader, "divided"):
         try:
-            return loader.divided(distribution.rank, count)  # type: ignore[no-any-return]
+            return loader.divided(processes.rank, count)  # type: ignore[no-any-return]
         except InputError as error:
             raise InputError(f"problem {name!r}: {error}") from None
     batches = len(loader) if isinstance(loader, Sized) else count
@@ -44,18 +52,18 @@ def share_of(loader: Iterable[Any], distribution: DataParallel, name: str) -> It
             " allowed: one or more for each, or a batch for all from get_batch"
         )
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return Share(loader, distribution.rank, count)
+        return RoundShare(loader, processes.rank, count)
     for part in parts[1:]:
-        _agree(part, distribution)
+        _agree(part, processes)
     which = "sampler" if loader.batch_sampler is None else "batch_sampler"
     # A copy keeps every option, and what a subclass adds; a DataLoader refuses the assignment only
     # because its other arguments were checked against the first sampler.
     shared = copy.copy(loader)
-    vars(shared)[which] = Share(getattr(loader, which), distribution.rank, count)
+    vars(shared)[which] = RoundShare(getattr(loader, which), processes.rank, count)
     return shared
 
 
-class Share:
+class RoundShare:
     """Item ``rank`` of each ``num_replicas`` successive ones; an incomplete last round is left out.
 
     A whole round is taken before its item is given, so that a position that ``whole`` counts, and
@@ -90,7 +98,7 @@ def _shares(part: Any) -> bool:
     return hasattr(part, "num_replicas") or hasattr(part, "num_processes")
 
 
-def _agree(sampler: Any, distribution: DataParallel) -> None:
+def _agree(sampler: Any, processes: Communicator) -> None:
     """Let a random sampler draw in every process what it draws in the first one."""
     if not hasattr(sampler, "generator"):
         return
@@ -98,5 +106,5 @@ def _agree(sampler: Any, distribution: DataParallel) -> None:
         seed = int(torch.empty((), dtype=torch.int64).random_())
         sampler.generator = torch.Generator().manual_seed(seed)
     state = sampler.generator.get_state()
-    distribution.broadcast([state])
+    processes.broadcast([state])
     sampler.generator.set_state(state)

@@ -10,29 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import InputError
-from papers.betty.distribution.data_parallel import DataParallel
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
+from papers.betty.distribution.data_parallel import DataParallel, Trained
 
 
 class ShardedOptimizer(DataParallel):
     """Steps the own share of parameters, then each process sends its share to the others."""
 
-    def take(self, problem: Problem) -> None:
-        """As in data parallelism.
+    def take(self, problem: Trained) -> None:
+        """Give every process the first one's parameters and buffers.
 
         Raises:
             InputError: the problem's hypergradient reads the state of the whole optimiser.
         """
-        if getattr(problem, "unrolls", False) or problem.config.type == "sama":
+        if problem.unrolls or problem.config.type == "sama":
             raise InputError(
                 f"problem {problem.name!r}: its type needs the whole optimiser state, which"
                 " strategy 'zero' spreads over processes; allowed: darts, neumann, cg, reinforce,"
@@ -71,7 +68,7 @@ class ShardedOptimizer(DataParallel):
                 sizes[least] += param.numel()
         return shares
 
-    def state_of(self, part: Any, problem: Problem) -> Any:
+    def get_state(self, part: Any, problem: Trained) -> Any:
         """The whole state, collected from all processes where it is spread."""
         state = part.state_dict()
         if part is problem.optimizer and self.world_size > 1:
@@ -83,8 +80,8 @@ class ShardedOptimizer(DataParallel):
             state["state"] = dict(sorted(entries.items()))
         return state
 
-    def set_state_of(self, part: Any, state: Any, problem: Problem) -> None:
-        super().set_state_of(part, state, problem)
+    def set_state(self, part: Any, state: Any, problem: Trained) -> None:
+        super().set_state(part, state, problem)
         if part is problem.optimizer:
             own = {id(param) for param in self._shares(part)[self.rank]}
             for param in [param for param in part.state if id(param) not in own]:

@@ -9,7 +9,7 @@ alone, and methods with Hessian products or recorded steps do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,12 @@ from torch.distributed.tensor import DTensor
 
 from common.errors import InputError
 from common.training import sharding
-from papers.betty.distribution.data_parallel import DataParallel
+from papers.betty.distribution.data_parallel import DataParallel, Trained
 from papers.betty.distribution.processes import Processes
 from papers.betty.hypergradient.vectors import Partial
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
-
-METHODS: Final = ("darts", "sama")
+#: Methods that differentiate no gradient.
+FIRST_ORDER: Final = ("darts", "sama")
 
 
 class ShardedParameters(DataParallel):
@@ -38,18 +36,17 @@ class ShardedParameters(DataParallel):
         super().__init__(processes)
         self._shards: list[Tensor] = []
 
-    def take(self, problem: Problem) -> None:
+    def take(self, problem: Trained) -> None:
         """Shard module and optimiser.
 
         Raises:
             InputError: a method other than a finite difference, fp16, or no optimiser.
         """
-        for upper in problem.engine.problems if problem.engine else []:
-            method = problem.jacobian_type(upper)
-            if any(curr is problem for curr, _ in upper.factors) and method not in METHODS:
+        for method in problem.jacobian_types:
+            if method not in FIRST_ORDER:
                 raise InputError(
                     f"problem {problem.name!r}: type {method!r} differentiates a gradient, which"
-                    f" strategy 'fsdp' cannot; allowed: {', '.join(METHODS)}"
+                    f" strategy 'fsdp' cannot; allowed: {', '.join(FIRST_ORDER)}"
                 )
         if problem.config.precision == "fp16" or problem.optimizer is None:
             raise InputError(
@@ -59,7 +56,7 @@ class ShardedParameters(DataParallel):
         sharding.shard(problem.module, problem.optimizer, self.device.type)
         # Otherwise what a pass has gathered may outlive a change of the shards.
         problem.module.set_reshard_after_forward(True)
-        problem._listed = None  # the shards are other parameters
+        problem.relist_parameters()
         self._shards += problem.parameters()
 
     def gradients(self, loss: Tensor, tensors: Sequence[Tensor]) -> Partial:
@@ -90,14 +87,14 @@ class ShardedParameters(DataParallel):
         """All processes do: a forward pass needs everyone's shards."""
         return True
 
-    def state_of(self, part: Any, problem: Problem) -> Any:
+    def get_state(self, part: Any, problem: Trained) -> Any:
         """Whole, on the first process; the shards of all are gathered."""
-        return sharding.full_state(part, self._module_of(part, problem))
+        return sharding.full_state(part, self._find_module(part, problem))
 
-    def set_state_of(self, part: Any, state: Any, problem: Problem) -> None:
-        sharding.set_full_state(part, state, self._module_of(part, problem))
+    def set_state(self, part: Any, state: Any, problem: Trained) -> None:
+        sharding.set_full_state(part, state, self._find_module(part, problem))
 
     @staticmethod
-    def _module_of(part: Any, problem: Problem) -> nn.Module | None:
+    def _find_module(part: Any, problem: Trained) -> nn.Module | None:
         """What an optimiser needs to name its shards."""
         return problem.module if part is problem.optimizer else None

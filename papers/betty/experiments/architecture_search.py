@@ -28,7 +28,7 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.cell_training import (
-    Data,
+    HalvedData,
     Stage,
     Trainings,
     TrainingStage,
@@ -43,9 +43,7 @@ from papers.betty.tasks.search_space import (
     drawn,
     edge_count,
 )
-from papers.betty.tasks.training import run_engine, strategy_of
-
-#: Mean and deviation of CIFAR-10's colours, of 255.
+from papers.betty.tasks.training import choose_strategy, run_engine
 
 
 class SearchStage(Stage):
@@ -83,7 +81,7 @@ class ArchitectureSearchSettings(Settings):
 def run_architecture_search(settings: ArchitectureSearchSettings, run: Run) -> dict[str, float]:
     """Mean test accuracy (%) and parameters of the cells that were found or drawn, time (s)."""
     core = Core(settings.core, run)
-    data = load(settings, run)
+    data = load_halves(settings, run)
     trainings = Trainings(settings.training, data, core)
     core.track(trainings=trainings)
     search_s = 0.0
@@ -102,7 +100,7 @@ def run_architecture_search(settings: ArchitectureSearchSettings, run: Run) -> d
     return means | {"train_s": search_s + means["train_s"]}
 
 
-def load(settings: ArchitectureSearchSettings, run: Run) -> Data:
+def load_halves(settings: ArchitectureSearchSettings, run: Run) -> HalvedData:
     """Draw the halves with the run's seed and note what was read.
 
     Each digit is turned by a random multiple of 90 degrees: upright ones are nearly linearly
@@ -121,14 +119,14 @@ def load(settings: ArchitectureSearchSettings, run: Run) -> Data:
         rest = order[settings.test :]
         test = Split(x[order[: settings.test]], y[order[: settings.test]])
         halves = [Split(x[rows], y[rows]) for rows in (rest[::2], rest[1::2])]
-        return Data(halves[0], halves[1], test, lambda pixels: pixels / 16, augmented=False)
+        return HalvedData(halves[0], halves[1], test, lambda pixels: pixels / 16, augmented=False)
     from papers.betty.tasks.cifar10_images import normalised_colours, train_and_test
 
     root = Path(settings.data_root) if settings.data_root else None
     train, test = train_and_test(root, run)
     order = rng.permutation(len(train.y))
     halves = [Split(train.x[rows], train.y[rows]) for rows in (order[::2], order[1::2])]
-    return Data(halves[0], halves[1], test, normalised_colours, augmented=True)
+    return HalvedData(halves[0], halves[1], test, normalised_colours, augmented=True)
 
 
 class Mixture(nn.Module):
@@ -161,7 +159,9 @@ class Architecture(ImplicitProblem):
         return functional.cross_entropy(self.network(x, self()).main, y)  # type: ignore[attr-defined]
 
 
-def searched(settings: ArchitectureSearchSettings, data: Data, core: Core) -> tuple[Cells, float]:
+def searched(
+    settings: ArchitectureSearchSettings, data: HalvedData, core: Core
+) -> tuple[Cells, float]:
     """The cells that the search derives, and its time (s).
 
     Writes ``history.csv``, accuracy of the mixed network on the architecture's half, and
@@ -183,7 +183,7 @@ def searched(settings: ArchitectureSearchSettings, data: Data, core: Core) -> tu
     return derived(mixture), history.seconds
 
 
-def search_program(settings: ArchitectureSearchSettings, data: Data, core: Core) -> Engine:
+def search_program(settings: ArchitectureSearchSettings, data: HalvedData, core: Core) -> Engine:
     """The bilevel program: each loop's steps are taken back for one with the new architecture."""
     stage, seed = settings.search, core.run.seed
     batches = [
@@ -221,7 +221,7 @@ def search_program(settings: ArchitectureSearchSettings, data: Data, core: Core)
         batches[1],
     )
     config = EngineConfig(
-        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=strategy_of(core)
+        train_iters=loops * stage.unroll_steps, roll_back=True, strategy=choose_strategy(core)
     )
     dependencies = {"u2l": {"architecture": ["network"]}, "l2u": {"network": ["architecture"]}}
     return Engine([architecture, network], config, dependencies)

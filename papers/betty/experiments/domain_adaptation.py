@@ -24,19 +24,19 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
 from papers.betty.distribution.processes import joined
 from papers.betty.tasks.batches import Batches, Split
-from papers.betty.tasks.domains import Data, DomainSettings, load
-from papers.betty.tasks.training import SavedTensors, accuracy, run_engine, strategy_of
+from papers.betty.tasks.domains import DomainData, DomainSettings, load_domains
+from papers.betty.tasks.training import SavedTensors, accuracy, choose_strategy, run_engine
 
 if TYPE_CHECKING:
     from papers.betty.tasks.image_batches import CropBatches, Crops
 
-Method = Literal["target_only", "baseline", "rwt"]
+AdaptationMethod = Literal["target_only", "baseline", "rwt"]
 
 
 class DomainAdaptationSettings(DomainSettings):
     """Domains, optimisers, and how near the two networks are held."""
 
-    method: Method
+    method: AdaptationMethod
     iterations: int = Field(gt=0)
     validate_every: int = Field(gt=0)
     batch_size: int = Field(64, gt=0)
@@ -55,17 +55,17 @@ def run_domain_adaptation(settings: DomainAdaptationSettings, run: Run) -> dict[
     passes.
     """
     core = Core(settings.core, run)
-    data = load(settings, run)
+    data = load_domains(settings, run)
     metrics = train(settings, data, core)
-    memory = peak_gpu_bytes(core.device) or step_bytes(settings, data, strategy_of(core))
+    memory = peak_gpu_bytes(core.device) or step_bytes(settings, data, choose_strategy(core))
     metrics["memory_bytes"] = float(memory)
     core.finish()
     return metrics
 
 
-def train(settings: DomainAdaptationSettings, data: Data, core: Core) -> dict[str, float]:
+def train(settings: DomainAdaptationSettings, data: DomainData, core: Core) -> dict[str, float]:
     """Metrics of a program that was run to its end, but for memory."""
-    engine = program(settings, data, core.run.seed, strategy_of(core))
+    engine = program(settings, data, core.run.seed, choose_strategy(core))
     finetune = engine.problem("finetune")
 
     def evaluate() -> dict[str, float]:
@@ -147,7 +147,7 @@ class Finetune(ImplicitProblem):
         return loss
 
 
-class Reweight(ImplicitProblem):
+class ReweightSource(ImplicitProblem):
     """Top problem: the finetuning cost on target samples, by the weights of source samples."""
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -156,7 +156,7 @@ class Reweight(ImplicitProblem):
 
 
 def program(
-    settings: DomainAdaptationSettings, data: Data, seed: int, strategy: Strategy = "cpu"
+    settings: DomainAdaptationSettings, data: DomainData, seed: int, strategy: Strategy = "cpu"
 ) -> Engine:
     """Three levels; two for ``baseline``, and finetuning alone for ``target_only``."""
     device = joined(strategy).device
@@ -194,7 +194,7 @@ def program(
         return Engine([pretrain, finetune], config, {"l2u": {pretrain: [finetune]}})
     pretrain.weighted = True
     weight = SampleWeight(data.network(1))
-    reweight = Reweight("reweight", **parts(weight, data.again, 2))
+    reweight = ReweightSource("reweight", **parts(weight, data.again, 2))
     dependencies: Any = {
         "u2l": {reweight: [pretrain]},
         "l2u": {pretrain: [finetune, reweight], finetune: [reweight]},
@@ -202,7 +202,9 @@ def program(
     return Engine([reweight, finetune, pretrain], config, dependencies)
 
 
-def step_bytes(settings: DomainAdaptationSettings, data: Data, strategy: Strategy = "cpu") -> int:
+def step_bytes(
+    settings: DomainAdaptationSettings, data: DomainData, strategy: Strategy = "cpu"
+) -> int:
     """Most bytes kept at once for backward passes, over one iteration of a fresh program."""
     torch.manual_seed(0)
     engine = program(settings, data, 0, strategy)

@@ -28,7 +28,8 @@ from common.training import Core, CoreSettings
 from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.training import accuracy, recorded, run_engine, strategy_of
+from papers.betty.tasks.batches import Split
+from papers.betty.tasks.training import accuracy, choose_strategy, recorded, run_engine
 
 
 class ImplicitMAMLSettings(Settings):
@@ -59,13 +60,6 @@ class ImplicitMAMLSettings(Settings):
     neumann_alpha: float = Field(0.1, gt=0)
     test_tasks: int = Field(gt=1)
     validate_every: int = Field(gt=0, description="steps of the meta-weights between evaluations")
-
-
-class Split(NamedTuple):
-    """Inputs and labels."""
-
-    x: Tensor
-    y: Tensor
 
 
 class Task(NamedTuple):
@@ -134,9 +128,9 @@ class Tasks(Env):
 def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, float]:
     """Accuracy (%) on tasks of held-out classes with its standard error over tasks, time (s)."""
     core = Core(settings.core, run)
-    strategy = strategy_of(core, divisible=False)  # adaptation to one task cannot be shared
-    train, test = load(settings, run)
-    network = conv_net(settings.blocks, settings.channels, settings.pooled, settings.ways)
+    strategy = choose_strategy(core, divisible=False)  # adaptation to one task cannot be shared
+    train, test = load_classes(settings, run)
+    network = few_shot_net(settings.blocks, settings.channels, settings.pooled, settings.ways)
     shape = (settings.ways, settings.shots, settings.queries)
     tasks = Tasks(train, *shape, seed=run.seed)
     held_out = Tasks(test.to(core.device), *shape, seed=mixed(run.seed, 1))
@@ -162,7 +156,7 @@ def run_implicit_maml(settings: ImplicitMAMLSettings, run: Run) -> dict[str, flo
     return {**last, "train_s": seconds}
 
 
-def load(settings: ImplicitMAMLSettings, run: Run) -> tuple[Tensor, Tensor]:
+def load_classes(settings: ImplicitMAMLSettings, run: Run) -> tuple[Tensor, Tensor]:
     """(training classes, test classes), (classes, examples, 1, h, w) each; a rotation is a class.
 
     Raises:
@@ -196,7 +190,7 @@ def load(settings: ImplicitMAMLSettings, run: Run) -> tuple[Tensor, Tensor]:
     return turned[~outside].flatten(0, 1).unsqueeze(2), turned[outside].flatten(0, 1).unsqueeze(2)
 
 
-def conv_net(blocks: int, channels: int, pooled: int, classes: int) -> nn.Sequential:
+def few_shot_net(blocks: int, channels: int, pooled: int, classes: int) -> nn.Sequential:
     """Blocks of a 3x3 convolution of stride 2, batch normalisation and ReLU; means; linear layer.
 
     Normalised by the batch's own statistics, also in evaluation. Source: Finn et al. 2017, Sec. 5.2

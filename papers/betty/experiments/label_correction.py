@@ -21,17 +21,17 @@ from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
 from papers.betty.configs import Strategy
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.networks import MetaWeightNet, mlp
-from papers.betty.tasks.training import accuracy, run_engine, strategy_of
-from papers.betty.tasks.weak_supervision import WeakData, WeakSettings, load
+from papers.betty.tasks.training import accuracy, choose_strategy, run_engine
+from papers.betty.tasks.weak_supervision import WeakData, WeakSettings, load_weak
 
-Method = Literal["baseline", "clean_only", "rwt", "rwt_crt"]
+CorrectionMethod = Literal["baseline", "clean_only", "rwt", "rwt_crt"]
 
 
 class LabelCorrectionSettings(WeakSettings):
     """Labels, networks and optimisers. Those of the paper are not stated."""
 
     core: CoreSettings = CoreSettings(global_batch_size=64)
-    method: Method
+    method: CorrectionMethod
     unroll_steps: int = Field(5, gt=0, description="classifier steps for each upper step")
     iterations: int = Field(gt=0, description="steps of the classifier")
     validate_every: int = Field(gt=0)
@@ -66,7 +66,7 @@ class Correction(nn.Module):
         return mixed
 
 
-class Classifier(ImplicitProblem):
+class CorrectedClassifier(ImplicitProblem):
     """Cross-entropy with the given labels, corrected by ``correct`` and weighted by ``reweight``.
 
     Each of the two only where the program has that problem.
@@ -94,7 +94,7 @@ class Classifier(ImplicitProblem):
         return weights / weights.mean() if self.normalise else weights
 
 
-class Reweight(ImplicitProblem):
+class ReweightLabels(ImplicitProblem):
     """Upper problem: loss of the classifier on the clean meta set, by the weights."""
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -116,10 +116,10 @@ class Correct(ImplicitProblem):
 def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[str, float]:
     """Train, and return test accuracy (%), accuracy of labels (%), mean weights and time (s)."""
     core = Core(settings.core, run)
-    data = load(settings, run, core.device)
-    engine = program(settings, data, run.seed, strategy_of(core))
+    data = load_weak(settings, run, core.device)
+    engine = program(settings, data, run.seed, choose_strategy(core))
     classifier = engine.problem("classifier")
-    assert isinstance(classifier, Classifier)
+    assert isinstance(classifier, CorrectedClassifier)
     test = Split(*(part.to(core.device) for part in data.test))
 
     def evaluate() -> dict[str, float]:
@@ -143,7 +143,7 @@ def run_label_correction(settings: LabelCorrectionSettings, run: Run) -> dict[st
 
 
 @torch.no_grad()
-def treatment(classifier: Classifier, data: WeakData) -> dict[str, float]:
+def treatment(classifier: CorrectedClassifier, data: WeakData) -> dict[str, float]:
     """What a trained program makes of the training set: corrected labels, and mean weights.
 
     Weights have mean 1 over the training set where they are normalised.
@@ -168,7 +168,7 @@ def program(
     features, method = data.train.x.shape[1], settings.method
     source = data.meta if method == "clean_only" else data.train
     network = mlp(features, settings.hidden, data.classes)
-    classifier = Classifier(
+    classifier = CorrectedClassifier(
         "classifier",
         Config(type="darts", unroll_steps=settings.unroll_steps, darts_alpha=settings.alpha),
         network,
@@ -187,7 +187,7 @@ def program(
     uppers = []
     if classifier.reweights:
         weights = MetaWeightNet(settings.meta_hidden)
-        uppers.append(upper(Reweight, "reweight", weights, settings.meta_lr, 1))
+        uppers.append(upper(ReweightLabels, "reweight", weights, settings.meta_lr, 1))
     if classifier.corrects:
         correction = Correction(features, settings.hidden, data.classes)
         uppers.append(upper(Correct, "correct", correction, settings.correct_lr, 2))

@@ -31,15 +31,21 @@ from papers.betty.tasks.augmentation import crop_and_flip
 from papers.betty.tasks.batches import Batches, Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
 from papers.betty.tasks.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.tasks.training import SavedTensors, accuracy, recorded, run_engine, strategy_of
+from papers.betty.tasks.training import (
+    SavedTensors,
+    accuracy,
+    choose_strategy,
+    recorded,
+    run_engine,
+)
 
-NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
+CLASSIFIERS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
     "deep": lambda: mlp(64, *[256] * 6, 10),
     "conv": lambda: conv_net(3, 16, 32, 64),
     "resnet32": ResNet32,
 }
-Method = Literal["baseline", "clean_only", "itd", "cg", "neumann", "darts"]
+DerivativeMethod = Literal["baseline", "clean_only", "itd", "cg", "neumann", "darts"]
 
 
 class MetaWeightNetSettings(Settings):
@@ -58,7 +64,7 @@ class MetaWeightNetSettings(Settings):
     network: Literal["mlp", "deep", "conv", "resnet32", "bert"]
     bert: BertSettings = BertSettings()
     precision: Precision = Field("fp32", description="of both problems' forward passes")
-    method: Method
+    method: DerivativeMethod
     nudge: bool = Field(False, description="leave weights perturbed after a finite difference")
     unroll_steps: int = Field(1, gt=0)
     iterations: int = Field(gt=0, description="optimiser steps of the classifier")
@@ -100,7 +106,7 @@ class MetaWeightNetSettings(Settings):
         return self
 
 
-class Data(NamedTuple):
+class ImbalancedData(NamedTuple):
     """Long-tailed training set, balanced meta set, test set."""
 
     train: Split
@@ -115,9 +121,9 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     Memory is what is kept for backward passes and, on a GPU, also the most that tensors held.
     """
     core = Core(settings.core, run)
-    data = load(settings, run)
-    strategy = strategy_of(core)
-    engine = program(settings, network_of(settings), data, run.seed, strategy)
+    data = load_imbalanced(settings, run)
+    strategy = choose_strategy(core)
+    engine = program(settings, make_network(settings), data, run.seed, strategy)
     classifier = engine.problem("classifier")
     test = Split(*(part.to(core.device) for part in data.test))
 
@@ -143,16 +149,16 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
     return metrics
 
 
-def network_of(settings: MetaWeightNetSettings) -> nn.Module:
+def make_network(settings: MetaWeightNetSettings) -> nn.Module:
     """A new classifier."""
     if settings.network == "bert":
         from papers.betty.tasks.text_classifier import TextClassifier, read_bert
 
         return TextClassifier(read_bert(settings.bert, settings.root), classes=2)
-    return NETWORKS[settings.network]()
+    return CLASSIFIERS[settings.network]()
 
 
-def load(settings: MetaWeightNetSettings, run: Run) -> Data:
+def load_imbalanced(settings: MetaWeightNetSettings, run: Run) -> ImbalancedData:
     """Draw the sets with the run's seed and note what was read."""
     rng = np.random.default_rng(run.seed)
     if settings.data == "digits":
@@ -165,14 +171,14 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
         train, meta = tail_and_meta(images.labels, rest, settings, rng)
         labels = torch.from_numpy(images.labels.copy())
         sets = [Split(x[i], labels[i]) for i in (train, meta, test)]
-        return Data(sets[0], sets[1], sets[2], None)
+        return ImbalancedData(sets[0], sets[1], sets[2], None)
     if settings.data == "sst2":
-        from papers.betty.tasks import sentiment
+        from papers.betty.tasks.sentiment import load_sst2
 
-        texts = sentiment.load(
+        texts = load_sst2(
             settings.bert, settings.imbalance, settings.meta_per_class, settings.root, run, rng
         )
-        return Data(*texts, augment=None)
+        return ImbalancedData(*texts, augment=None)
     from papers.betty.tasks.cifar10_images import normalised_colours, train_and_test
 
     everything, test_set = train_and_test(settings.root, run)
@@ -180,7 +186,7 @@ def load(settings: MetaWeightNetSettings, run: Run) -> Data:
     parts = tail_and_meta(everything.y.numpy(), rows, settings, rng)
     sets = [*(Split(everything.x[part], everything.y[part]) for part in parts), test_set]
     sets = [Split(normalised_colours(x), y) for x, y in sets]
-    return Data(sets[0], sets[1], sets[2], partial(crop_and_flip, padding="reflect"))
+    return ImbalancedData(sets[0], sets[1], sets[2], partial(crop_and_flip, padding="reflect"))
 
 
 def tail_and_meta(
@@ -194,7 +200,7 @@ def tail_and_meta(
     return among[rest[tail]], among[meta]
 
 
-class Classifier:
+class WeightedClassifier:
     """Inner problem: cross-entropy of samples weighted by what ``reweight`` makes of their loss."""
 
     normalise = False
@@ -216,11 +222,11 @@ class Classifier:
         return mean
 
 
-class ImplicitClassifier(Classifier, ImplicitProblem):
+class ImplicitClassifier(WeightedClassifier, ImplicitProblem):
     """Differentiated implicitly."""
 
 
-class Reweight(ImplicitProblem):
+class ReweightLongTail(ImplicitProblem):
     """Outer problem: cross-entropy of the classifier on the balanced meta set."""
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -232,16 +238,16 @@ class Reweight(ImplicitProblem):
 def program(
     settings: MetaWeightNetSettings,
     network: nn.Module,
-    data: Data,
+    data: ImbalancedData,
     seed: int,
     strategy: Strategy = "cpu",
 ) -> Engine:
     """The bilevel program; a single problem for ``baseline`` and ``clean_only``."""
     single = settings.method in ("baseline", "clean_only")
-    optimizer = optimizer_of(settings, network)
+    optimizer = make_optimizer(settings, network)
     milestones = [round(share * settings.iterations) for share in settings.milestones]
     source = data.meta if settings.method == "clean_only" else data.train
-    kind = recorded(Classifier) if settings.method == "itd" else ImplicitClassifier
+    kind = recorded(WeightedClassifier) if settings.method == "itd" else ImplicitClassifier
     classifier = kind(
         "classifier",
         Config(
@@ -271,7 +277,7 @@ def program(
     if single:
         return Engine([classifier], config)
     weights = weight_network(settings, classes=int(data.meta.y.max()) + 1)
-    reweight = Reweight(
+    reweight = ReweightLongTail(
         "reweight",
         Config(precision=settings.precision, gradient_clipping=settings.gradient_clipping),
         weights,
@@ -295,7 +301,7 @@ def weight_network(settings: MetaWeightNetSettings, classes: int) -> nn.Module:
     return MetaWeightNet(settings.meta_hidden)
 
 
-def optimizer_of(settings: MetaWeightNetSettings, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(settings: MetaWeightNetSettings, network: nn.Module) -> torch.optim.Optimizer:
     """The classifier's. AdamW spares biases and normalisations, as is usual for transformers."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -313,10 +319,12 @@ def optimizer_of(settings: MetaWeightNetSettings, network: nn.Module) -> torch.o
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
-def meta_step_bytes(settings: MetaWeightNetSettings, data: Data, strategy: Strategy = "cpu") -> int:
+def meta_step_bytes(
+    settings: MetaWeightNetSettings, data: ImbalancedData, strategy: Strategy = "cpu"
+) -> int:
     """Bytes kept for backward passes over one inner loop and its meta step, on a fresh network."""
     torch.manual_seed(0)
-    engine = program(settings, network_of(settings), data, 0, strategy)
+    engine = program(settings, make_network(settings), data, 0, strategy)
     engine.train()
     with SavedTensors().watched() as saved:
         for _ in range(settings.unroll_steps * settings.gradient_accumulation):

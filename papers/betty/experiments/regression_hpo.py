@@ -21,7 +21,7 @@ from common.runs.run import Run
 from common.training import Core, CoreSettings
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.training import SavedTensors, recorded, run_engine, strategy_of
+from papers.betty.tasks.training import SavedTensors, choose_strategy, recorded, run_engine
 
 
 class RegressionSettings(Settings):
@@ -51,7 +51,7 @@ class Points(NamedTuple):
     y: Tensor
 
 
-class Data(NamedTuple):
+class RegressionData(NamedTuple):
     """Training and validation points."""
 
     train: Points
@@ -67,7 +67,7 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
         )
     )
     data = draw(settings, run.seed)
-    engine = program(settings, data, strategy_of(core, divisible=False))
+    engine = program(settings, data, choose_strategy(core, divisible=False))
     held_out = Points(*(part.to(core.device) for part in data.validation))
 
     def evaluate() -> dict[str, float]:
@@ -84,7 +84,9 @@ def run_regression_hpo(settings: RegressionSettings, run: Run) -> dict[str, floa
     }
 
 
-def draw(settings: RegressionSettings, seed: int, dtype: torch.dtype = torch.float32) -> Data:
+def draw(
+    settings: RegressionSettings, seed: int, dtype: torch.dtype = torch.float32
+) -> RegressionData:
     """Normal points, labelled by the sign of a noisy linear rule."""
     generator = torch.Generator().manual_seed(seed)
     count, size = settings.points, settings.features
@@ -93,7 +95,7 @@ def draw(settings: RegressionSettings, seed: int, dtype: torch.dtype = torch.flo
     noise = settings.noise * torch.randn(count, generator=generator, dtype=dtype)
     points = Points(x, (x @ rule + noise > 0).to(dtype))
     half = count // 2
-    return Data(
+    return RegressionData(
         Points(*(part[:half] for part in points)), Points(*(part[half:] for part in points))
     )
 
@@ -148,7 +150,9 @@ class Penalties(ImplicitProblem):
             self.module.values.clamp_(min=self.least)
 
 
-def program(settings: RegressionSettings, data: Data, strategy: Strategy = "cpu") -> Engine:
+def program(
+    settings: RegressionSettings, data: RegressionData, strategy: Strategy = "cpu"
+) -> Engine:
     """The bilevel program, in the precision of the data."""
     start = Coefficients(data.train.x.new_zeros(settings.features))
     kind = recorded(Weights) if settings.method == "itd" else ImplicitWeights
@@ -180,7 +184,7 @@ def program(settings: RegressionSettings, data: Data, strategy: Strategy = "cpu"
     return Engine([penalties, weights], config, dependencies)
 
 
-def meta_step_bytes(settings: RegressionSettings, data: Data) -> int:
+def meta_step_bytes(settings: RegressionSettings, data: RegressionData) -> int:
     """Most bytes kept for backward passes over one inner loop and its meta step."""
     engine = program(settings, data)
     engine.train()

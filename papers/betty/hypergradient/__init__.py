@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 from papers.betty.hypergradient.composition import hypergradient
-from papers.betty.hypergradient.methods import METHODS, Method
+from papers.betty.hypergradient.methods import METHODS, JacobianProduct
 
 
-def __getattr__(name: str) -> Method:
+def __getattr__(name: str) -> JacobianProduct:
     if name in METHODS:
         return METHODS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from papers.betty.hypergradient.differentiable import Upper
 from papers.betty.hypergradient.methods import METHODS
 from papers.betty.hypergradient.reach import warn_of_nothing
 from papers.betty.hypergradient.vectors import Partial, added, split, zeros_for_none
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
-
-def hypergradient(upper: Problem, loss: Tensor, params: Sequence[Tensor]) -> Partial:
+def hypergradient(upper: Upper, loss: Tensor, params: Sequence[Tensor]) -> Partial:
     """Total derivative of ``loss`` of ``upper`` by its own ``params``. Eq. 1 and 2.
 
     Vectors are pushed from ``upper`` down the l2u edges and summed where paths meet; a problem's
     Jacobian product is evaluated once, for all problems that it is taken by.
     """
     read = [seed.meta_trainable_parameters() for seed in upper.seeds]
-    assert upper.engine is not None
-    gradients = upper.engine.distribution.gradients
-    flat = gradients(loss, [*params, *(tensor for part in read for tensor in part)])
+    flat = upper.distribution.gradients(
+        loss, [*params, *(tensor for part in read for tensor in part)]
+    )
     direct, *pieces = split(flat, [params, *read])
     upper.check_unused(direct, params)
     vectors: dict[str, Partial] = {

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 from papers.betty.hypergradient.implicit import HessianProduct, implicit_product
 from papers.betty.hypergradient.vectors import Partial, Vector, dot
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
-
-def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
+def cg(vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper) -> list[Partial]:
     """``-M s`` with ``s`` after ``cg_iterations`` steps on ``(H + damping I) s = v``.
 
     Stops early where the residual vanishes or the curvature along the direction is not positive:
@@ -47,7 +44,7 @@ def cg(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) 
     return implicit_product(vector, curr, prevs, upper, solve)
 
 
-def _warn(curr: Problem, upper: Problem, curvature: float) -> None:
+def _warn(curr: Lower, upper: Upper, curvature: float) -> None:
     """Warn that the first direction already has no positive curvature: the solution is 0."""
     curr.warn_once(
         "its Hessian is not positive definite: the curvature along the derivative of"

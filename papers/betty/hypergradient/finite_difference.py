@@ -6,11 +6,11 @@ Source: Choe et al. 2023, Sec. 3.1; Liu et al. 2019 (DARTS), eq. 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper, select_tensors
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
@@ -18,17 +18,15 @@ from papers.betty.hypergradient.vectors import (
     local,
     norm,
     split,
-    tensors_of,
 )
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
 #: A shift must be so many times the resolution of the weights: rounding then makes up some percent.
 RESOLVED = 16
 
 
-def darts(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
+def darts(
+    vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper
+) -> list[Partial]:
     """``-d2C/(dprev dw) v`` by a central difference, with ``H^-1 = I``.
 
     Args:
@@ -49,9 +47,9 @@ def darts(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Proble
 
 def central_difference(
     vector: Vector,
-    curr: Problem,
-    prevs: Sequence[Problem],
-    upper: Problem,
+    curr: Lower,
+    prevs: Sequence[Differentiable],
+    upper: Upper,
     alpha: float,
     nudge: bool,
 ) -> list[Partial]:
@@ -61,14 +59,13 @@ def central_difference(
     that of minus the cost, so that what hooks on the parameters see sums to ``2 eps`` times the
     result.
     """
-    assert upper.engine is not None
-    distribution = upper.engine.distribution
+    distribution = upper.distribution
     weights = curr.meta_trainable_parameters()
     if curr.first_time("shift"):
         _warn_of_rounding(curr, weights, alpha)
     eps = alpha / (norm(vector) + 1e-15)
     kept = [weight.detach().clone() for weight in weights]
-    parts = tensors_of(prevs, upper)
+    parts = select_tensors(prevs, upper)
     flat = [tensor for part in parts for tensor in part]
     grads = []
     try:
@@ -93,7 +90,7 @@ def central_difference(
     return split(flat_result, parts)
 
 
-def _warn_of_rounding(curr: Problem, weights: Vector, alpha: float) -> None:
+def _warn_of_rounding(curr: Lower, weights: Vector, alpha: float) -> None:
     """Warn of a shift that the forward pass rounds away: the difference would be noise, or 0."""
     length = float(norm([weight.detach() for weight in weights]))
     if alpha < RESOLVED * curr.resolution * length:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper, select_tensors
 from papers.betty.hypergradient.vectors import (
     Partial,
     Vector,
     added,
     split,
-    tensors_of,
     zeros_for_none,
 )
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
-    from papers.betty.problems.replay import MicroBatch
 
 #: Multiplies a vector by the Hessian of the cost at the present weights.
 HessianProduct = Callable[[Vector], Vector]
@@ -28,7 +24,7 @@ Solve = Callable[[HessianProduct, Vector], Vector]
 
 
 def implicit_product(
-    vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem, solve: Solve
+    vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper, solve: Solve
 ) -> list[Partial]:
     """``-d2C/(dprev dw) s`` with ``s = solve(H, v)``: the implicit function theorem. Eq. 4.
 
@@ -39,17 +35,17 @@ def implicit_product(
     The sign is in what goes back, so that hooks on the parameters see the hypergradient's own.
     """
     weights = curr.meta_trainable_parameters()
-    parts = tensors_of(prevs, upper)
+    parts = select_tensors(prevs, upper)
     batches = curr.micro_batches
 
-    def gradient_on(batch: MicroBatch) -> Sequence[Tensor | None]:
+    def gradient_on(batch: Any) -> Sequence[Tensor | None]:
         loss = curr.replayed_loss(batch)
         return torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
 
     kept = gradient_on(batches[0]) if len(batches) == 1 else None
 
     def product_on(
-        batch: MicroBatch, direction: Vector, by: Vector, last: bool
+        batch: Any, direction: Vector, by: Vector, last: bool
     ) -> Sequence[Tensor | None]:
         pairs = zip(gradient_on(batch) if kept is None else kept, direction, strict=True)
         # None: not read; without a graph: constant, as where the cost is linear in a weight.

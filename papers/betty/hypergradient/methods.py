@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 from papers.betty.hypergradient.vectors import Partial, Vector
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
-
-Method = Callable[[Vector, "Problem", "Sequence[Problem]", "Problem"], list[Partial]]
+JacobianProduct = Callable[[Vector, Lower, Sequence[Differentiable], Upper], list[Partial]]
 
 
-class Methods(Mapping[str, Method]):
+class Methods(Mapping[str, JacobianProduct]):
     """Functions by their names, each in a module of this package that is imported when asked for.
 
     So a run loads, and its record names, only the methods that it uses.
@@ -23,9 +21,9 @@ class Methods(Mapping[str, Method]):
 
     def __init__(self, **modules: str) -> None:
         self._modules = modules
-        self._loaded: dict[str, Method] = {}
+        self._loaded: dict[str, JacobianProduct] = {}
 
-    def __getitem__(self, name: str) -> Method:
+    def __getitem__(self, name: str) -> JacobianProduct:
         if name not in self._loaded:
             assert __package__ is not None
             module = import_module(f"{__package__}.{self._modules[name]}")

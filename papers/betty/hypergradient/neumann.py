@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 from papers.betty.hypergradient.implicit import HessianProduct, implicit_product
 from papers.betty.hypergradient.vectors import Partial, Vector
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
-
 
 def neumann(
-    vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem
+    vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper
 ) -> list[Partial]:
     """``-M s``, ``s = a sum_{k=0}^K (I - a H)^k v`` with K ``neumann_iterations``, a ``_alpha``.
 

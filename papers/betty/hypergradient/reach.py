@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 
-Product = tuple["Problem", "Problem", Sequence[Tensor | None]]
+Product = tuple[Lower, Differentiable, Sequence[Tensor | None]]
 
 
 def warn_of_nothing(
-    upper: Problem, vectors: Mapping[str, Sequence[Tensor | None]], products: Sequence[Product]
+    upper: Upper, vectors: Mapping[str, Sequence[Tensor | None]], products: Sequence[Product]
 ) -> None:
     """Warn of every edge of ``upper``'s paths along which nothing came, and of a zero in all.
 

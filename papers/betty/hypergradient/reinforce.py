@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from papers.betty.hypergradient.vectors import Partial, Vector, split, tensors_of
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper, select_tensors
+from papers.betty.hypergradient.vectors import Partial, Vector, split
 
 #: Weight of the newest cost in the running mean that serves as baseline.
 BASELINE_RATE = 0.1
 
 
 def reinforce(
-    _vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem
+    _vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper
 ) -> list[Partial]:
     """``(C - baseline) d log p/dprev``: an unbiased estimate of ``d E[C]/dprev``.
 
@@ -27,7 +24,7 @@ def reinforce(
     cost = upper.last_loss
     baseline = upper.baseline if upper.baseline is not None else cost
     upper.baseline = baseline + BASELINE_RATE * (cost - baseline)
-    parts = tensors_of(prevs, upper)
+    parts = select_tensors(prevs, upper)
     chance = curr.log_prob()
     flat = torch.autograd.grad(
         chance,

@@ -7,19 +7,19 @@ correction: ``u = (lr / c1) m / Q`` with ``Q = sqrt(s / c2) + e``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper
 from papers.betty.hypergradient.finite_difference import central_difference
 from papers.betty.hypergradient.vectors import Partial, Vector
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
-
-def sama(vector: Vector, curr: Problem, prevs: Sequence[Problem], upper: Problem) -> list[Partial]:
+def sama(
+    vector: Vector, curr: Lower, prevs: Sequence[Differentiable], upper: Upper
+) -> list[Partial]:
     """``darts`` with ``v`` replaced by ``D v``; plain ``v`` for optimisers that are linear in g."""
     config = curr.config
     adapted = [

@@ -6,24 +6,21 @@ Source: Maclaurin et al. 2015; Franceschi et al. 2017. Memory grows with the ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from common.errors import InputError
+from papers.betty.hypergradient.differentiable import Differentiable, Lower, Unrolled, Upper
 from papers.betty.hypergradient.vectors import Partial, Vector
 
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
-
-def itd(vector: Vector, curr: Problem, prevs: Sequence[Problem], _upper: Problem) -> list[Partial]:
+def itd(
+    vector: Vector, curr: Lower, prevs: Sequence[Differentiable], _upper: Upper
+) -> list[Partial]:
     """Product with the exact Jacobian of the weights that ``unroll_steps`` steps led to.
 
     Raises:
         InputError: ``curr`` is no IterativeProblem, so its steps were not recorded.
     """
-    from papers.betty.problems.iterative_problem import IterativeProblem
-
-    if not isinstance(curr, IterativeProblem):
+    if not isinstance(curr, Unrolled):
         raise InputError(
             f"problem {curr.name!r}: type 'itd' needs an IterativeProblem, got"
             f" {type(curr).__name__}"

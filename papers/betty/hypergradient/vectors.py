@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
 #: Tensors shaped like a problem's parameters; None where a cost does not depend on one.
 Vector = list[Tensor]
@@ -43,17 +39,6 @@ def added(a: Sequence[Tensor | None] | None, b: Sequence[Tensor | None]) -> Part
     if a is None:
         return list(b)
     return [y if x is None else (x if y is None else x + y) for x, y in zip(a, b, strict=True)]
-
-
-def tensors_of(prevs: Sequence[Problem], upper: Problem) -> list[list[Tensor]]:
-    """Tensors of each of ``prevs`` by which a cost is differentiated.
-
-    A lower problem's are those by which uppers read its optimum; the upper's are its parameters.
-    """
-    return [
-        prev.trainable_parameters() if prev is upper else prev.meta_trainable_parameters()
-        for prev in prevs
-    ]
 
 
 def split(flat: Sequence[Tensor | None], parts: Sequence[Sequence[Tensor]]) -> list[Partial]:

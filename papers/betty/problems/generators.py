@@ -12,47 +12,47 @@ import torch
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-def generators_of(holders: Iterable[Any]) -> list[Any]:
+def find_generators(holders: Iterable[Any]) -> list[Any]:
     """Generators that are attributes of ``holders``, each once, in their order."""
     values = [value for holder in holders for value in getattr(holder, "__dict__", {}).values()]
     found = [value for value in values if isinstance(value, _KINDS)]
     return list({id(generator): generator for generator in found}.values())
 
 
-def state_of(generator: Any) -> Any:
-    """State of one of the kinds that :func:`generators_of` finds."""
+def get_state(generator: Any) -> Any:
+    """State of one of the kinds that :func:`find_generators` finds."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
-        return _plain(generator.bit_generator.state)
+        return _to_plain(generator.bit_generator.state)
     if isinstance(generator, np.random.RandomState):
-        return _plain(generator.get_state(legacy=False))
+        return _to_plain(generator.get_state(legacy=False))
     return generator.getstate()
 
 
-def set_state_of(generator: Any, state: Any) -> None:
-    """Inverse of :func:`state_of`."""
+def set_state(generator: Any, state: Any) -> None:
+    """Inverse of :func:`get_state`."""
     if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = _with_arrays(state)
+        generator.bit_generator.state = _to_arrays(state)
     elif isinstance(generator, torch.Generator | np.random.RandomState):
-        generator.set_state(_with_arrays(state))  # type: ignore[arg-type]
+        generator.set_state(_to_arrays(state))  # type: ignore[arg-type]
     else:
         generator.setstate(state)
 
 
-def _plain(state: Any) -> Any:
+def _to_plain(state: Any) -> Any:
     """Arrays as lists, named as such."""
     if isinstance(state, dict):
-        return {key: _plain(value) for key, value in state.items()}
+        return {key: _to_plain(value) for key, value in state.items()}
     if isinstance(state, np.ndarray):
         return {"dtype": str(state.dtype), "array": state.tolist()}
     return state
 
 
-def _with_arrays(state: Any) -> Any:
+def _to_arrays(state: Any) -> Any:
     """Inverse of :func:`_plain`."""
     if not isinstance(state, dict):
         return state
     if set(state) == {"dtype", "array"}:
         return np.array(state["array"], state["dtype"])
-    return {key: _with_arrays(value) for key, value in state.items()}
+    return {key: _to_arrays(value) for key, value in state.items()}

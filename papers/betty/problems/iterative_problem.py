@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from papers.betty.hypergradient.differentiable import Differentiable
 from papers.betty.hypergradient.vectors import Partial, Vector, added, split
-from papers.betty.problems.problem import Problem
+from papers.betty.problems.problem import Problem, Program
 from papers.betty.problems.reads import leaves
 from papers.betty.problems.unrolled_optimizer import UnrolledOptimizer
-
-if TYPE_CHECKING:
-    from papers.betty.engine import Engine
 
 
 class IterativeProblem(Problem):
@@ -27,7 +25,7 @@ class IterativeProblem(Problem):
     or bf16; its state goes on from step to step as without recording.
     """
 
-    def initialize(self, engine: Engine) -> None:
+    def initialize(self, engine: Program) -> None:
         super().initialize(engine)
         uppers = [problem for problem in engine.problems if self._is_unrolled_by(problem)]
         self.unrolls, self._uppers = bool(uppers), uppers
@@ -58,7 +56,7 @@ class IterativeProblem(Problem):
         inside = any(factor.problem == self.name for factor in factors)
         return inside and self.jacobian_type(upper) == "itd"
 
-    def jacobian_type(self, upper: Problem) -> str:
+    def jacobian_type(self, upper: Differentiable) -> str:
         return "itd" if not upper.config.first_order else self.config.type
 
     def _begin_loop(self) -> None:
@@ -85,7 +83,7 @@ class IterativeProblem(Problem):
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """One step, recorded: the weights become a function of what the cost read."""
-        if not self.unrolls or self._loop_starts:  # a roll-back repeats a step after the loop
+        if not self.unrolls or self._loop.starts:  # a roll-back repeats a step after the loop
             return super().one_step_descent(batch)
         self.cur_batch = self.get_batch() if batch is None else batch
         self._counts = [upper.count for upper in self._uppers]
@@ -104,18 +102,18 @@ class IterativeProblem(Problem):
         self.check_unused(gradient, self._stepped())
         self.warn_of_no_gradient(gradient)
         self._gradient = added(self._gradient, gradient)
-        if self._count % self.config.gradient_accumulation == 0:
+        if self._loop.count % self.config.gradient_accumulation == 0:
             self._update(self._gradient)
             self._gradient = None
         return stats
 
     def look_at_reads(self, loss: Tensor) -> None:
-        """Also whether it reads a parameter itself in the place of what stands in for it.
+        """Also refuse a cost that reads a parameter itself instead of what stands in for it.
 
         Raises:
             InputError: it does, e.g. from a list made earlier: no derivative would go through it.
         """
-        if self.unrolls and not self._loop_starts and self.first_time("stand-ins"):
+        if self.unrolls and not self._loop.starts and self.first_time("stand-ins"):
             read = leaves(loss)
             for problem in (self, *self._read):
                 if any(id(param) in read for param in problem.trainable_parameters()):
@@ -141,8 +139,7 @@ class IterativeProblem(Problem):
         return seen[-1]
 
     def _update(self, gradient: Partial) -> None:
-        assert self.engine is not None
-        gradient = self.engine.distribution.averaged(gradient, self._weights)
+        gradient = self.distribution.averaged(gradient, self._weights)
         clip = self.config.gradient_clipping
         present = [g for g in gradient if g is not None]
         if clip > 0 and present:
@@ -162,7 +159,7 @@ class IterativeProblem(Problem):
             self.optimizer.step()  # without gradients it does nothing, and schedules wait for it
             self.scheduler.step()
 
-    def unrolled_product(self, vector: Vector, prevs: Sequence[Problem]) -> list[Partial]:
+    def unrolled_product(self, vector: Vector, prevs: Sequence[Differentiable]) -> list[Partial]:
         """``vector`` times the Jacobian of the present weights by what the loop read of ``prevs``.
 
         Where that moved between the steps, the sum over what each step read is the

@@ -19,11 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from common.errors import InputError
 from common.random_state import global_states, set_global_states
-from papers.betty.problems.generators import (
-    generators_of,
-    set_state_of,
-    state_of,
-)
+from papers.betty.problems.generators import find_generators, get_state, set_state
 
 
 class LoaderEpoch:
@@ -39,7 +35,7 @@ class LoaderEpoch:
     """
 
     def __init__(self, loader: Any, device: torch.device, opened: Any = None) -> None:
-        self._device, self._generators = device, generators_of(parts_of(loader))
+        self._device, self._generators = device, find_generators(find_parts(loader))
         self._indices: _Indices | None = None
         # A list or tuple draws nothing, and may be one batch: looking would take longer.
         self._draws = not isinstance(loader, list | tuple)
@@ -94,7 +90,7 @@ class LoaderEpoch:
 
     @classmethod
     def at(cls, state: Mapping[str, Any], loader: Any, device: torch.device) -> LoaderEpoch:
-        """Of ``loader``, at the position that another epoch's :meth:`state_dict` gave.
+        """The epoch of ``loader`` at the position that another epoch's :meth:`state_dict` gave.
 
         Leaves generators as the order needs them; the caller puts them to their present states.
 
@@ -131,13 +127,13 @@ class LoaderEpoch:
     def _states(self) -> Any:
         if not self._draws or self._workers:
             return None
-        return global_states(self._device), [state_of(each) for each in self._generators]
+        return global_states(self._device), [get_state(each) for each in self._generators]
 
     def _set(self, states: Any) -> None:
         if states is not None:
             set_global_states(states[0], self._device)
             for generator, state in zip(self._generators, states[1], strict=True):
-                set_state_of(generator, state)
+                set_state(generator, state)
 
 
 class _Indices:
@@ -156,7 +152,7 @@ class _Indices:
         return indices
 
 
-def parts_of(loader: Any) -> list[Any]:
+def find_parts(loader: Any) -> list[Any]:
     """The loader, its samplers and its data set: where generators of an order are kept."""
     parts, new = [], [loader]
     while new:
@@ -170,7 +166,7 @@ def parts_of(loader: Any) -> list[Any]:
 
 
 def _digest(batch: Any) -> str:
-    """Of the contents of a nested batch."""
+    """Digest of the contents of a nested batch."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:

@@ -10,11 +10,7 @@ import torch
 from common.batches import to_device
 from common.errors import InputError
 from common.random_state import global_states, set_global_states
-from papers.betty.problems.generators import (
-    generators_of,
-    set_state_of,
-    state_of,
-)
+from papers.betty.problems.generators import find_generators, get_state, set_state
 
 
 class LoaderStream:
@@ -89,9 +85,9 @@ class LoaderStream:
         plain = [loader for loader in self.loaders if not _has_state(loader)]
         if not plain:
             return []
-        from papers.betty.problems.loader_epoch import parts_of
+        from papers.betty.problems.loader_epoch import find_parts
 
-        return generators_of(part for loader in plain for part in parts_of(loader))
+        return find_generators(part for loader in plain for part in find_parts(loader))
 
     @property
     def started(self) -> bool:
@@ -111,7 +107,7 @@ class LoaderStream:
             ]
         except InputError as error:
             raise InputError(f"problem {self.name!r}: {error}") from None
-        generators = [state_of(generator) for generator in self._generators()]
+        generators = [get_state(generator) for generator in self._generators()]
         return {"epochs": list(self.epochs), "positions": positions, "generators": generators}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -136,7 +132,7 @@ class LoaderStream:
         finally:
             set_global_states(present, self.device)
         for generator, kept in zip(generators, state["generators"], strict=True):
-            set_state_of(generator, kept)
+            set_state(generator, kept)
 
     def _found(self, loader: Any, position: Mapping[str, Any] | None) -> Iterator[Any]:
         if (position is None) != _has_state(loader):

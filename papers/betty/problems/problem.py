@@ -7,30 +7,63 @@ from __future__ import annotations
 
 import abc
 import copy
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from common.errors import InputError
-from papers.betty.configs import Config
+from papers.betty.configs import Config, EngineConfig
+from papers.betty.distribution import DataParallel
+from papers.betty.graph import DataflowGraph
+from papers.betty.hypergradient import hypergradient
+from papers.betty.hypergradient.differentiable import Differentiable
 from papers.betty.hypergradient.vectors import local
-from papers.betty.problems.descent import Descent
+from papers.betty.loggers import Logger
+from papers.betty.problems.checks import check_optimizer, check_scheduler
+from papers.betty.problems.inner_loop import InnerLoop
 from papers.betty.problems.loader_stream import LoaderStream
-from papers.betty.problems.reads import leaves, warn_of_missing_edges
-
-if TYPE_CHECKING:
-    from papers.betty.engine import Engine
-    from papers.betty.envs import Env
+from papers.betty.problems.precision import autocast, make_scaler, resolution
+from papers.betty.problems.reads import leaves, missing_edges
+from papers.betty.problems.replay import MicroBatch, Replay
 
 log = logging.getLogger("betty")
+#: On a GPU the loss is looked at this seldom, because looking waits for the device.
+STEPS_BETWEEN_LOSS_LOOKS = 50
 
 
-class Problem(Descent):
+class Program(Protocol):
+    """What a problem asks of the program that it is in; :class:`papers.betty.Engine` offers it."""
+
+    config: EngineConfig
+    problems: list[Problem]
+    graph: DataflowGraph
+    distribution: DataParallel
+    logger: Logger
+
+    @property
+    def device(self) -> torch.device:
+        """Where the program computes."""
+
+    def problem(self, name: str) -> Problem:
+        """The problem of a name."""
+
+    def named(self, names: Iterable[str]) -> list[Problem]:
+        """The problems of several names."""
+
+    def is_rank_zero(self) -> bool:
+        """Whether this process logs."""
+
+    def refuse_shared_parameters(self) -> None:
+        """Each trainable parameter is stepped by one problem."""
+
+
+class Problem(abc.ABC):
     """One optimisation problem. Subclasses define :meth:`training_step`.
 
     Inside it the other problems of the program are attributes of their names, and calling one,
@@ -61,12 +94,18 @@ class Problem(Descent):
     ) -> None:
         if not name.isidentifier():
             raise InputError(f"problem name {name!r}: must be a Python identifier")
-        super().__init__(name, config or Config())
+        self._name, self._config = name, config or Config()
         self.cfg = extra_config
-        self.module, self.optimizer, self.scheduler = module, optimizer, scheduler
+        self.module: Any = module
+        self.optimizer: Any = optimizer
+        self.scheduler: Any = scheduler
         self.train_data_loader = train_data_loader
-        self.env: Env | None = None
-        self.engine: Engine | None = None
+        self.env: Any = None
+        self.engine: Program | None = None
+        self.device = torch.device("cpu")
+        self.scaler: GradScaler | None = None
+        self.cur_batch: Any = None
+        self.last_loss = float("nan")
         #: Lower problems whose optimum enters this cost, upper ones that this optimum enters.
         self.children: list[Problem] = []
         self.parents: list[Problem] = []
@@ -76,8 +115,12 @@ class Problem(Descent):
         self.seeds: list[Problem] = []
         self.factors: list[tuple[Problem, list[Problem]]] = []
         self.training = True
-        self._loop_starts = True
-        self._ready: dict[str, bool] = {}
+        #: Whether an upper problem differentiates through this one's steps.
+        self.unrolls = False
+        self._loop = InnerLoop(self._config)
+        self._replay = Replay()
+        self._last_grads: dict[int, Tensor] = {}
+        self._asked: set[str] = set()
         self._stream: LoaderStream | None = None
         self._cached: dict[str, Any] = {}
         self._listed: tuple[nn.Module, list[Tensor], list[nn.Module]] | None = None
@@ -113,7 +156,7 @@ class Problem(Descent):
         """The data, where it was not given."""
         return self.train_data_loader
 
-    def on_inner_loop_start(self) -> None:
+    def on_inner_loop_start(self) -> None:  # noqa: B027  (optional)
         """Called before the first step after the upper problems were stepped."""
 
     def starts_from(self) -> Problem | None:
@@ -126,8 +169,22 @@ class Problem(Descent):
         """
         return None
 
-    def epoch_callback(self) -> None:
+    def epoch_callback(self) -> None:  # noqa: B027  (optional)
         """Called when the (first) data loader is exhausted."""
+
+    def grad_callback(self) -> None:  # noqa: B027  (optional)
+        """Called when gradients have been accumulated, before the optimiser's step."""
+
+    def param_callback(self) -> None:  # noqa: B027  (optional)
+        """Called after the optimiser's step, e.g. to project parameters."""
+
+    def custom_optimizer_step(self) -> None:
+        """The update itself; override for another than the optimiser's."""
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of parameters, as the optimiser has them."""
@@ -144,6 +201,10 @@ class Problem(Descent):
             self._listed = (self.module, list(self.module.parameters()), buffered)
         return list(self._listed[1])
 
+    def relist_parameters(self) -> None:
+        """Take note that its module has other parameters."""
+        self._listed = None
+
     def modules_with_buffers(self) -> list[nn.Module]:
         """Parts of the module that hold buffers."""
         self.parameters()
@@ -157,10 +218,6 @@ class Problem(Descent):
     def meta_trainable_parameters(self) -> list[Tensor]:
         """Parameters by which upper problems see this one's optimum; override to take fewer."""
         return self.trainable_parameters()
-
-    def look_at_reads(self, loss: Tensor) -> None:
-        if self.first_time("reads"):
-            warn_of_missing_edges(self, leaves(loss))
 
     def add_child(self, problem: Problem) -> None:
         """Let the optimum of ``problem`` enter this cost: the edge l2u from there to here.
@@ -190,7 +247,7 @@ class Problem(Descent):
 
     # What the engine calls.
 
-    def initialize(self, engine: Engine) -> None:
+    def initialize(self, engine: Program) -> None:
         """Build module, optimiser, schedule and data; called by the engine.
 
         Raises:
@@ -216,7 +273,7 @@ class Problem(Descent):
         self.optimizer = self.configure_optimizer() if self.optimizer is None else self.optimizer
         self._check_optimizer()
         self.scheduler = self.configure_scheduler() if self.scheduler is None else self.scheduler
-        self._check_scheduler()
+        check_scheduler(self.name, self.scheduler)
         loaders = self.configure_train_data_loader()
         if loaders is None and type(self).get_batch is Problem.get_batch:
             raise InputError(f"problem {self.name!r}: no train_data_loader, and no get_batch")
@@ -224,86 +281,44 @@ class Problem(Descent):
         shared = [engine.distribution.share(loader, self.name) for loader in loaders]
         self._stream = LoaderStream(self.name, shared, self.device, self.epoch_callback)
         self.train_data_loader = self._stream.loaders
-        if self.config.precision == "fp16":
-            if self.device.type == "cpu":
-                raise InputError(
-                    f"problem {self.name!r}: precision fp16 needs a GPU; bf16 does not"
-                )
-            self.scaler = GradScaler(
-                self.device.type,
-                init_scale=self.config.initial_dynamic_scale,
-                growth_factor=self.config.scale_factor,
-            )
-        self._ready = dict.fromkeys(graph.below(self.name), False)
+        self.scaler = make_scaler(self.name, self.config, self.device)
+        self._loop.wait_for(graph.below(self.name))
 
     def _check_optimizer(self) -> None:
-        if not isinstance(self.optimizer, torch.optim.Optimizer):
-            custom = type(self).custom_optimizer_step is not Problem.custom_optimizer_step
-            if self.optimizer is None and custom:
-                return
-            raise InputError(
-                f"problem {self.name!r}: optimizer is {self.optimizer!r}; needs a torch optimiser"
-                " or a custom_optimizer_step"
-            )
-        own = {id(p) for p in self.parameters()}
-        groups = self.optimizer.param_groups
-        foreign = sum(id(p) not in own for group in groups for p in group["params"])
-        if foreign:
-            raise InputError(
-                f"problem {self.name!r}: its optimizer holds {foreign} parameters that are not its"
-                " module's; it may hold only those"
-            )
-        wanted = needed(type(self.optimizer).step)
-        if wanted and type(self).custom_optimizer_step is Problem.custom_optimizer_step:
-            raise InputError(
-                f"problem {self.name!r}: optimizer {type(self.optimizer).__name__} needs"
-                f" {wanted[0]!r} for a step, as it evaluates the cost several times; allowed: one"
-                " whose step() needs nothing (SGD, Adam, ...), or a custom_optimizer_step"
-            )
-
-    def _check_scheduler(self) -> None:
-        if self.scheduler is None:
-            return
-        kind = type(self.scheduler)
-        wanted = needed(kind.step)
-        if wanted:
-            raise InputError(
-                f"problem {self.name!r}: scheduler {kind.__name__} needs {wanted[0]!r} for a step;"
-                " allowed: one whose step() needs nothing (StepLR, LambdaLR, ...); step another in"
-                " Engine.validation"
-            )
+        custom = type(self).custom_optimizer_step is not Problem.custom_optimizer_step
+        check_optimizer(self.name, self.optimizer, self.parameters(), custom)
 
     def step(self, global_step: int | None = None) -> None:
         """One step, and the steps of upper problems for which this was the last one to wait for."""
         self._step(global_step)
-        if self.engine is not None and self.engine.config.roll_back and self._loop_starts:
+        if self.engine is not None and self.engine.config.roll_back and self._loop.starts:
             self._step_again()
 
     def _step(self, global_step: int | None) -> None:
-        if not all(self._ready.values()):
+        if self._loop.waits:
             return
-        if self._loop_starts:
+        if self._loop.starts:
             self._begin_loop()
         assert self.engine is not None
         # Also in the first loop, which warm-up makes longer: only its last steps are taken back.
-        if self.engine.config.roll_back and self.parents and self._count % self._loop_steps == 0:
+        if self.engine.config.roll_back and self.parents and self._loop.fills:
             self.cache_states()
         if self.training:
-            self._count += 1
+            self._loop.count += 1
         stats = self.one_step_descent()
         every = self.config.log_step
-        if every > 0 and self._count % every == 0:
-            at = self._count if self.config.log_local_step else global_step or 0
+        if every > 0 and self._loop.count % every == 0:
+            at = self._loop.count if self.config.log_local_step else global_step or 0
             self.engine.logger.log(stats, tag=self.name, step=at)
-        if self._loop_ends():
+        if self.training and self._loop.ends:
             for parent in self.parents:
-                parent._ready[self.name] = True
+                parent._loop.ready[self.name] = True
                 parent._step(global_step)
             self._end_loop()
-        self._ready = dict.fromkeys(self._ready, False)
+        self._loop.wait_for(self._loop.ready)
 
     def _begin_loop(self) -> None:
-        self._loop_starts = False
+        self._loop.starts = False
         self.on_inner_loop_start()
         source = self.starts_from()
         if source is not None:
@@ -320,27 +335,18 @@ class Problem(Descent):
         with torch.no_grad():
             torch._foreach_copy_(local(own), local(given))
 
-    @property
-    def _loop_steps(self) -> int:
-        """Own steps of a loop, micro-batches counted."""
-        return self.config.unroll_steps * self.config.gradient_accumulation
-
-    def _loop_ends(self) -> bool:
-        enough = self._count > self.config.warmup_steps
-        return self.training and self._count % self._loop_steps == 0 and enough
-
     def _end_loop(self) -> None:
-        self._loop_starts = True
+        self._loop.starts = True
 
     def _step_again(self) -> None:
-        """With roll-back: the last step once more, from the loop's start, with new uppers."""
+        """Take the last step once more, from the loop's start, with new uppers (roll-back)."""
         if not self.parents or not self._cached:
             return
         self.recover_states()
         batches = [recorded.batch for recorded in self._replay.micro_batches]
-        self._count -= len(batches)
+        self._loop.count -= len(batches)
         for batch in batches:
-            self._count += 1
+            self._loop.count += 1
             self.one_step_descent(batch)
         for parent in self.parents:
             parent._step_again()
@@ -353,6 +359,138 @@ class Problem(Descent):
     def _batches(self) -> LoaderStream:
         assert self._stream is not None, "the engine initialises a problem"
         return self._stream
+
+    # A step on one batch.
+
+    def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
+        """Gradient of one batch and, where accumulation is complete, the optimiser's step.
+
+        Returns what :meth:`training_step` gave, with the loss as a number.
+        """
+        self.cur_batch = self.get_batch() if batch is None else batch
+        with self._recorded() if self.parents else nullcontext():
+            loss, stats = self.get_loss(self.cur_batch)
+        self.look_at_reads(loss)
+        self.backward(loss)
+        self.grad_callback()
+        if self._loop.count % self.config.gradient_accumulation == 0:
+            self.optimizer_step()
+            self.param_callback()
+            self.zero_grad()
+        return stats
+
+    def _recorded(self) -> AbstractContextManager[None]:
+        """Context in which what the cost on this batch is computed from is kept for replays."""
+        first = (self._loop.count - 1) % self.config.gradient_accumulation == 0
+        return self._replay.recorded(self.cur_batch, self.device, first)
+
+    def look_at_reads(self, loss: Tensor) -> None:
+        """Once: compare what the cost reads with the program's edges."""
+        if self.first_time("reads"):
+            assert self.engine is not None
+            params = {problem.name: problem.parameters() for problem in self.engine.problems}
+            for warning in missing_edges(self.engine.graph, self.name, leaves(loss), params):
+                self.warn_once(warning)
+
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        """(loss over accumulation steps, scaled for fp16; everything to be logged).
+
+        Raises:
+            FloatingPointError: the loss is NaN or infinite.
+            InputError: it is not a scalar.
+        """
+        given = self.training_step_exec(batch)
+        stats = dict(given) if isinstance(given, Mapping) else {"loss": given}
+        loss = stats.get("loss")
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shown = tuple(loss.shape) if isinstance(loss, Tensor) else loss
+            raise InputError(f"problem {self.name!r}: training_step gave {shown}; needs a scalar")
+        loss = _scalar(loss)
+        if self.device.type == "cpu" or self._loop.count % STEPS_BETWEEN_LOSS_LOOKS == 0:
+            self.last_loss = loss.item()
+            if not math.isfinite(self.last_loss):
+                at = f"at its step {self._loop.count}"
+                raise FloatingPointError(f"problem {self.name!r}: loss is {self.last_loss} {at}")
+        stats["loss"] = loss.detach()
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        batches = self.config.gradient_accumulation
+        return loss if batches == 1 else loss / batches, stats
+
+    def training_step_exec(self, batch: Any) -> Tensor | Mapping[str, Any]:
+        """:meth:`training_step` in this problem's precision."""
+        with autocast(self.device, self.config.precision):
+            return self.training_step(batch)
+
+    @property
+    def resolution(self) -> float:
+        """Relative distance of neighbouring numbers in the forward pass."""
+        return resolution(self.config.precision, self.trainable_parameters()[0].dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add direct gradient and hypergradients of ``loss`` to ``.grad``. Eq. 1 and 2."""
+        params = self.trainable_parameters()
+        grads = hypergradient(self, loss, params)
+        self.warn_of_no_gradient(grads)
+        for param, grad in zip(params, grads, strict=True):
+            if grad is not None:
+                param.grad = grad if param.grad is None else param.grad + grad
+
+    def optimizer_step(self) -> None:
+        """Synchronise, clip, step; the schedule follows the optimiser, not the micro-batches."""
+        self.distribution.average_grads(self.trainable_parameters())
+        if self.scaler is not None and self.optimizer is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.config.gradient_clipping > 0:
+            params = self.trainable_parameters()
+            torch.nn.utils.clip_grad_norm_(params, self.config.gradient_clipping)
+        if self.config.type == "sama":
+            params = self.trainable_parameters()
+            self._last_grads = {id(p): p.grad for p in params if p.grad is not None}
+        with self.distribution.updating(self.optimizer):
+            self.custom_optimizer_step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+        for param in self.parameters():
+            param.grad = None
+
+    @property
+    def micro_batches(self) -> list[MicroBatch]:
+        """Batches of the last optimiser step; its cost is the sum of their replayed losses."""
+        return self._replay.micro_batches
+
+    def replayed_loss(self, batch: MicroBatch, sign: int = 1) -> Tensor:
+        """The share of a micro-batch in the last step's cost again, or minus that.
+
+        With the same random numbers, and buffers left as they were: two passes of a finite
+        difference would otherwise differ by their dropout masks, and batch normalisation would
+        count the batch again.
+        """
+        with self._replay.again(batch, self.device, self.modules_with_buffers()):
+            given = self.training_step_exec(batch.batch)
+        loss = _scalar(given["loss"] if isinstance(given, Mapping) else given)
+        parts = sign * len(self.micro_batches)
+        return loss if parts == 1 else loss / parts
+
+    def held(self, name: str, value: Tensor) -> Tensor:
+        """``value`` as it was in the step itself, also in replays at perturbed parameters.
+
+        For what enters the cost as a constant though it is computed from the parameters: a weight
+        network that reads ``loss.detach()`` would read another loss at the perturbed parameters,
+        and a finite difference would count that change as a gradient.
+        """
+        return self._replay.held(name, value.detach())
+
+    def jacobian_type(self, upper: Differentiable) -> str:
+        """The method by which ``upper`` differentiates this problem's optimum."""
+        return self.config.type
+
+    def last_grad(self, weight: Tensor) -> Tensor | None:
+        """Gradient of ``weight`` in the last optimiser step, for ``sama``."""
+        return self._last_grads.get(id(weight))
 
     # States.
 
@@ -376,33 +514,25 @@ class Problem(Descent):
             InputError: it is inside its inner loop, whose record and gradients no state holds, or
                 the position cannot be kept.
         """
-        assert self.engine is not None
         self.refuse_within_loop()
-        distribution = self.engine.distribution
-        if not self._batches.started and self._count and self._draws_batches_itself():
+        if not self._batches.started and self._loop.count and self._draws_batches_itself():
             self.warn_once(
                 "its get_batch is its own: where that is in its data is not in the state unless"
                 " the problem's state_dict or the env's holds it"
             )
         parts = self._stateful() | self._batches.with_state()
-        counters = {"count": self._count, "baseline": self.baseline, "last_loss": self.last_loss}
-        states = {name: distribution.state_of(part, self) for name, part in parts.items()}
-        data = distribution.of_all(self._batches.state_dict())
+        counters = {
+            "count": self._loop.count,
+            "baseline": self.baseline,
+            "last_loss": self.last_loss,
+        }
+        states = {name: self.distribution.get_state(part, self) for name, part in parts.items()}
+        data = self.distribution.gather(self._batches.state_dict())
         return states | counters | {"data": data, "replay": self._replay.state_dict()}
 
     def refuse_within_loop(self) -> None:
         """Raise InputError where no state can be taken."""
-        waiting = [name for name, ready in self._ready.items() if ready]
-        if self.between_loops:
-            return
-        why = "is inside its inner loop"
-        if waiting:
-            still = ", ".join(name for name in self._ready if name not in waiting)
-            why = f"has yet to read the loop of {', '.join(waiting)} and waits for {still}"
-        raise InputError(
-            f"problem {self.name!r}: {why} (its step {self._count}), which no state holds;"
-            " allowed: a state where engine.between_loops is true"
-        )
+        self._loop.refuse_within(self.name)
 
     def _draws_batches_itself(self) -> bool:
         own = type(self)
@@ -415,20 +545,19 @@ class Problem(Descent):
         Raises:
             InputError: a part is missing, or its data are not where or what they were.
         """
-        assert self.engine is not None
-        distribution = self.engine.distribution
         parts = self._stateful() | self._batches.with_state()
         for name in (*parts, "count", "baseline", "last_loss", "data", "replay"):
             if name not in state:
                 raise InputError(f"problem {self.name!r}: its state has no {name!r}")
         for name, part in parts.items():
             # Optimisers keep the tensors that they are given, and would step those of the state.
-            distribution.set_state_of(part, copy.deepcopy(state[name]), self)
-        self._count, self.baseline = int(state["count"]), state["baseline"]
+            self.distribution.set_state(part, copy.deepcopy(state[name]), self)
+        self._loop.count, self.baseline = int(state["count"]), state["baseline"]
         self.last_loss = float(state["last_loss"])
-        self._batches.load_state_dict(distribution.own_of(state["data"], self.name))
+        self._batches.load_state_dict(self.distribution.pick_own(state["data"], self.name))
         self._replay.load_state_dict(state["replay"])
-        self._loop_starts, self._ready = True, dict.fromkeys(self._ready, False)
+        self._loop.starts = True
+        self._loop.wait_for(self._loop.ready)
         self.zero_grad()
 
     def _stateful(self) -> dict[str, Any]:
@@ -463,12 +592,11 @@ class Problem(Descent):
     def set_scheduler(self, scheduler: Any) -> None:
         """Take another schedule."""
         self.scheduler = scheduler
-        self._check_scheduler()
+        check_scheduler(self.name, scheduler)
 
     def set_train_data_loader(self, loader: Iterable[Any], idx: int = 0) -> None:
         """Take another data loader."""
-        assert self.engine is not None
-        self._batches.replace(idx, self.engine.distribution.share(loader, self.name))
+        self._batches.replace(idx, self.distribution.share(loader, self.name))
         self.train_data_loader = self._batches.loaders
 
     def train(self) -> None:
@@ -481,12 +609,72 @@ class Problem(Descent):
         self.training = False
         self.module.eval()
 
+    # Warnings and refusals.
+
+    def first_time(self, what: str) -> bool:
+        """Whether ``what`` is asked for the first time since the program was put together."""
+        if what in self._asked:
+            return False
+        self._asked.add(what)
+        return True
+
+    def warn_once(self, message: str, about: str = "") -> None:
+        """Log a warning that names this problem, once for each ``about`` (or message)."""
+        first = self.engine is None or self.engine.is_rank_zero()
+        if self.first_time(about or message) and first:
+            log.warning("problem %r: %s", self.name, message)
+
+    def warn_of_no_gradient(self, grads: Sequence[Tensor | None]) -> None:
+        """Warn of a step that cannot move any parameter."""
+        if all(grad is None for grad in grads):
+            self.warn_once(
+                "its step has no gradient: its cost does not depend on its own parameters, and no"
+                " hypergradient reaches it (are u2l and l2u swapped?)"
+            )
+
+    def check_unused(self, grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> None:
+        """Refuse parameters that the cost does not touch, unless ``allow_unused``."""
+        if self.config.allow_unused:
+            return
+        unused = [tuple(p.shape) for g, p in zip(grads, params, strict=True) if g is None]
+        if unused:
+            raise InputError(
+                f"problem {self.name!r}: its cost does not depend on parameters of shapes {unused};"
+                " allow_unused=True accepts that"
+            )
+
     # What it is.
+
+    @property
+    def name(self) -> str:
+        """Identifier in the program."""
+        return self._name
+
+    @property
+    def config(self) -> Config:
+        """Settings."""
+        return self._config
+
+    @property
+    def distribution(self) -> DataParallel:
+        """The program's processes."""
+        assert self.engine is not None, "the engine initialises a problem"
+        return self.engine.distribution
+
+    @property
+    def jacobian_types(self) -> list[str]:
+        """Methods by which upper problems differentiate this one's optimum."""
+        uppers = self.engine.problems if self.engine else []
+        return [
+            self.jacobian_type(upper)
+            for upper in uppers
+            if any(curr is self for curr, _ in upper.factors)
+        ]
 
     @property
     def count(self) -> int:
         """Own training steps so far, micro-batches counted."""
-        return self._count
+        return self._loop.count
 
     @property
     def paths(self) -> list[list[Problem]]:
@@ -497,17 +685,17 @@ class Problem(Descent):
     @property
     def between_loops(self) -> bool:
         """Whether its inner loop is over, and no loop of a lower problem waits for another's."""
-        return self._loop_starts and not any(self._ready.values())
+        return self._loop.between
 
     @property
     def loop_starts(self) -> bool:
         """Whether its next step is the first of an inner loop, or none was taken yet."""
-        return self._loop_starts
+        return self._loop.starts
 
     @property
     def leaf(self) -> bool:
         """Whether it waits for no other problem."""
-        return not self._ready
+        return not self._loop.ready
 
     def is_rank_zero(self) -> bool:
         """Whether this process logs and validates."""
@@ -522,9 +710,6 @@ def keeps_state(part: Any) -> bool:
     return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
 
 
-def needed(method: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that a method must be given, beside the object itself."""
-    _, *others = inspect.signature(method).parameters.values()
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    empty = inspect.Parameter.empty
-    return [each.name for each in others if each.default is empty and each.kind not in kinds]
+def _scalar(loss: Tensor) -> Tensor:
+    """A loss of one element without dimensions; a view would be one more node to go back by."""
+    return loss.reshape(()) if loss.dim() else loss

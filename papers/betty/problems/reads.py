@@ -5,14 +5,11 @@ A parameter that a cost reads without an edge is a constant to hypergradients: t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from papers.betty.graph import DataflowGraph
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
 
 
 def leaves(loss: Tensor) -> set[int]:
@@ -30,23 +27,25 @@ def leaves(loss: Tensor) -> set[int]:
     return found
 
 
-def warn_of_missing_edges(problem: Problem, read: set[int]) -> None:
-    """Warn of every problem that the cost of ``problem`` reads without an edge that matters.
+def missing_edges(
+    graph: DataflowGraph, name: str, read: set[int], params: Mapping[str, Sequence[Tensor]]
+) -> Iterator[str]:
+    """A warning of every problem that the cost of ``name`` reads without an edge that matters.
 
     Args:
         read: what :func:`leaves` found of its cost.
+        params: parameters of each problem of the program.
     """
-    assert problem.engine is not None
-    graph, own = problem.engine.graph, {id(param) for param in problem.parameters()}
-    for other in problem.engine.problems:
-        joined = problem.name in (*graph.u2l[other.name], *graph.l2u[other.name])
-        if joined or not any(id(param) in read - own for param in other.parameters()):
+    foreign = read - {id(param) for param in params[name]}
+    for other, theirs in params.items():
+        joined = name in (*graph.u2l[other], *graph.l2u[other])
+        if joined or not any(id(param) in foreign for param in theirs):
             continue
-        kind, poorer = _without(graph, other.name, problem.name)
+        kind, poorer = _without(graph, other, name)
         if poorer:
-            problem.warn_once(
-                f"its cost depends on the parameters of {other.name!r}, but dependencies[{kind!r}]"
-                f" has no {other.name!r} -> {problem.name!r}: the hypergradient of"
+            yield (
+                f"its cost depends on the parameters of {other!r}, but dependencies[{kind!r}]"
+                f" has no {other!r} -> {name!r}: the hypergradient of"
                 f" {', '.join(poorer)} leaves that out (add the edge, or detach what is read)"
             )
 

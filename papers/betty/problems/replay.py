@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from papers.betty.problems.problem import Problem
+from torch import Tensor, nn
 
 #: Steps between looks at whether a cost draws from Python's or NumPy's generators: reading their
 #: states takes 0.1 ms, as much as a small network's layer.
-STEPS_BETWEEN_LOOKS = 50
+STEPS_BETWEEN_GENERATOR_LOOKS = 50
 
 
 class MicroBatch:
@@ -51,7 +48,7 @@ class Replay:
         self._steps, self._draws = 0, False
 
     @contextmanager
-    def recorded(self, problem: Problem, batch: Any, first: bool) -> Iterator[None]:
+    def recorded(self, batch: Any, device: torch.device, first: bool) -> Iterator[None]:
         """Remember with what the cost on ``batch`` is computed inside.
 
         Args:
@@ -59,9 +56,9 @@ class Replay:
         """
         if first:
             self.micro_batches = []
-        self._present = MicroBatch(batch, problem.device)
+        self._present = MicroBatch(batch, device)
         self.micro_batches.append(self._present)
-        look = self._draws or self._steps % STEPS_BETWEEN_LOOKS == 0
+        look = self._draws or self._steps % STEPS_BETWEEN_GENERATOR_LOOKS == 0
         self._steps += 1
         before = _other_states() if look else None
         try:
@@ -73,27 +70,33 @@ class Replay:
             self._present = None
 
     @contextmanager
-    def again(self, problem: Problem, recorded: MicroBatch) -> Iterator[None]:
-        """Random numbers of a recorded batch; afterwards generators and buffers are put back."""
-        present = _random_state(problem.device)
+    def again(
+        self, recorded: MicroBatch, device: torch.device, buffered: Sequence[nn.Module]
+    ) -> Iterator[None]:
+        """Random numbers of a recorded batch; afterwards generators and buffers are put back.
+
+        Args:
+            buffered: modules whose buffers the cost may change.
+        """
+        present = _random_state(device)
         others = None if recorded.others is None else _other_states()
         buffers = [
             (module, name, buffer)
-            for module in problem.modules_with_buffers()
+            for module in buffered
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
         # Others take their place, rather than being overwritten: a graph may have saved them.
         for module, name, buffer in buffers:
             module._buffers[name] = buffer.clone()
-        _set_random_state(recorded.random, problem.device)
+        _set_random_state(recorded.random, device)
         _set_other_states(recorded.others)
         self._present, self._again = recorded, True
         try:
             yield
         finally:
             self._present, self._again = None, False
-            _set_random_state(present, problem.device)
+            _set_random_state(present, device)
             _set_other_states(others)
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
@@ -129,7 +132,7 @@ def _set_random_state(state: tuple[Tensor, Any], device: torch.device) -> None:
 
 
 def _other_states() -> tuple[Any, Any]:
-    """Of the global generators of Python and NumPy."""
+    """States of the global generators of Python and NumPy."""
     return random.getstate(), np.random.get_state()
 
 

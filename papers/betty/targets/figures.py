@@ -13,16 +13,17 @@ from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results
 from papers.betty.graph import DataflowGraph
 from papers.betty.targets.drawing import arrow, boxes, by_level, draw_graph, imports
-from papers.betty.targets.tables import METHODS
 
 #: Parts of the library, in the order of the drawing.
 PARTS: Final = ("engine", "problems", "distribution", "hypergradient", "graph", "envs", "configs")
-#: One experiment of each shape of graph: (experiment, arm, title).
+#: One experiment of each shape of graph: (experiment, case, arm, title).
 PROGRAMS: Final = (
-    ("meta_weight_net", "darts-50", "Meta-Weight-Net"),
-    ("label_correction", "rwt_crt", "Label correction"),
-    ("domain_adaptation", "rwt", "Three levels"),
+    ("meta_weight_net", "if50", "darts", "Meta-Weight-Net"),
+    ("label_correction", "main", "rwt_crt", "Label correction"),
+    ("domain_adaptation", "main", "rwt", "Three levels"),
 )
+#: Arms that leave the weights perturbed.
+NUDGED: Final = ("nudge", "nudge5")
 
 
 def figure1(_results: Results) -> FigureWithCaption:
@@ -68,8 +69,8 @@ def figure2(_results: Results) -> FigureWithCaption:
 def figure_programs(results: Results) -> FigureWithCaption:
     """Dataflow graphs of three experiments, as their runs had them."""
     figure, axes = plt.subplots(1, len(PROGRAMS), figsize=(8.4, 3.2))
-    for ax, (experiment, arm, title) in zip(axes, PROGRAMS, strict=True):
-        edges = results.records(experiment, arm)[0].read_json("graph.json")
+    for ax, (experiment, case, arm, title) in zip(axes, PROGRAMS, strict=True):
+        edges = results.first(experiment, arm, case).read_json("graph.json")
         draw_graph(ax, DataflowGraph(**edges))
         ax.set_title(title)
     legend(figure, axes[0])
@@ -91,14 +92,14 @@ def legend(figure: Figure, ax: Axes) -> None:
 def figure_nudge(results: Results) -> FigureWithCaption:
     """Accuracy of every method and the baselines, one point a seed."""
     figure, ax = plt.subplots(figsize=(6.4, 3.6))
-    present = results.paper.experiments["meta_weight_net"].arms_of(results.scale)
-    shown = [method for method in METHODS if f"{method.arm}-50" in present]
-    for place, method in enumerate(shown):
-        values = results.values("meta_weight_net", f"{method.arm}-50", "accuracy_pct")
-        colour = COLOURS[1] if "nudge" in method.arm else COLOURS[0]
+    study = results.paper.experiments["meta_weight_net"]
+    shown = [arm for case, arm in study.runs(results.scale) if case == "if50"]
+    for place, arm in enumerate(shown):
+        values = results.values("meta_weight_net", arm, "accuracy_pct", "if50")
+        colour = COLOURS[1] if arm in NUDGED else COLOURS[0]
         ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
         ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
-    ax.set_yticks(range(len(shown)), [method.name for method in shown])
+    ax.set_yticks(range(len(shown)), [study.arms[arm].title for arm in shown])
     ax.invert_yaxis()
     ax.set(xlabel="test accuracy (%), IF 50")
     return FigureWithCaption(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from common.errors import InputError
@@ -42,12 +43,13 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for rows in self._order.batches(self._epoch, self._taken):
             self._taken += 1
-            first, *rest = (tensor[rows] for tensor in self._tensors)
+            index = torch.tensor(rows)  # once; a list would be turned into one for each tensor
+            first, *rest = (tensor[index] for tensor in self._tensors)
             yield (self._transform(first) if self._transform else first, *rest)
         self._epoch, self._taken = self._epoch + 1, 0
 
     def divided(self, rank: int, count: int) -> Batches:
-        """Of each batch the share of process ``rank`` of ``count``."""
+        """The same batches, of each the share of process ``rank`` of ``count``."""
         share = copy.copy(self)
         share._order = divided(self._order, rank, count)
         return share

@@ -19,7 +19,7 @@ from papers.betty.tasks.augmentation import crop_and_flip, cutout
 from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.search_space import Cells
-from papers.betty.tasks.training import accuracy, strategy_of
+from papers.betty.tasks.training import accuracy, choose_strategy
 
 
 class Stage(Settings):
@@ -44,7 +44,7 @@ class TrainingStage(Stage):
     drop_path: float = Field(0.0, ge=0, lt=1, description="at the end; grows from 0")
 
 
-class Data(NamedTuple):
+class HalvedData(NamedTuple):
     """Halves of the training set for weights and architecture, and a test set; raw images.
 
     ``normalised`` turns them to a network's input.
@@ -58,7 +58,7 @@ class Data(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Of an image."""
+        """Channels of an image."""
         return self.test.x.shape[1]
 
     def transform(self, side: int = 0) -> Callable[[Tensor], Tensor]:
@@ -78,7 +78,7 @@ class Trainings:
         rows: test accuracy (%), parameters and time (s) of those that are done.
     """
 
-    def __init__(self, stage: TrainingStage, data: Data, core: Core) -> None:
+    def __init__(self, stage: TrainingStage, data: HalvedData, core: Core) -> None:
         self.rows: list[dict[str, float]] = []
         self._stage, self._data, self._core = stage, data, core
         self._engine: Engine | None = None
@@ -125,7 +125,7 @@ class Trainings:
         self._left, self._seconds = state["engine"], float(state["seconds"])
 
 
-def training_program(cells: Cells, stage: TrainingStage, data: Data, core: Core) -> Engine:
+def training_program(cells: Cells, stage: TrainingStage, data: HalvedData, core: Core) -> Engine:
     """A program of one problem: finished cells, trained on both halves."""
     both = [torch.cat(parts) for parts in zip(data.weights, data.architecture, strict=True)]
     batches = Batches(
@@ -141,12 +141,14 @@ def training_program(cells: Cells, stage: TrainingStage, data: Data, core: Core)
     )
     steps = stage.epochs * len(batches)
     config = Config(gradient_clipping=stage.clip_norm, precision=core.precision)  # type: ignore[arg-type]
-    problem = Classifier("classifier", config, module, *falling_sgd(module, stage, steps), batches)
+    problem = CellClassifier(
+        "classifier", config, module, *falling_sgd(module, stage, steps), batches
+    )
     problem.stage = stage
-    return Engine([problem], EngineConfig(train_iters=steps, strategy=strategy_of(core)))
+    return Engine([problem], EngineConfig(train_iters=steps, strategy=choose_strategy(core)))
 
 
-class Classifier(ImplicitProblem):
+class CellClassifier(ImplicitProblem):
     """A single problem: cross-entropy of a network of finished cells, and of its second head."""
 
     stage: TrainingStage
@@ -175,7 +177,7 @@ def falling_sgd(
 
 @torch.no_grad()
 def tested(
-    logits: Callable[[Tensor], Tensor], split: Split, data: Data, device: torch.device
+    logits: Callable[[Tensor], Tensor], split: Split, data: HalvedData, device: torch.device
 ) -> float:
     """Accuracy (%) on ``split``."""
     parts = [logits(data.normalised(x).to(device)).cpu() for x in torch.split(split.x, 1000)]

@@ -78,7 +78,7 @@ class DomainSettings(Settings):
         return self
 
 
-class Data(NamedTuple):
+class DomainData(NamedTuple):
     """Sets of both domains and what reads them.
 
     Attributes:
@@ -101,17 +101,17 @@ class Data(NamedTuple):
     corrupted: Tensor | None = None
 
 
-def load(settings: DomainSettings, run: Run) -> Data:
+def load_domains(settings: DomainSettings, run: Run) -> DomainData:
     """Draw or split the sets and note what was read."""
     loaders = {
-        "digits": _digits,
-        "office_caltech10_surf": _office_caltech,
-        "office_home": _office_home,
+        "digits": _load_digits,
+        "office_caltech10_surf": _load_office_caltech,
+        "office_home": _load_office_home,
     }
     return loaders[settings.data](settings, run)
 
 
-def _digits(settings: DomainSettings, run: Run) -> Data:
+def _load_digits(settings: DomainSettings, run: Run) -> DomainData:
     from common.data.images import digits
 
     images = digits()
@@ -134,7 +134,7 @@ def _digits(settings: DomainSettings, run: Run) -> Data:
     return data._replace(corrupted=torch.from_numpy(corrupted))
 
 
-def _office_caltech(settings: DomainSettings, run: Run) -> Data:
+def _load_office_caltech(settings: DomainSettings, run: Run) -> DomainData:
     from common.data.office_caltech import CLASS_NAMES, office_caltech10_surf
     from common.data.registry import identity
 
@@ -154,7 +154,7 @@ def _office_caltech(settings: DomainSettings, run: Run) -> Data:
     return for_perceptrons(*splits, classes=len(CLASS_NAMES), hidden=settings.hidden)
 
 
-def _office_home(settings: DomainSettings, run: Run) -> Data:
+def _load_office_home(settings: DomainSettings, run: Run) -> DomainData:
     from common.data.office_home import office_home
     from common.data.registry import identity
     from papers.betty.tasks.image_batches import Crops, normalised
@@ -172,7 +172,7 @@ def _office_home(settings: DomainSettings, run: Run) -> Data:
     source_rows, _ = share_of_each_class(source.labels, settings.train_share)
     rows, test_rows = share_of_each_class(target.labels, settings.train_share)
     size, workers = (settings.resize, settings.crop), settings.core.num_workers
-    return Data(
+    return DomainData(
         Crops(source, source_rows, *size, augment=True),
         Crops(target, rows, *size, augment=True),
         Crops(target, rows, *size, augment=False).decoded(workers),
@@ -185,10 +185,10 @@ def _office_home(settings: DomainSettings, run: Run) -> Data:
 
 def for_perceptrons(
     source: Split, target: Split, test: Split, *, classes: int, hidden: int
-) -> Data:
+) -> DomainData:
     """Sets of (n, features) samples, read by networks with one hidden layer."""
     features = source.x.shape[1]
-    return Data(source, target, target, test, classes, partial(mlp, features, hidden))
+    return DomainData(source, target, target, test, classes, partial(mlp, features, hidden))
 
 
 def share_of_each_class(

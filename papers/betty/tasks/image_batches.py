@@ -60,7 +60,7 @@ class Crops(Dataset[tuple[Tensor, int]]):
     def batches(
         self, size: int, steps: int, seed: int, settings: CoreSettings, device: torch.device
     ) -> CropBatches:
-        """To train on.
+        """Batches of random crops to train on.
 
         Args:
             size: pictures of a batch, over all processes; at most as many as there are are taken.
@@ -96,7 +96,7 @@ class CropBatches:
             yield normalised(crops), labels
 
     def divided(self, rank: int, count: int) -> CropBatches:
-        """Of each batch the share of process ``rank`` of ``count``."""
+        """The same batches, of each the share of process ``rank`` of ``count``."""
         loader = copy.copy(self._loader)
         loader.order = divided(loader.order, rank, count)
         return CropBatches(loader)

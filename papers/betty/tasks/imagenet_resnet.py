@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.runs.files import file_sha256
 from common.runs.record import DataIdentity
 
-WEIGHTS = models.ResNet18_Weights.IMAGENET1K_V1
+RESNET_WEIGHTS = models.ResNet18_Weights.IMAGENET1K_V1
 
 
 def resnet18(outputs: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -36,16 +36,16 @@ def imagenet_weights() -> tuple[dict[str, Tensor], DataIdentity]:
 
     Raises: InputError if they cannot be downloaded, or the file there is another one.
     """
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(WEIGHTS.url).path).name)
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(RESNET_WEIGHTS.url).path).name)
     if path.exists():
         _check(path)  # torch checks what it downloads, not what it finds
     try:
-        state = WEIGHTS.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state = RESNET_WEIGHTS.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path}: ImageNet weights of ResNet-18 are absent and cannot be downloaded ({error});"
-            f" get {WEIGHTS.url} elsewhere and put it there (TORCH_HOME names another place for"
-            f" hub/checkpoints/{path.name}), or start from noise with --set pretrained=false"
+            f" get {RESNET_WEIGHTS.url} elsewhere and put it there (TORCH_HOME names another place"
+            f" for hub/checkpoints/{path.name}), or start from noise with --set pretrained=false"
         ) from None
     identity = DataIdentity(
         name="ImageNet weights of ResNet-18",
@@ -62,5 +62,5 @@ def _check(path: Path) -> None:
     if not found.startswith(expected):
         raise InputError(
             f"{path}: sha256 is {found}, its name says {expected}...; remove it, and get"
-            f" {WEIGHTS.url} again"
+            f" {RESNET_WEIGHTS.url} again"
         )

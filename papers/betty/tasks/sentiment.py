@@ -13,12 +13,12 @@ from common.data.text_classification import sst2
 from common.runs.run import Run
 from papers.betty.tasks.batches import Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
-from papers.betty.tasks.text_classifier import files_of, piece_numbers
+from papers.betty.tasks.text_classifier import identify_files, piece_numbers
 
 Indices = npt.NDArray[np.int64]
 
 
-def load(
+def load_sst2(
     settings: BertSettings,
     imbalance: float,
     meta_per_class: int,
@@ -31,7 +31,7 @@ def load(
     The published script is tested on the development set too.
     """
     run.uses(identity("sst2", ["train.tsv", "dev.tsv"], root))
-    run.uses(files_of(settings, root))
+    run.uses(identify_files(settings, root))
     sentences, held_out = sst2("train", root), sst2("dev", root)
     train, meta = rare_positives(sentences.labels, imbalance, meta_per_class, rng)
     pieces = piece_numbers(sentences.texts, settings, root)

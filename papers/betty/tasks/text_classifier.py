@@ -23,7 +23,7 @@ from common.data.registry import find, identity
 from common.runs.record import DataIdentity
 from papers.betty.tasks.bert_settings import BertSettings
 
-WEIGHTS: Final = "bert_base_uncased"
+BERT_WEIGHTS: Final = "bert_base_uncased"
 #: Pieces that fill up short texts; number 0 in every vocabulary of BERT.
 PADDING: Final = 0
 #: Texts that are turned into features at once.
@@ -48,20 +48,20 @@ class TextClassifier(nn.Module):
         return logits
 
 
-def files_of(settings: BertSettings, root: Path | None = None) -> DataIdentity:
+def identify_files(settings: BertSettings, root: Path | None = None) -> DataIdentity:
     """What :func:`read_bert` and :func:`read_tokenizer` read, checked.
 
     Raises: InputError if a file is absent, or not the registered one.
     """
     if settings.pretrained:
-        return identity(WEIGHTS, ["config.json", "model.safetensors", "vocab.txt"], root)
+        return identity(BERT_WEIGHTS, ["config.json", "model.safetensors", "vocab.txt"], root)
     return identity("tokenizers", [_vocabulary(settings, root).name], root)
 
 
 def read_bert(settings: BertSettings, root: Path | None = None) -> BertModel:
     """The published weights, or random ones of the sizes in ``settings``."""
     if settings.pretrained:
-        config = read_json(find(WEIGHTS, root) / "config.json")
+        config = read_json(find(BERT_WEIGHTS, root) / "config.json")
     else:
         config = {
             "num_hidden_layers": settings.layers,
@@ -72,7 +72,7 @@ def read_bert(settings: BertSettings, root: Path | None = None) -> BertModel:
     # Fused attention has no second derivative, which all hypergradients but AID-FD need.
     bert = BertModel(BertConfig(**config | {"attn_implementation": "eager"}))
     if settings.pretrained:
-        weights = load_file(find(WEIGHTS, root) / "model.safetensors")
+        weights = load_file(find(BERT_WEIGHTS, root) / "model.safetensors")
         bert.load_state_dict(encoder_weights(weights))
     return bert
 
@@ -96,7 +96,7 @@ def read_tokenizer(settings: BertSettings, root: Path | None = None) -> BertToke
 
 def _vocabulary(settings: BertSettings, root: Path | None) -> Path:
     if settings.pretrained:
-        return find(WEIGHTS, root) / "vocab.txt"
+        return find(BERT_WEIGHTS, root) / "vocab.txt"
     return find("tokenizers", root) / "bert-base-uncased-vocab.txt"
 
 

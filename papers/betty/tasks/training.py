@@ -154,7 +154,7 @@ def recorded(cost: type) -> Any:
     return type(f"Iterative{cost.__name__}", (cost, IterativeProblem), {})
 
 
-def strategy_of(core: Core, divisible: bool = True) -> Strategy:
+def choose_strategy(core: Core, divisible: bool = True) -> Strategy:
     """The engine's strategy: it computes where the core does, and in the core's process group.
 
     Args:

@@ -21,7 +21,7 @@ from papers.betty.tasks.batches import Split, per_class
 from papers.betty.tasks.bert_settings import BertSettings
 
 Indices = npt.NDArray[np.int64]
-Shares = npt.NDArray[np.float64]
+ClassShares = npt.NDArray[np.float64]
 
 
 class WeakSettings(Settings):
@@ -70,15 +70,15 @@ class Labels(NamedTuple):
     vote_pct: float | None
 
 
-def load(settings: WeakSettings, run: Run, device: torch.device | None = None) -> WeakData:
+def load_weak(settings: WeakSettings, run: Run, device: torch.device | None = None) -> WeakData:
     """Draw the sets with the run's seed and note what was read; BERT reads texts on ``device``."""
     rng = np.random.default_rng(run.seed)
     if settings.data == "digits":
-        return _digits(settings, run, rng)
-    return _texts(settings, run, rng, device)
+        return _label_digits(settings, run, rng)
+    return _load_texts(settings, run, rng, device)
 
 
-def _digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
+def _label_digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakData:
     from common.data.images import digits
 
     images = digits()
@@ -101,7 +101,7 @@ def _digits(settings: WeakSettings, run: Run, rng: np.random.Generator) -> WeakD
     return _data(x[train], labels, y[train], (x[meta], y[meta]), (x[test], y[test]), 10)
 
 
-def _texts(
+def _load_texts(
     settings: WeakSettings, run: Run, rng: np.random.Generator, device: torch.device | None
 ) -> WeakData:
     from common.data.registry import identity
@@ -170,11 +170,11 @@ def aggregated(
     return Labels(rows, given, 100 * float(hits.mean()))
 
 
-def majority(votes: Indices, classes: int) -> Shares:
+def majority(votes: Indices, classes: int) -> ClassShares:
     """(n, classes): an equal share for each class with the most of the votes (n, functions)."""
     counts = (votes[:, :, None] == np.arange(classes)).sum(axis=1)
     most = counts == counts.max(axis=1, keepdims=True)
-    shares: Shares = most / most.sum(axis=1, keepdims=True)
+    shares: ClassShares = most / most.sum(axis=1, keepdims=True)
     return shares
 
 
@@ -210,16 +210,16 @@ def bert_features(
 ) -> list[Tensor]:
     """Features of each split by a frozen BERT; the mean squared feature is 1, as of TF-IDF.
 
-    Raises: InputError as :func:`~papers.betty.tasks.text_classifier.files_of`.
+    Raises: InputError as :func:`~papers.betty.tasks.text_classifier.identify_files`.
     """
     from papers.betty.tasks.text_classifier import (
-        files_of,
         frozen_features,
+        identify_files,
         read_bert,
         read_tokenizer,
     )
 
-    run.uses(files_of(settings, root))
+    run.uses(identify_files(settings, root))
     bert: nn.Module = read_bert(settings, root)
     bert.to(device)
     tokenizer = read_tokenizer(settings, root)

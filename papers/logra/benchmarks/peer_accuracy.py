@@ -30,11 +30,11 @@ from papers.logra.experiments.subset_retraining import RETRAINING_SEED, half_sub
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.classifier_training import train
 from papers.logra.tasks.image_task import ImageTask
-from papers.logra.tasks.samples import Samples, logits_of, margins
+from papers.logra.tasks.samples import Samples, compute_logits, margins
 
 PAPER = "logra"
 BATCH = 64
-#: Of attributed models.
+#: Seeds of attributed models.
 MODELS = (0, 1, 2)
 
 
@@ -54,7 +54,7 @@ SIZES = {
 }
 
 
-class Task(NamedTuple):
+class DigitsTask(NamedTuple):
     """Classifiers on digits: training set, queries, and how one is trained."""
 
     train: Samples
@@ -68,13 +68,13 @@ class Task(NamedTuple):
         return train(network, chosen, self.settings.training, seed)
 
 
-def task_at(scale: str) -> Task:
+def task_at(scale: str) -> DigitsTask:
     """The images of the experiment, flat; digits at paper scale too, for all is timed on a CPU."""
     small: Scale = "smoke" if scale == "smoke" else "laptop"
-    arm = "ekfac"
-    raw = load_paper(Path(__file__).parents[1]).settings("datamodeling", arm, small)
+    place = ("datamodeling", "images", "ekfac")
+    raw = load_paper(Path(__file__).parents[1]).settings(*place, small)
     settings = validated(LinearDatamodelingSettings, raw, "datamodeling")
-    key = RunKey(PAPER, "datamodeling", arm, 0, small)
+    key = RunKey(PAPER, *place, 0, small)
     with (
         tempfile.TemporaryDirectory() as folder,
         Run(
@@ -83,7 +83,7 @@ def task_at(scale: str) -> Task:
     ):
         images = ImageTask(settings, run).images
     chosen, queries = (Samples(part.x.flatten(1), part.y) for part in images[:2])
-    return Task(chosen, queries, settings)
+    return DigitsTask(chosen, queries, settings)
 
 
 def without_biases(sizes: Sequence[int], seed: int) -> nn.Sequential:
@@ -95,13 +95,13 @@ def without_biases(sizes: Sequence[int], seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def retrained_margins(task: Task, subsets: Tensor, retrainings: int) -> Tensor:
+def retrained_margins(task: DigitsTask, subsets: Tensor, retrainings: int) -> Tensor:
     """Mean margins (subsets, queries) of models trained on each subset."""
     found = []
     for subset, places in enumerate(subsets):
         first = RETRAINING_SEED + subset * retrainings
         models = (task.model(first + again, places) for again in range(retrainings))
-        logits = torch.stack([logits_of(model, task.queries) for model in models])
+        logits = torch.stack([compute_logits(model, task.queries) for model in models])
         found.append(margins(logits, task.queries.y).mean(0))
     return torch.stack(found)
 
@@ -116,7 +116,7 @@ def accuracy(scale: str) -> list[BenchmarkRow]:
     models = [task.model(seed) for seed in MODELS]
 
     def lds(score: Callable[[nn.Module, int], Tensor], draws: int) -> list[float]:
-        """Of every attributed model, meant over draws of the projection."""
+        """Score of every attributed model, meant over draws of the projection."""
         found = torch.stack(
             [
                 datamodeling_scores(score(model, seed), masks, outputs).nan_to_num().mean()
@@ -127,9 +127,12 @@ def accuracy(scale: str) -> list[BenchmarkRow]:
         return found.view(len(models), draws).mean(1).tolist()
 
     def ours(settings: AttributionSettings, draws: int = size.draws) -> list[float]:
-        return lds(
-            lambda model, seed: attribute(settings, model, task.train, task.queries, seed), draws
-        )
+        def score(model: nn.Module, seed: int) -> Tensor:
+            with silent(), tempfile.TemporaryDirectory() as folder:
+                log = Path(folder, "log")
+                return attribute(settings, model, task.train, task.queries, seed, log)
+
+        return lds(score, draws)
 
     def theirs(make: Make, rank: int, draws: int = size.draws) -> list[float]:
         return lds(lambda model, seed: scored(make, task, model, rank, seed), draws)
@@ -158,13 +161,13 @@ def accuracy(scale: str) -> list[BenchmarkRow]:
     return rows
 
 
-def kept(task: Task, rank: int) -> int:
+def kept(task: DigitsTask, rank: int) -> int:
     """Numbers that LoGra keeps of a sample, of all layers."""
     sizes = task.settings.network.sizes
     return sum(min(rank, before) * min(rank, after) for before, after in pairwise(sizes))
 
 
-def scored(make: Make, task: Task, model: nn.Module, rank: int, seed: int) -> Tensor:
+def scored(make: Make, task: DigitsTask, model: nn.Module, rank: int, seed: int) -> Tensor:
     """A peer's scores (queries, train) of a model."""
     with silent(), tempfile.TemporaryDirectory() as folder:
         peer = make(model, Path(folder), rank, BATCH, seed)

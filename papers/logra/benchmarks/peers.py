@@ -57,7 +57,7 @@ class Peer(ABC):
         return folder_bytes(self.folder)
 
 
-class LogIX(Peer):
+class LogixAi(Peer):
     """logix-ai: LoGra with random projections and the block-diagonal Fisher."""
 
     def __init__(
@@ -292,7 +292,7 @@ class Trak(Peer):
 Make = Callable[..., Peer]
 #: Name of the package -> (module that shows it is installed, its class).
 KNOWN: dict[str, tuple[str, Make]] = {
-    "logix-ai": ("logix", LogIX),
+    "logix-ai": ("logix", LogixAi),
     "kronfluence": ("kronfluence", Kronfluence),
     "dattri": ("dattri", Dattri),
     "traker": ("trak", Trak),

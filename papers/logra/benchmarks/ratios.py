@@ -49,7 +49,7 @@ ON_DISK = ("logix-ai", "traker")
 
 
 class Shape(NamedTuple):
-    """Of a network, its data and its projections."""
+    """Sizes of a network, its data and its projections."""
 
     width: int
     samples: int
@@ -78,7 +78,7 @@ MANY = {
 ROWS = {"smoke": (200, 400), "laptop": (1_000, 10_000, 100_000), "paper": (1_000, 10_000, 100_000)}
 ASKED = {"smoke": (1, 8), "laptop": (1, 16, 256), "paper": (1, 16, 256, 1024)}
 NUMBERS = {"smoke": (64, 128), "laptop": (64, 256, 1024, 4096), "paper": (256, 1024, 4096, 16384)}
-#: Of the network whose gradients are logged.
+#: Sizes of the network whose gradients are logged.
 WIDTHS = {
     "smoke": (16, 32),
     "laptop": (64, 128, 256, 512, 1024),

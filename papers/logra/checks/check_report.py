@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Kind = Literal[
+CauseKind = Literal[
     "batch dependence", "padding", "reduction", "second path", "tied weights", "dropout", "refusal"
 ]
 
@@ -20,7 +20,7 @@ class Cause(NamedTuple):
         text: what is wrong and what to do.
     """
 
-    kind: Kind
+    kind: CauseKind
     where: tuple[str, ...]
     text: str
 

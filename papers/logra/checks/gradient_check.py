@@ -20,12 +20,12 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from common.errors import InputError
 from papers.logra.checks.check_report import Cause, CheckReport
-from papers.logra.checks.sample_batches import rows_in, samples_of, without_padding
+from papers.logra.checks.sample_batches import rows_in, take_samples, without_padding
 from papers.logra.gradients.attention import InProjection
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.layers import is_transformers_conv1d
-from papers.logra.gradients.parameter_paths import SecondPathError, TiedWeightError, parameters_of
-from papers.logra.gradients.token_masks import sides_of
+from papers.logra.gradients.parameter_paths import SecondPathError, TiedWeightError, find_parameters
+from papers.logra.gradients.token_masks import find_sides
 
 #: Largest relative error that rounding may make, by type of the weights.
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
@@ -95,7 +95,7 @@ class _Check:
         if mask is None and isinstance(batch, Mapping):
             mask = batch.get("attention_mask")
         # A mask of the encoder's tokens does not say which of the decoder's count.
-        self.mask = None if sides_of(self.model).known else mask
+        self.mask = None if find_sides(self.model).known else mask
         self.causes: list[Cause] = []
 
     def report(self) -> CheckReport:
@@ -108,7 +108,7 @@ class _Check:
             rows = self._logged()
             again = self._logged()
         except InputError as error:
-            self.causes.append(_cause_of(error))
+            self.causes.append(_name_cause(error))
             return self._found({})
         alone = [self._alone(place, trimmed=True) for place in self.places]
         errors = self._errors(rows, alone)
@@ -130,11 +130,11 @@ class _Check:
     def _look_for_causes(self, rows: list[Tensor]) -> None:
         try:
             by_hooks = [
-                self._logged(samples_of(self.batch, [place], self.size), 1)[0]
+                self._logged(take_samples(self.batch, [place], self.size), 1)[0]
                 for place in self.places
             ]
         except InputError as error:
-            self.causes.append(_cause_of(error))
+            self.causes.append(_name_cause(error))
             return
         whole = [self._alone(place, trimmed=False) for place in self.places]
         if self._differ(whole, [self._alone(place, trimmed=True) for place in self.places]):
@@ -194,11 +194,11 @@ class _Check:
     def _logged(self, batch: Any = None, size: int | None = None) -> list[Tensor]:
         """What hooks take of a batch, by default the whole one: its first samples' rows."""
         batch = self.batch if batch is None else batch
-        with self.capture.batch(loss_scale=self._scale_of(batch, size or self.size)) as found:
+        with self.capture.batch(loss_scale=self._find_scale(batch, size or self.size)) as found:
             self.loss(batch).backward()  # type: ignore[no-untyped-call]
         return list(found.matrix[: len(self.places)].double())
 
-    def _scale_of(self, batch: Any, size: int) -> float:
+    def _find_scale(self, batch: Any, size: int) -> float:
         if callable(self.scale):
             return self.scale(batch)
         # 1 / n of a mean over n samples is 1 of one sample.
@@ -208,10 +208,10 @@ class _Check:
     def _alone(self, place: int, *, trimmed: bool) -> Tensor:
         """Autograd's gradient (width,) of one sample, in the capture's layout."""
         capture = self.capture
-        sample = samples_of(self.batch, [place], self.size)
+        sample = take_samples(self.batch, [place], self.size)
         if trimmed and self.mask is not None:
             sample = without_padding(sample, self.mask[place].bool())
-        owned = {name: parameters_of(m, capture.bias) for name, m in capture.layers.items()}
+        owned = {name: find_parameters(m, capture.bias) for name, m in capture.layers.items()}
         distinct = {id(p): p for own in owned.values() for p in own.values()}
         with _requiring_gradients(distinct.values()):
             value = self.loss(sample)
@@ -232,7 +232,7 @@ class _Check:
                 gradient = out @ gradient @ inner.mT
             blocks[capture.block_of[name]] += gradient.to(value.device)
         row = torch.cat([block.flatten() for block in blocks.values()])
-        return row / self._scale_of(sample, 1)
+        return row / self._find_scale(sample, 1)
 
     # Comparing
 
@@ -258,7 +258,7 @@ class _Check:
     def _first_mixing(self) -> tuple[str, ...]:
         """The first module whose output of the first sample hangs on the other samples."""
         together = self._outputs(self.batch)
-        for name, alone in self._outputs(samples_of(self.batch, [0], self.size)).items():
+        for name, alone in self._outputs(take_samples(self.batch, [0], self.size)).items():
             value = together.get(name)
             if value is None or value.shape[1:] != alone.shape[1:] or len(value) != self.size:
                 continue
@@ -268,7 +268,7 @@ class _Check:
 
     @torch.no_grad()
     def _outputs(self, batch: Any) -> dict[str, Tensor]:
-        """Of modules without modules in them, in the order they ended."""
+        """Outputs of modules without modules in them, in the order they ended."""
         found: dict[str, Tensor] = {}
 
         def keep(name: str, output: Any) -> None:
@@ -308,7 +308,7 @@ def _matrix(layer: nn.Module, grads: Mapping[str, Tensor | None]) -> Tensor | No
     return matrix
 
 
-def _cause_of(error: InputError) -> Cause:
+def _name_cause(error: InputError) -> Cause:
     if isinstance(error, SecondPathError):
         tied = isinstance(error, TiedWeightError)
         return Cause("tied weights" if tied else "second path", (error.layer,), str(error))

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.errors import InputError
 
 
-def samples_of(batch: Any, places: Sequence[int], n: int) -> Any:
+def take_samples(batch: Any, places: Sequence[int], n: int) -> Any:
     """The batch of some samples of a nested batch of ``n``; what is not by sample stays.
 
     Tensors whose first dimension is ``n``, and lists of ``n`` that hold no tensor, are by sample.

@@ -116,6 +116,11 @@ class Statistics:
         return kind in self._wanted
 
     @property
+    def wants_rotated(self) -> bool:
+        """Whether corrected eigenvalues are all that is gathered."""
+        return self._wanted == {"grad": SUMS["corrected_eigval"]}
+
+    @property
     def is_whole(self) -> bool:
         """Whether no part of a batch that failed is in it."""
         return not self._interrupted
@@ -126,7 +131,7 @@ class Statistics:
         return {kind: list(sums) for kind, sums in self._wanted.items()}
 
     def clear(self) -> None:
-        """Forget all sums; go on gathering the same moments."""
+        """Forget all sums, not eigenvectors made of them; go on gathering the same moments."""
         self._totals, self._products, self._counts, self._reduced = {}, {}, {}, set()
         self._in_batch = self._interrupted = False
         self.revision += 1
@@ -179,7 +184,11 @@ class Statistics:
             self._accumulate(key, gradients.square().sum(0), len(gradients))
 
     def eigenbasis(self, layer: str) -> Eigenbasis:
-        """Of a layer, in a pass that corrects eigenvalues. Raises InputError if it has none."""
+        """A layer's eigenvectors, in a pass that corrects eigenvalues.
+
+        Raises:
+            InputError: it has none.
+        """
         if layer not in self.eigenbases:
             raise InputError(
                 f"layer {layer} has no eigenvectors to correct the eigenvalues of; allowed: "

@@ -46,7 +46,7 @@ class PackedMoment(NamedTuple):
     def matrix(self) -> Tensor:
         """(width, width), a new one for each call."""
         # In place: another matrix of this size may be one too many for the memory.
-        width = width_of(self.packed)
+        width = infer_width(self.packed)
         _require(width * width * self.packed.itemsize, self.packed, width, "whole")
         return unpacked(self.packed).div_(self.number)
 
@@ -57,14 +57,14 @@ def packed_size(width: int) -> int:
     return sum(PANEL * (width - panel * PANEL) for panel in range(whole)) + rest * rest
 
 
-def width_of(packed: Tensor) -> int:
+def infer_width(packed: Tensor) -> int:
     """Inverse of :func:`packed_size`, of a tensor that holds so many numbers."""
     return bisect_left(range(packed.numel() + 1), packed.numel(), key=packed_size)
 
 
 def unpacked(packed: Tensor) -> Tensor:
     """The whole matrix (width, width)."""
-    width = width_of(packed)
+    width = infer_width(packed)
     matrix = packed.new_empty(width, width)
     for start, panel in _panels(packed, width):
         matrix[start : start + len(panel), start:] = panel
@@ -103,7 +103,7 @@ class ProductSum:
     @classmethod
     def of(cls, packed: Tensor, waiting: Tensor | None = None) -> ProductSum:
         """Goes on from what :attr:`packed`, or both parts of :attr:`state`, gave."""
-        width = width_of(packed) if waiting is None else waiting.shape[1]
+        width = infer_width(packed) if waiting is None else waiting.shape[1]
         found = cls(width, dtype=packed.dtype, device=packed.device)
         found._packed = packed
         if waiting is not None:

@@ -19,7 +19,7 @@ from common.errors import InputError
 VERSION = 1
 
 
-def digest_of(tensors: Mapping[str, Tensor], content: Any = None) -> str:
+def digest_tensors(tensors: Mapping[str, Tensor], content: Any = None) -> str:
     """SHA-256 of names, types, shapes and bytes, whatever the order, and of JSON beside them.
 
     Tensors that are sharded over processes are put together, one by one: all processes must ask.
@@ -43,7 +43,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content:
     """
     held = _apart(tensors)
     about = {"kind": kind, "version": VERSION, "content": content}
-    about["sha256"] = digest_of(held, content)
+    about["sha256"] = digest_tensors(held, content)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +84,6 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     found = (about.get("kind"), about.get("version"))
     if found != (kind, VERSION):
         raise InputError(f"{path}: {found[0]}, version {found[1]}; allowed: {kind}, {VERSION}")
-    if digest_of(tensors, about.get("content")) != about.get("sha256"):
+    if digest_tensors(tensors, about.get("content")) != about.get("sha256"):
         raise InputError(f"{path}: altered since it was saved; allowed: as it was saved")
     return tensors, about["content"]

@@ -77,7 +77,8 @@ def run_brittleness(settings: BrittlenessSettings, run: Run) -> dict[str, float]
             f"always right of {len(test.x)}"
         )
     tested = test.take(right.to(task.device))
-    scores = attribute(settings.attribution, task.model(run.seed), train, tested, run.seed)
+    model, folder = task.model(run.seed), run.work / "log"
+    scores = attribute(settings.attribution, model, train, tested, run.seed, folder)
     loss = losses_of_whole(task, tested, settings.retrainings, run.seed)
     rows = [{"removed": 0, "flipped": 0.0, "loss": float(loss.mean())}]
     correct, found = [], []

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -27,19 +25,13 @@ from common.results.memory import peak_tensor_bytes
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
-from papers.logra.curvature.hessians import EigenvalueCorrected, Hessian
+from common.training.local_gpu import Device
+from papers.logra import Config, LoggingConfig, LogIX, LogIXScheduler, LoRAConfig, merge_logs
 from papers.logra.curvature.memory_limits import require_memory, told_when_memory_ends
-from papers.logra.curvature.moments import Statistics
-from papers.logra.gradients.capture import Capture
-from papers.logra.gradients.projections import random_projections
-from papers.logra.gradients.watching import watched
-from papers.logra.log_store import LogStore
-from papers.logra.log_store.creation import create
 from papers.logra.measures.disk_usage import folder_bytes
-from papers.logra.methods.attribution import captured
-from papers.logra.scoring.influence import hessian_of
-from papers.logra.scoring.scores import scores
-from papers.logra.tasks.classifier_training import Device, device_of
+from papers.logra.methods.attribution import log_batches
+from papers.logra.scoring.influence import Log, Scores
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples
 
@@ -78,7 +70,7 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
 
     Raises: InputError naming the arm and the batch where memory does not suffice.
     """
-    device = device_of(settings.device, run)
+    device = take_device(settings.device, run)
     run.precision = "bf16" if settings.precision == "bfloat16" else "fp32"
     run.uses(DataIdentity.generated("uniform tokens", run.seed))
     torch.manual_seed(run.seed)
@@ -95,7 +87,6 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
     tokens = torch.randint(settings.vocabulary, (count, settings.length + 1), device=device)
     samples = Samples(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     train, queries = samples.take(slice(settings.train)), samples.take(slice(settings.train, None))
-    kind = LoGraJob if settings.method == "logra" else EkfacJob
     folder = run.work / "efficiency"
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -105,8 +96,8 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
         ):
             few = train.take(slice(2 * settings.log_batch))
             # First, for the other job's sums must not stand beside it; and libraries warm up.
-            peak = logging_peak(kind(settings, model, folder / "few", run.seed), few)
-            job = kind(settings, model, folder / "all", run.seed)
+            peak = logging_peak(TimedRun(settings, model, folder / "few", run.seed), few)
+            job = TimedRun(settings, model, folder / "all", run.seed)
             metrics = logging_costs(job, train)
         with told_when_memory_ends(
             f"{where}: scoring {settings.train_batch} for {settings.test_batch} queries at once",
@@ -126,21 +117,21 @@ def run_efficiency(settings: EfficiencySettings, run: Run) -> dict[str, float]:
     }
 
 
-def logging_peak(job: Job, few: Samples) -> float:
+def logging_peak(job: TimedRun, few: Samples) -> float:
     """Most bytes that logging makes, of a job that is then thrown away."""
-    return float(peak_tensor_bytes(lambda: [step(few) for step in job.passes().values()]))
+    return float(peak_tensor_bytes(lambda: [step.do() for step in job.steps(few)]))
 
 
-def logging_costs(job: Job, train: Samples) -> dict[str, float]:
+def logging_costs(job: TimedRun, train: Samples) -> dict[str, float]:
     """Log; returns tokens per second of each pass and of all, and what is stored."""
     tokens = train.x.numel()
-    seconds = {name: timed(partial(step, train)) for name, step in job.passes().items()}
-    through = {name: value for name, value in seconds.items() if name not in job.once}
+    timings = [(step, timed(step.do)) for step in job.steps(train)]
+    through = {step.name: seconds for step, seconds in timings if not step.once}
     return {
-        **{f"{name}_tokens_per_s": tokens / value for name, value in through.items()},
-        **{f"{name}_s": seconds[name] for name in job.once},
+        **{f"{name}_tokens_per_s": tokens / seconds for name, seconds in through.items()},
+        **{f"{step.name}_s": seconds for step, seconds in timings if step.once},
         "log_tokens_per_s": tokens / sum(through.values()),
-        "log_s": sum(seconds.values()),
+        "log_s": sum(seconds for _, seconds in timings),
         "storage_bytes": job.stored_bytes(len(train.x)),
         "storage_of_1b_tokens_extrapolated_bytes": job.stored_bytes(
             PUBLISHED_TOKENS // train.x.shape[1]
@@ -148,11 +139,13 @@ def logging_costs(job: Job, train: Samples) -> dict[str, float]:
     }
 
 
-def scoring_costs(job: Job, train: Samples, queries: Samples) -> dict[str, float]:
+def scoring_costs(job: TimedRun, train: Samples, queries: Samples) -> dict[str, float]:
     """Score what was logged; returns pairs per second and bytes."""
-    rows = job.preconditioned(queries)
-    peak = peak_tensor_bytes(lambda: job.score(rows, train))
-    times = [timed(lambda: job.score(rows, train)) for _ in range(job.settings.repetitions)]
+    asked = job.precondition(queries)
+    rows = asked[1]
+    assert isinstance(rows, Tensor)
+    peak = peak_tensor_bytes(lambda: job.score(asked, train))
+    times = [timed(lambda: job.score(asked, train)) for _ in range(job.settings.repetitions)]
     return {
         "score_s": median(times),
         "pairs_per_s": len(queries.x) * len(train.x) / median(times),
@@ -161,8 +154,8 @@ def scoring_costs(job: Job, train: Samples, queries: Samples) -> dict[str, float
     }
 
 
-class Job(ABC):
-    """A method on a model: passes that log, then scores.
+class TimedRun:
+    """The library's run on a model: passes that log, then scores.
 
     Args:
         settings: of the measurement.
@@ -171,152 +164,99 @@ class Job(ABC):
         seed: of projections.
     """
 
-    projected = False
-    #: Passes whose time does not grow with the training set.
-    once: tuple[str, ...] = ()
-
     def __init__(
         self, settings: EfficiencySettings, model: nn.Module, folder: Path, seed: int
     ) -> None:
-        self.settings, self.model, self.folder, self.seed = settings, model, folder, seed
-        self.layers = watched(model, name_filter=settings.layers)
-        self.projections = (
-            random_projections(self.layers, settings.rank, seed) if self.projected else None
+        self.settings, self.model, self.projected = settings, model, settings.method == "logra"
+        logging = LoggingConfig(
+            log_dtype=settings.precision,
+            cpu_offload=settings.statistics_device == "cpu",
+            statistics_dtype=settings.statistics_dtype,
+            # Reading all weights takes as long as a pass over few sequences, however many follow.
+            digest_weights=False,
         )
-        self.statistics = Statistics(
-            dtype=getattr(torch, settings.statistics_dtype),
-            device="cpu" if settings.statistics_device == "cpu" else None,
-        )
-        self.capture = Capture(model, self.layers, self.projections)
+        lora = LoRAConfig(init="random", rank=settings.rank, seed=seed)
+        config = Config(root_dir=folder.parent, logging=logging, lora=lora)
+        self.run = LogIX(folder.name, config)
+        self.run.watch(model.eval(), name_filter=settings.layers)
 
-    @abstractmethod
-    def passes(self) -> dict[str, Callable[[Samples], None]]:
-        """Passes over the training set, by name and in order."""
+    def steps(self, train: Samples) -> Iterator[Step]:
+        """Steps of logging in their order, each to be done before the next one is asked for."""
+        settings = self.settings
+        if self.projected:
+            passes = iter(LogIXScheduler(self.run, "random", "empirical_fisher", "grad", log=False))
+            next(passes)
+            numbers = settings.train_batch * self.run.layout.width
+            kept = self.run.get_logging_config()
+            self.run.set_logging_config(kept.model_copy(update={"flush_threshold": numbers}))
+            yield Step("grad", lambda: self._go_through(train))
+            yield Step("finalize", self.run.finalize, once=True)
+            return
+        passes = iter(LogIXScheduler(self.run, hessian="ekfac", log=False))
+        next(passes)
+        self._require_memory(train.x.device)
+        yield Step("kfac", lambda: self._go_through(train))
+        yield Step("eigenvectors", lambda: self._find_eigenvectors(passes), once=True)
+        yield Step("eigenvalue", lambda: self._go_through(train))
+        self.run.eval()  # factors stay in memory
 
-    @abstractmethod
-    def blocks(self, train: Samples) -> Iterator[tuple[int, Tensor]]:
-        """Training gradients, a batch at a time."""
-
-    @cached_property
-    @abstractmethod
-    def hessian(self) -> Hessian:
-        """H of what was logged."""
-
-    @abstractmethod
-    def stored_bytes(self, sequences: int) -> float:
-        """What is kept between logging so many sequences and scoring."""
-
-    def preconditioned(self, queries: Samples) -> Tensor:
-        """(queries, width)."""
-        parts = [
-            self.hessian.precondition(part)
-            for _, part in self.gradients(self.capture, queries, self.settings.train_batch)
-        ]
-        return torch.cat(parts)
-
-    def score(self, rows: Tensor, train: Samples) -> Tensor:
-        """(queries, train)."""
-        return scores(rows, self.blocks(train), len(train.x))["total"]
-
-    def gradients(
-        self, capture: Capture, samples: Samples, size: int
-    ) -> Iterator[tuple[int, Tensor]]:
-        """(n, width) of each batch; an empty one where a capture takes none."""
-        for start, batch in captured(capture, self.model, samples, size):
-            yield start, batch.matrix if capture.gradients else torch.empty(0)
-
-
-class LoGraJob(Job):
-    """Projected gradients on disk, and their second moment."""
-
-    projected = True
-
-    def passes(self) -> dict[str, Callable[[Samples], None]]:
-        return {"grad": self._log}
-
-    def _log(self, train: Samples) -> None:
-        self.statistics.collect({"grad": ["covariance"]})
-        capture = Capture(self.model, self.layers, self.projections, statistics=self.statistics)
-        with create(
-            self.folder,
-            capture.layout,
-            identity={"seed": self.seed},
-            dtype=self.settings.precision,
-            rows_per_chunk=self.settings.train_batch,
-        ) as writer:
-            for start, rows in self.gradients(capture, train, self.settings.log_batch):
-                writer.append([str(start + place) for place in range(len(rows))], rows)
-
-    def blocks(self, train: Samples) -> Iterator[tuple[int, Tensor]]:
-        store = LogStore.open(self.folder)
-        return store.blocks(self.settings.train_batch, device=train.x.device)
-
-    @cached_property
-    def hessian(self) -> Hessian:
-        return hessian_of(self.statistics, self.capture.layout, "raw")
-
-    def stored_bytes(self, sequences: int) -> float:
-        return folder_bytes(self.folder) * sequences / len(LogStore.open(self.folder))
-
-
-class EkfacJob(Job):
-    """Factors in memory; training gradients are computed again for each batch of queries."""
-
-    once = ("eigenvectors",)
-
-    def passes(self) -> dict[str, Callable[[Samples], None]]:
-        return {
-            "kfac": self._covariances,
-            "eigenvectors": self._eigenvectors,
-            "eigenvalue": self._eigenvalues,
-        }
-
-    def _covariances(self, train: Samples) -> None:
-        # Sums, the covariances that they make, and these's eigenvectors stand beside each other.
-        size = getattr(torch, self.settings.statistics_dtype).itemsize
-        sides = (block.inner**2 + block.out**2 for block in self.capture.layout.blocks)
-        require_memory(
-            3 * size * sum(sides),
-            torch.device("cpu") if self.statistics.device else train.x.device,
-            f"EKFAC's factors of {len(self.layers)} layers",
-            "fewer layers, statistics_dtype float32, statistics_device cpu",
-        )
-        self.statistics.collect({"forward": ["covariance"], "backward": ["covariance"]})
-        self._go_through(train, gradients=False)
-
-    def _eigenvectors(self, train: Samples) -> None:
-        self.statistics.collect({"grad": ["corrected_eigval"]})
-        self.statistics.clear()  # of covariances; their eigenvectors stay
-
-    def _eigenvalues(self, train: Samples) -> None:
-        self._go_through(train, gradients=True)
-
-    def _go_through(self, train: Samples, gradients: bool) -> None:
-        capture = Capture(
-            self.model,
-            self.layers,
-            statistics=self.statistics,
-            gradients=gradients,
-            rotated=gradients,
-        )
-        for _ in self.gradients(capture, train, self.settings.log_batch):
+    def _go_through(self, train: Samples) -> None:
+        for _ in log_batches(self.run, self.model, train, self.settings.log_batch):
             pass
 
-    def blocks(self, train: Samples) -> Iterator[tuple[int, Tensor]]:
-        return self.gradients(self.capture, train, self.settings.train_batch)
+    def _find_eigenvectors(self, passes: Iterator[int]) -> None:
+        next(passes)
+        self.run.statistics.clear()  # of covariances; their eigenvectors stay
 
-    @cached_property
-    def hessian(self) -> Hessian:
-        return EigenvalueCorrected(
-            self.capture.layout,
-            self.statistics.eigenbases,
-            self.statistics.corrected_eigenvalues(),
+    def _require_memory(self, device: torch.device) -> None:
+        # Sums, the covariances that they make, and these's eigenvectors stand beside each other.
+        size = getattr(torch, self.settings.statistics_dtype).itemsize
+        blocks = self.run.layout.blocks
+        require_memory(
+            3 * size * sum(block.inner**2 + block.out**2 for block in blocks),
+            torch.device("cpu") if self.settings.statistics_device == "cpu" else device,
+            f"EKFAC's factors of {len(blocks)} layers",
+            "fewer layers, statistics_dtype float32, statistics_device cpu",
         )
 
     def stored_bytes(self, sequences: int) -> float:
-        curvatures = self.hessian.curvatures.values()
+        """What is kept between logging so many sequences and scoring."""
+        if self.projected:
+            store = self.run.build_log_dataset().store
+            return folder_bytes(store.folder) * sequences / len(store)
+        curvatures = self.run.influence.hessian("ekfac").curvatures.values()
         numbers = sum(part.numel() for block in curvatures for part in block.factors())
-        return float(numbers * self.statistics.dtype.itemsize)
+        return float(numbers * self.run.statistics.dtype.itemsize)
+
+    def precondition(self, queries: Samples) -> Log:
+        """The queries, ready to be scored."""
+        return merge_logs(self.run.influence.precondition(log) for log in self._logs(queries))
+
+    def score(self, queries: Log, train: Samples) -> Scores:
+        """Scores of all pairs, of preconditioned queries."""
+        if self.projected:
+            return self.run.compute_influence_all(
+                queries, precondition=False, rows_at_once=self.settings.train_batch
+            )
+        return self.run.compute_influence_all(queries, self._logs(train), precondition=False)
+
+    def _logs(self, samples: Samples) -> Iterator[Log]:
+        for _ in log_batches(self.run, self.model, samples, self.settings.train_batch):
+            yield self.run.get_log(flatten=True)
+
+
+class Step(NamedTuple):
+    """A step of logging.
+
+    Attributes:
+        name: of its metrics.
+        do: what is timed.
+        once: whether its time does not grow with the training set.
+    """
+
+    name: str
+    do: Callable[[], object]
+    once: bool = False
 
 
 def timed(step: Callable[[], object]) -> float:

@@ -6,16 +6,21 @@ models retrained. Source: Choe et al. 2024, Sec. 4.1 and App. C.1.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
+
 from pydantic import Field
 from torch import Tensor
 
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.corpora import Corpus
 from papers.logra.tasks.language_models import perplexity
 from papers.logra.tasks.language_task import LanguageTask, LanguageTaskSettings
+from papers.logra.tasks.resumable import compute_parts
 from papers.logra.tasks.samples import Samples
 
 #: Length of the lists that are compared with the queries' topics.
@@ -36,18 +41,31 @@ def run_language_brittleness(settings: LanguageBrittlenessSettings, run: Run) ->
     task = LanguageTask(settings, run)
     corpus = task.corpus
     attributed = task.model(run.seed)
-    scores = attribute(settings.attribution, attributed, corpus.train, corpus.queries, run.seed)
+    method, folder = settings.attribution, run.work / "log"
+    scores = attribute(method, attributed, corpus.train, corpus.queries, run.seed, folder)
     order = scores.sum(0).argsort(descending=True)
     rows = [{"removed": 0.0, "perplexity": perplexity(attributed, corpus.queries)}]
-    with run.progress(len(settings.removals) * settings.retrainings, "retrainings") as bar:
-        for removed in settings.removals:
-            left = order[removed:].sort().values
-            found = []
-            for again in range(settings.retrainings):
-                seed = RETRAINING_SEED + run.seed * settings.retrainings + again
-                found.append(perplexity(task.model(seed, left), corpus.queries))
-                bar.update()
-            rows.append({"removed": float(removed), "perplexity": sum(found) / len(found)})
+
+    def retrain(removed: int, again: int) -> float:
+        seed = RETRAINING_SEED + run.seed * settings.retrainings + again
+        left = order[removed:].sort().values
+        return perplexity(task.model(seed, left), corpus.queries)
+
+    models = list(product(settings.removals, range(settings.retrainings)))
+    with run.progress(len(models), "retrainings") as bar:
+        parts = (partial(retrain, *model) for model in models)
+        found = compute_parts(parts, Checkpoint(run, "retrainings"), bar.update)
+    rows += [
+        {"removed": float(removed), "perplexity": sum(some) / len(some)}
+        for removed, some in zip(
+            settings.removals,
+            (
+                found[start : start + settings.retrainings]
+                for start in range(0, len(found), settings.retrainings)
+            ),
+            strict=True,
+        )
+    ]
     run.write_rows("curve.csv", rows)
     run.write_json("examples.json", examples(corpus, scores, settings.examples))
     metrics = {f"perplexity_{row['removed']:.0f}": row["perplexity"] for row in rows}

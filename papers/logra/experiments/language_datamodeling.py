@@ -26,7 +26,7 @@ def run_language_datamodeling(settings: LanguageDatamodelingSettings, run: Run) 
     task = LanguageTask(settings, run)
     train, queries = task.corpus.train, task.corpus.queries
     model = task.model(run.seed)
-    scores = attribute(settings.attribution, model, train, queries, run.seed)
+    scores = attribute(settings.attribution, model, train, queries, run.seed, run.work / "log")
     found = scores_by_query(scores, retrained)
     run.write_json("by_query.json", found.loss.tolist())
     return {

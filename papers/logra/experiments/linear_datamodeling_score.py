@@ -18,7 +18,7 @@ from papers.logra.measures.outliers import outlier_metrics
 from papers.logra.measures.rank_correlation import spearman
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
-from papers.logra.tasks.samples import logits_of
+from papers.logra.tasks.samples import compute_logits
 
 
 class LinearDatamodelingSettings(ImageTaskSettings):
@@ -46,7 +46,7 @@ class ByQuery(NamedTuple):
 
 
 def scores_by_query(scores: Tensor, retrained: Retrained) -> ByQuery:
-    """Of (queries, n) scores, as :func:`datamodeling_scores`."""
+    """Datamodeling scores of (queries, n) scores, by margin and by loss."""
     outputs = retrained.margins.mean(1), -retrained.losses.mean(1)
     # A constant column has no ranks; such a query counts as not predicted.
     return ByQuery(
@@ -60,15 +60,15 @@ def run_linear_datamodeling(settings: LinearDatamodelingSettings, run: Run) -> d
     task = ImageTask(settings, run)
     train, test = task.images.train, task.images.test
     model = task.model(run.seed)
-    scores = attribute(settings.attribution, model, train, test, run.seed)
+    scores = attribute(settings.attribution, model, train, test, run.seed, run.work / "log")
     found = scores_by_query(scores, retrained)
     run.write_json("by_query.json", found.margin.tolist())
-    right = logits_of(model, test).argmax(1) == test.y
+    right = compute_logits(model, test).argmax(1) == test.y
     return {
         "lds": float(found.margin.mean()),
         "lds_by_loss": float(found.loss.mean()),
         "accuracy_pct": 100 * float(right.float().mean()),
-        **outlier_metrics(scores, model, train, test),
+        **outlier_metrics(scores, model, train, test, run.work / "whole"),
     }
 
 

@@ -6,6 +6,7 @@ falling score. Loss and gradient norm, which need no H, are the controls.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 from common.data.synthetic import noisy_labels
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.measures.outliers import gradient_norms
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
-from papers.logra.tasks.samples import Samples, logits_of, losses
+from papers.logra.tasks.samples import Samples, compute_logits, losses
 
 #: Shares of the training set that are inspected.
 INSPECTED = (0.1, 0.2)
@@ -41,7 +41,7 @@ def run_mislabel_detection(settings: MislabelSettings, run: Run) -> dict[str, fl
     wrong = given != torch.from_numpy(truth)
     model = task.model(run.seed, given)
     damaged = Samples(samples.x, given.to(task.device))
-    suspicion = suspicions(settings, model, damaged, run.seed)
+    suspicion = suspicions(settings, model, damaged, run.seed, run.work / "log")
     metrics = {"auc": roc_area(suspicion, wrong)}
     for share in INSPECTED:
         looked_at = suspicion.topk(round(share * len(wrong))).indices
@@ -51,14 +51,16 @@ def run_mislabel_detection(settings: MislabelSettings, run: Run) -> dict[str, fl
     return metrics
 
 
-def suspicions(settings: MislabelSettings, model: nn.Module, samples: Samples, seed: int) -> Tensor:
-    """(n,) what samples are ranked by, on the CPU."""
+def suspicions(
+    settings: MislabelSettings, model: nn.Module, samples: Samples, seed: int, folder: Path
+) -> Tensor:
+    """(n,) what samples are ranked by, on the CPU; a log lies in ``folder``."""
     if settings.ranking == "loss":
-        return losses(logits_of(model, samples), samples.y).cpu()
-    function = InfluenceFunction(settings.attribution, model, samples, seed)
+        return losses(compute_logits(model, samples), samples.y).cpu()
+    logged = LoggedTrainingSet(settings.attribution, model, samples, seed, folder)
     if settings.ranking == "gradient_norm":
-        return gradient_norms(function)
-    return function.self_influences()
+        return logged.gradient_norms()
+    return logged.self_influences()
 
 
 def roc_area(values: Tensor, positive: Tensor) -> float:

@@ -17,10 +17,11 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.training.local_gpu import Device
 from papers.logra.experiments.efficiency import timed
-from papers.logra.gradients.layers import add_gradients, add_projected_gradients, rule_of
+from papers.logra.gradients.layers import add_gradients, add_projected_gradients, find_rule
 from papers.logra.gradients.projections import random_projections
-from papers.logra.tasks.classifier_training import Device, device_of
+from papers.logra.tasks.devices import take_device
 
 
 class ProjectionCostSettings(Settings):
@@ -36,7 +37,7 @@ class ProjectionCostSettings(Settings):
 
 def run_projection_cost(settings: ProjectionCostSettings, run: Run) -> dict[str, float]:
     """Median time of a batch (s) and bytes of the projection, by each way."""
-    device = device_of(settings.device, run)
+    device = take_device(settings.device, run)
     run.uses(DataIdentity.generated("normal numbers", run.seed))
     torch.manual_seed(run.seed)
     width, rank = settings.width, settings.rank
@@ -46,7 +47,7 @@ def run_projection_cost(settings: ProjectionCostSettings, run: Run) -> dict[str,
         part.to(device) for part in random_projections({"layer": layer}, rank, run.seed)["layer"]
     )
     dense = torch.randn(width**2, rank**2, device=device)
-    rule = rule_of(layer)
+    rule = find_rule(layer)
     whole = torch.empty(settings.batch, width, width, device=device)
     small = torch.empty(settings.batch, rank, rank, device=device)
 

@@ -17,19 +17,22 @@ from torch import Tensor
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
 from papers.logra.experiments.language_brittleness import LISTED, topic_metrics
-from papers.logra.measures.outliers import gradient_norms, largest, list_metrics
+from papers.logra.measures.outliers import largest, list_metrics
 from papers.logra.methods.attribution import (
     AttributionSettings,
-    InfluenceFunction,
     InfluenceSettings,
+    LoggedTrainingSet,
     attribute,
 )
-from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
-from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load
+from papers.logra.tasks.classifier_training import TrainingSettings, train
+from papers.logra.tasks.corpora import CORPUS_SEED, Corpus, CorpusSettings, load_corpus
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_models import TransformerSettings
 from papers.logra.tasks.samples import Samples
-from papers.logra.tasks.word_names import topic_name, words_of
+from papers.logra.tasks.word_names import read_words, topic_name
 
 #: Words that more of the training texts have say nothing about what a text is about.
 TELLING: Final = 0.25
@@ -58,24 +61,26 @@ class RetrievalSettings(Settings):
 
 def run_retrieval(settings: RetrievalSettings, run: Run) -> dict[str, float]:
     """Train once, make all lists; returns of each method whose they are, and keeps some to read."""
-    device = device_of(settings.device, run)
-    corpus = mix(load(settings.corpus, run), settings.mixed)
+    device = take_device(settings.device, run)
+    corpus = mix(load_corpus(settings.corpus, run), settings.mixed)
     sequences, queries = corpus.train.to(device), corpus.queries.to(device)
     network = settings.network.build(corpus.vocabulary, settings.corpus.length, run.seed)
-    model = train(network, sequences, settings.training, run.seed)
+    model = train(network, sequences, settings.training, run.seed, Checkpoint(run, "training"))
     whole = InfluenceSettings(
         projection="none", hessian="none", layers=settings.layers, batch_size=settings.batch_size
     )
-    outliers = largest(gradient_norms(InfluenceFunction(whole, model, sequences, 0)))
+    outliers = largest(
+        LoggedTrainingSet(whole, model, sequences, 0, run.work / "whole").gradient_norms()
+    )
     scores: dict[str, Tensor] = {
-        name: attribute(method, model, sequences, queries, run.seed)
+        name: attribute(method, model, sequences, queries, run.seed, run.work / name)
         for name, method in settings.methods.items()
     }
     metrics: dict[str, float] = {}
     for name, found in scores.items():
         of_method = topic_metrics(corpus, found) | list_metrics(found, outliers, "sequences")
         metrics |= {f"{name}_{metric}": value for metric, value in of_method.items()}
-    words = words_of(settings.corpus)
+    words = read_words(settings.corpus)
     run.write_json("examples.json", examples(corpus, words, scores, outliers, settings))
     return metrics
 

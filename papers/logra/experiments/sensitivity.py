@@ -12,11 +12,10 @@ from torch import Tensor
 
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.curvature.hessians import Damping
 from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
 from papers.logra.experiments.subset_retraining import read_retrained
 from papers.logra.measures.rank_correlation import pearson
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 
 
@@ -36,9 +35,9 @@ def run_sensitivity(settings: SensitivitySettings, run: Run) -> dict[str, float]
     train, test = task.images.train, task.images.test
     model = task.model(run.seed)
 
-    def varied(**changes: object) -> InfluenceFunction:
+    def varied(**changes: object) -> LoggedTrainingSet:
         changed = settings.attribution.model_copy(update=changes)
-        return InfluenceFunction(changed, model, train, run.seed)
+        return LoggedTrainingSet(changed, model, train, run.seed, run.work / "log")
 
     def lds(scores: Tensor) -> float:
         return float(datamodeling_scores(scores, retrained.masks, outputs).nan_to_num().mean())
@@ -48,21 +47,20 @@ def run_sensitivity(settings: SensitivitySettings, run: Run) -> dict[str, float]
     everything = trace(whole)
     metrics = {}
     for rank in settings.ranks:
-        function = varied(rank=rank)
-        scores = function.scores(test)
+        logged = varied(rank=rank)
+        scores = logged.scores(test)
         metrics[f"lds_rank_{rank}"] = lds(scores)
         metrics[f"ekfac_correlation_rank_{rank}"] = float(pearson(scores.flatten(), reference))
-        metrics[f"trace_share_rank_{rank}"] = trace(function) / everything
-    function = varied()
+        metrics[f"trace_share_rank_{rank}"] = trace(logged) / everything
+    logged = varied()
     for damping in settings.dampings:
-        metrics[f"lds_damping_{damping:g}"] = lds(function.scores(test, Damping(damping)))
+        metrics[f"lds_damping_{damping:g}"] = lds(logged.scores(test, damping))
     return metrics
 
 
-def trace(function: InfluenceFunction) -> float:
+def trace(logged: LoggedTrainingSet) -> float:
     """Trace of the projected H: the mean squared length of a training sample's gradient."""
-    squares = (float(part.square().sum()) for _, part in function.gradients(function.train))
-    return sum(squares) / len(function.train.x)
+    return float(logged.gradient_norms().double().square().mean())
 
 
 PROGRAM = Program(SensitivitySettings, run_sensitivity)

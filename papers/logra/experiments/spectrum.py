@@ -7,13 +7,15 @@ Source: Choe et al. 2024, Sec. 3.2 and App. D.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.logra.curvature.hessians import Damping
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra import merge_logs
+from papers.logra.curvature.curvatures import Damping
+from papers.logra.curvature.hessians import component_weights, components
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet, whole_scores
+from papers.logra.scoring.influence import flatten_log
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 from papers.logra.tasks.samples import Samples
 
@@ -32,37 +34,41 @@ def run_spectrum(settings: SpectrumSettings, run: Run) -> dict[str, float]:
     """Both sides of the lemma, mean squared coordinates, and effective numbers of directions."""
     task = ImageTask(settings, run)
     train, test = task.images.train, task.images.test
-    chosen = InfluenceSettings(projection="none", layers=(settings.layer,))
+    layer, model = settings.layer, task.model(run.seed).double()
+    chosen = InfluenceSettings(projection="none", layers=(layer,))
     train, test = (Samples(part.x.double(), part.y) for part in (train, test))
-    function = InfluenceFunction(chosen, task.model(run.seed).double(), train, run.seed)
-    hessian = function.hessian
-    gradients, asked = function.matrix(train), function.matrix(test)
-    eigenvalues, vectors = torch.linalg.eigh(gradients.mT @ gradients / len(gradients))
-    kept = eigenvalues > SMALLEST
-    eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
-    scale = eigenvalues.sqrt()
-    of_train, of_test = gradients @ vectors / scale, asked @ vectors / scale
+    logged = LoggedTrainingSet(chosen, model, train, run.seed, run.work / "log")
+    hessian = logged.run.influence.hessian(chosen.hessian)
+    gradients, asked = (merge_logs(logged.logs(part)) for part in (train, test))
+    block = hessian.curvatures[layer]
+    floor = SMALLEST / block.largest
+    of_train, of_test = (
+        components(hessian, flatten_log(log, hessian.layout), floor)[layer]
+        for log in (gradients, asked)
+    )
+    # The largest first.
+    eigenvalues = block.factors()[0].flip(0)[: of_train.shape[1]].tolist()
     metrics = {}
     rows = []
     for damping in settings.dampings:
-        added = hessian.damping_of(hessian.layout.blocks[0].name, Damping(damping))
-        direct = hessian.precondition(asked, Damping(damping)) @ gradients.mT
-        weights = eigenvalues / (eigenvalues + added)
+        options = {"hessian": chosen.hessian, "relative_damping": damping}
+        direct = whole_scores(logged.run.compute_influence(asked, gradients, **options))
+        weights = component_weights(hessian, Damping(damping), floor)[layer]
         summed = (of_test * weights) @ of_train.mT
-        error = float((direct - summed).norm() / direct.norm())
+        error = float((direct.to(summed) - summed).norm() / direct.norm())
         effective = sum(hessian.effective_dimension(Damping(damping)).values())
         metrics[f"lemma_error_{damping:g}"] = error
         metrics[f"effective_directions_{damping:g}"] = effective
         rows += [
             {"damping": damping, "direction": i, "eigenvalue": value, "weight": weight}
             for i, (value, weight) in enumerate(
-                zip(eigenvalues.flip(0).tolist(), weights.flip(0).tolist(), strict=True)
+                zip(eigenvalues, weights.flip(0).tolist(), strict=True)
             )
         ]
     run.write_rows("spectrum.csv", rows)
     squares = of_train.square().mean(0)
     return metrics | {
-        "directions": float(len(eigenvalues)),
+        "directions": float(of_train.shape[1]),
         "mean_square_of_train": float(squares.mean()),
         "largest_deviation_of_train": float((squares - 1).abs().max()),
         "median_square_of_test": float(of_test.square().mean(0).median()),

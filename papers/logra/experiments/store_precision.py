@@ -8,9 +8,6 @@ near zero, and an error that is large beside one of those moves nothing on the q
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -18,12 +15,10 @@ from common.runs.programs import Program
 from common.runs.run import Run
 from papers.logra.experiments.linear_datamodeling_score import datamodeling_scores
 from papers.logra.experiments.subset_retraining import read_retrained
-from papers.logra.log_store import LogStore
-from papers.logra.log_store.manifest import MANIFEST, DtypeName
+from papers.logra.log_store.manifest import DtypeName
 from papers.logra.measures.disk_usage import folder_bytes
 from papers.logra.measures.rank_correlation import spearman
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
-from papers.logra.scoring.scores import TOTAL, scores
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 
 #: Length of the lists of most valuable samples that are compared.
@@ -42,27 +37,22 @@ def run_store_precision(settings: StorePrecisionSettings, run: Run) -> dict[str,
     retrained = read_retrained(run.needed("retrained"))
     task = ImageTask(settings, run)
     train, test = task.images.train, task.images.test
-    function = InfluenceFunction(settings.attribution, task.model(run.seed), train, run.seed)
-    store = stored(function, run.work / "log", settings.dtype)
-    rows = function.hessian.precondition(function.matrix(test), function.damping)
-    exact = scores(rows, function.gradients(train), len(train.x))[TOTAL]
-    found = scores(rows, store.blocks(device=rows.device), len(train.x))[TOTAL]
+    model = task.model(run.seed)
+
+    def logged(folder: str, dtype: DtypeName) -> LoggedTrainingSet:
+        return LoggedTrainingSet(
+            settings.attribution, model, train, run.seed, run.work / folder, dtype
+        )
+
+    exact = logged("exact", "float32").scores(test)
+    stored = logged("log", settings.dtype)
+    found = stored.scores(test)
     by_margin = datamodeling_scores(found, retrained.masks, retrained.margins.mean(1))
     return {
-        "stored_bytes": float(folder_bytes(store.folder)),
+        "stored_bytes": float(folder_bytes(stored.run.build_log_dataset().store.folder)),
         **differences(found, exact),
         "lds": float(by_margin.nan_to_num().mean()),
     }
-
-
-def stored(function: InfluenceFunction, folder: Path, dtype: DtypeName) -> LogStore:
-    """The training set's gradients in a new store at ``folder``, in the place of an older one."""
-    if (folder / MANIFEST).exists():  # a run that was killed has left it
-        shutil.rmtree(folder)
-    with LogStore.create(folder, function.layout, identity={}, dtype=dtype) as writer:
-        for start, rows in function.gradients(function.train):
-            writer.append([str(start + place) for place in range(len(rows))], rows)
-    return LogStore.open(folder)
 
 
 def differences(found: Tensor, exact: Tensor) -> dict[str, float]:

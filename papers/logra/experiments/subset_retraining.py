@@ -22,7 +22,7 @@ from papers.logra.tasks.image_task import ImageTask, ImageTaskSettings
 from papers.logra.tasks.samples import losses, margins
 
 FILE = "outputs.safetensors"
-#: Of the draw of subsets, and so that no retrained model starts as an attributed one does.
+#: Subsets are drawn with the first; by the second no retrained model starts as an attributed one.
 MASK_SEED, RETRAINING_SEED = 20240522, 1_000_000
 
 
@@ -51,7 +51,7 @@ class Retrained(NamedTuple):
     margins: Tensor
 
 
-class Share(NamedTuple):
+class RetrainingShare(NamedTuple):
     """The models that one run trains.
 
     Attributes:
@@ -85,7 +85,7 @@ def half_subsets(count: int, samples: int, seed: int = MASK_SEED) -> Tensor:
     return orders[:, : samples // 2].sort(1).values
 
 
-def share_of(settings: SubsetSettings, run: Run, samples: int) -> Share:
+def draw_share(settings: SubsetSettings, run: Run, samples: int) -> RetrainingShare:
     """What the run of this seed trains. Raises InputError: more seeds than shares."""
     if run.seed >= settings.shares:
         raise InputError(f"--seed {run.seed}: allowed: 0 to {settings.shares - 1}, one each share")
@@ -98,13 +98,13 @@ def share_of(settings: SubsetSettings, run: Run, samples: int) -> Share:
         for again in range(settings.retrainings)
     ]
     masks = torch.zeros(len(chosen), samples, dtype=torch.bool).scatter_(1, subsets, True)
-    return Share(chosen, masks, subsets.repeat_interleave(settings.retrainings, 0), seeds)
+    return RetrainingShare(chosen, masks, subsets.repeat_interleave(settings.retrainings, 0), seeds)
 
 
 def run_subset_retraining(settings: SubsetRetrainingSettings, run: Run) -> dict[str, float]:
     """Retrain this share of the subsets; returns the models' accuracy (%)."""
     task = ImageTask(settings, run)
-    share = share_of(settings, run, len(task.images.train.x))
+    share = draw_share(settings, run, len(task.images.train.x))
     test = task.images.test
     logits = task.retrained_logits(share.places, share.seeds, test)
     y = test.y.cpu()

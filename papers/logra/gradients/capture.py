@@ -27,8 +27,8 @@ from papers.logra.gradients.layers import (
     add_gradients,
     add_projected_gradients,
     add_projecting_late,
+    find_rule,
     is_better_late,
-    rule_of,
 )
 from papers.logra.gradients.parameter_paths import SecondPathError, check_forward, frozen
 from papers.logra.gradients.plain_passes import (
@@ -39,7 +39,7 @@ from papers.logra.gradients.plain_passes import (
 )
 from papers.logra.gradients.projections import joined
 from papers.logra.gradients.tied_layers import ties
-from papers.logra.gradients.token_masks import Mask, TokenMasks, weights_of
+from papers.logra.gradients.token_masks import Mask, TokenMasks, weigh_tokens
 
 
 class Capture:
@@ -87,19 +87,19 @@ class Capture:
             bases = {name: statistics.eigenbasis(block) for name, block in self.block_of.items()}
             projections = _rotating(bases, projections)
         self.projections, self.bias = projections, bias
-        self.rules = {name: rule_of(module, bias) for name, module in self.layers.items()}
+        self.rules = {name: find_rule(module, bias) for name, module in self.layers.items()}
         blocks = []
         for name, rule in self.rules.items():
             block = Block(name, rule.out, rule.inner)
             blocks.append(block if projections is None else _projected(block, projections))
-        #: Of a gradient.
+        #: Which columns of a gradient belong to which block.
         self.layout = joined(blocks, shared or {})
         #: Layers that add to the block of one whose weight they share.
         self.ties = ties(model, self.layers)
         #: All that have hooks.
         self.hooked = self.layers | {name: tie.layer for name, tie in self.ties.items()}
         for name, tie in self.ties.items():
-            self.rules[name] = rule_of(tie.layer, bias and tie.bias)
+            self.rules[name] = find_rule(tie.layer, bias and tie.bias)
             self.block_of[name] = self.block_of[tie.owner]
         #: Layers whose forward pass is known to be that of their type.
         self._known: set[str] = set()
@@ -237,7 +237,7 @@ class Batch:
                     rows = partial(_same, found)
                 if gathered:
                     assert statistics is not None
-                    block, weights = capture.block_of[name], weights_of(mask, name, found)
+                    block, weights = capture.block_of[name], weigh_tokens(mask, name, found)
                     statistics.add(
                         "forward", block, self._padded(name, found).flatten(1, 2), weights
                     )
@@ -345,7 +345,7 @@ class Batch:
         """Add rows (n, t, width) of an output's gradient to the statistics."""
         assert self._capture.statistics is not None
         exact = rows.to(torch.promote_types(rows.dtype, torch.float32)) / self._scale
-        weights = weights_of(mask, name, rows.unsqueeze(1))
+        weights = weigh_tokens(mask, name, rows.unsqueeze(1))
         self._capture.statistics.add("backward", self._capture.block_of[name], exact, weights)
 
     def _total(self, name: str, like: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class ConvolutionRule(GradientRule):
         )
 
 
-def rule_of(module: nn.Module, bias: bool = False) -> GradientRule:
+def find_rule(module: nn.Module, bias: bool = False) -> GradientRule:
     """The rule of a layer, with its bias as one more input where it has one and ``bias`` is set.
 
     Raises:
@@ -188,7 +188,7 @@ def rule_of(module: nn.Module, bias: bool = False) -> GradientRule:
 
 
 def has_rule(kind: type[nn.Module]) -> bool:
-    """Whether :func:`rule_of` knows modules of this type."""
+    """Whether :func:`find_rule` knows modules of this type."""
     return issubclass(kind, SUPPORTED) or is_transformers_conv1d(kind)
 
 

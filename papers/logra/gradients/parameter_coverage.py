@@ -10,8 +10,8 @@ from torch import nn
 
 from papers.logra.gradients.attention import is_unrollable
 from papers.logra.gradients.layers import has_rule
-from papers.logra.gradients.parameter_paths import parameters_of
-from papers.logra.gradients.watching import is_computed, is_trained, layers_of, unwrapped
+from papers.logra.gradients.parameter_paths import find_parameters
+from papers.logra.gradients.watching import find_layers, is_computed, is_trained, unwrapped
 
 #: Modules of a kind that are named before the rest is counted.
 NAMED = 3
@@ -57,7 +57,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Of trained numbers, those that are watched; 1 where none is trained."""
+        """The share of trained numbers that is watched; 1 where none is trained."""
         return sum(self.watched.values()) / self.total if self.total else 1.0
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Coverage:
         return "\n".join(lines)
 
 
-def coverage_of(model: nn.Module, layers: Mapping[str, nn.Module], *, bias: bool) -> Coverage:
+def measure_coverage(model: nn.Module, layers: Mapping[str, nn.Module], *, bias: bool) -> Coverage:
     """Which trained parameters of a model are in the gradients of these layers.
 
     Args:
@@ -90,7 +90,7 @@ def coverage_of(model: nn.Module, layers: Mapping[str, nn.Module], *, bias: bool
     held: dict[int, int] = {}
     watched, frozen = dict.fromkeys(layers, 0), []
     for name, layer in layers.items():
-        for kind, parameter in parameters_of(layer, bias).items():
+        for kind, parameter in find_parameters(layer, bias).items():
             if not parameter.requires_grad:
                 frozen.append(name)
                 continue
@@ -100,7 +100,7 @@ def coverage_of(model: nn.Module, layers: Mapping[str, nn.Module], *, bias: bool
             )
             watched[name] += numbers
             held[id(parameter)] = held.get(id(parameter), 0) + numbers
-    candidates = layers_of(model).values()
+    candidates = find_layers(model).values()
     rest = []
     for path, parameter in model.named_parameters():
         missing = parameter.numel() - held.get(id(parameter), 0)
@@ -121,7 +121,7 @@ def _why(module: nn.Module, name: str, candidates: Iterable[nn.Module], bias: bo
         return COMPUTED
     kind = "bias" if name.endswith("bias") else "weight"
     parameter = module._parameters[name]
-    own = [layer for layer in candidates if parameters_of(layer, True).get(kind) is parameter]
+    own = [layer for layer in candidates if find_parameters(layer, True).get(kind) is parameter]
     if not own:
         return "no gradient rule"
     if not any(is_trained(layer) for layer in own):

@@ -32,7 +32,7 @@ class TiedWeightError(SecondPathError):
     """That path is a module that has the parameter too."""
 
 
-def parameters_of(layer: nn.Module, bias: bool) -> dict[str, nn.Parameter]:
+def find_parameters(layer: nn.Module, bias: bool) -> dict[str, nn.Parameter]:
     """A layer's weight, and if ``bias`` its bias, that are parameters."""
     if isinstance(layer, InProjection):
         found = dict(zip(("weight", "bias"), layer.parameters_of_it, strict=False))
@@ -65,7 +65,7 @@ def frozen(model: nn.Module, layers: Mapping[str, nn.Module], bias: bool) -> Ite
             # Those of a sharded model are others while a layer runs.
             own = {
                 kind: parameter
-                for kind, parameter in parameters_of(layer, bias).items()
+                for kind, parameter in find_parameters(layer, bias).items()
                 if parameter.requires_grad and type(parameter) is nn.Parameter
             }
             guarded[name] = list(own.values())

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.curvature.moments import Statistics
-from papers.logra.curvature.tensor_files import digest_of, read_tensors, write_tensors
-from papers.logra.gradients.layers import rule_of
+from papers.logra.curvature.tensor_files import digest_tensors, read_tensors, write_tensors
+from papers.logra.gradients.layers import find_rule
 
 FILE = "LoGra projections"
 
 
 class Projection(NamedTuple):
-    """Of one layer: ``inner`` is P_i (k_i, inner), ``out`` is P_o (k_o, out)."""
+    """One layer's matrices: ``inner`` is P_i (k_i, inner), ``out`` is P_o (k_o, out)."""
 
     inner: Tensor
     out: Tensor
@@ -58,14 +58,14 @@ class Projections(Mapping[str, Projection]):
 
     @property
     def layout(self) -> Layout:
-        """Of projected gradients."""
+        """The layout of projected gradients."""
         blocks = (Block(name, len(p.out), len(p.inner)) for name, p in self.items())
         return joined(blocks, self.shared)
 
     @property
     def digest(self) -> str:
         """SHA-256 that two equal sets of projections share."""
-        return digest_of(self._tensors(), self._content())
+        return digest_tensors(self._tensors(), self._content())
 
     def save(self, path: Path) -> None:
         """Write all matrices."""
@@ -147,7 +147,7 @@ def random_projections(
     draw = _orthonormal if orthonormal else _uniform
     matrices = {}
     for name, module in layers.items():
-        rule = rule_of(module, bias)
+        rule = find_rule(module, bias)
         inner, out = min(rank, rule.inner), min(rank, rule.out)
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.logra.gradients.layers import is_transformers_conv1d
-from papers.logra.gradients.parameter_paths import parameters_of
-from papers.logra.gradients.watching import layers_of, weight_of
+from papers.logra.gradients.parameter_paths import find_parameters
+from papers.logra.gradients.watching import find_layers, identify_weight
 
 
 class Tie(NamedTuple):
@@ -52,7 +52,7 @@ def ties(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Tie]:
     """
     owners: dict[Hashable, str] = {}
     for name, layer in layers.items():
-        first = owners.setdefault(weight_of(layer), name)
+        first = owners.setdefault(identify_weight(layer), name)
         if first != name and layer is not layers[first]:
             raise InputError(
                 f"layers {first} and {name} share their weight; allowed: one of them, whose "
@@ -60,12 +60,12 @@ def ties(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Tie]:
             )
     own = set(map(id, layers.values()))
     found = {}
-    for name, layer in layers_of(model).items():
-        owner = owners.get(weight_of(layer))
+    for name, layer in find_layers(model).items():
+        owner = owners.get(identify_weight(layer))
         if owner is None or name in layers or id(layer) in own:
             continue
         watched = layers[owner]
-        biases = [parameters_of(one, bias=True).get("bias") for one in (layer, watched)]
+        biases = [find_parameters(one, bias=True).get("bias") for one in (layer, watched)]
         found[name] = Tie(
             layer,
             owner,

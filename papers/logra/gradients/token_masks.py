@@ -91,7 +91,7 @@ class TokenMasks:
 
     def _encoder(self, model: nn.Module) -> nn.Module | None:
         """The encoder, where there is one and masks are of sides."""
-        encoder, known = sides_of(model)
+        encoder, known = find_sides(model)
         named = bool(self._masks) and set(self._masks) <= set(SIDES)
         return encoder if named or (known and not self._masks) else None
 
@@ -113,8 +113,8 @@ class Sides(NamedTuple):
     known: bool
 
 
-def sides_of(model: nn.Module) -> Sides:
-    """Of the first module that has both; an ``nn.Transformer`` and transformers' are known."""
+def find_sides(model: nn.Module) -> Sides:
+    """The encoder of the first module with both; ``nn.Transformer`` and transformers' are known."""
     for module in model.modules():
         if all(isinstance(module._modules.get(side), nn.Module) for side in SIDES):
             config = getattr(module, "config", None)
@@ -123,7 +123,7 @@ def sides_of(model: nn.Module) -> Sides:
     return Sides(None, known=False)
 
 
-def weights_of(mask: Tensor | None, layer: str, rows: Tensor) -> Tensor | None:
+def weigh_tokens(mask: Tensor | None, layer: str, rows: Tensor) -> Tensor | None:
     """(n, groups * t) weights of rows (n, groups, t, width) under a mask, None for ones.
 
     Raises:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from common.errors import InputError
 from papers.logra.gradients.attention import InProjection, in_projections, is_unrollable
 from papers.logra.gradients.layers import ALLOWED, has_rule
-from papers.logra.gradients.parameter_paths import parameters_of
+from papers.logra.gradients.parameter_paths import find_parameters
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -52,7 +52,7 @@ def watched(
             raise InputError(
                 f"type_filter {kind.__name__}; allowed: {ALLOWED} and MultiheadAttention"
             )
-    candidates = layers_of(model)
+    candidates = find_layers(model)
     found = {
         name: layer
         for name, layer in candidates.items()
@@ -71,7 +71,7 @@ def watched(
     return found
 
 
-def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     """All layers with a gradient rule, by name, whose weights are parameters of their own.
 
     Projections of an ``nn.MultiheadAttention`` are named after it: ``q_proj``, ``k_proj``,
@@ -101,13 +101,13 @@ def is_computed(layer: nn.Module) -> bool:
 
 def is_trained(layer: nn.Module) -> bool:
     """Whether a layer's weight is a parameter that is not frozen, or one of unknown kind."""
-    weight = parameters_of(layer, bias=False).get("weight")
+    weight = find_parameters(layer, bias=False).get("weight")
     return weight is None or weight.requires_grad
 
 
-def weight_of(layer: nn.Module) -> Hashable:
+def identify_weight(layer: nn.Module) -> Hashable:
     """What is equal for layers that share a weight."""
-    weight = parameters_of(layer, bias=False).get("weight")
+    weight = find_parameters(layer, bias=False).get("weight")
     return id(layer if weight is None else weight), getattr(layer, "part", None)
 
 
@@ -115,7 +115,7 @@ def _one_of_each(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The first of layers that share a weight."""
     first: dict[Hashable, str] = {}
     for name, layer in layers.items():
-        first.setdefault(weight_of(layer), name)
+        first.setdefault(identify_weight(layer), name)
     return {name: layers[name] for name in first.values()}
 
 

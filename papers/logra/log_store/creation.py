@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from common.experiments.settings import validated
 from papers.logra.curvature.layout import Layout
 
 from .dtypes import DTYPES, Encoding
+from .folder_lock import locked_folder
 from .manifest import MANIFEST, DtypeName, Identity, Manifest
 from .writer import LogWriter
 
@@ -72,16 +71,12 @@ def create(
 def _shared_manifest(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> Manifest:
     """The manifest that all ranks agree on: the first one writes it, the others compare."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_folder(folder):
         if not (folder / MANIFEST).exists():
             strange = sorted(path.name for path in folder.iterdir() if MANIFEST not in path.name)
             if strange:
                 raise InputError(f"{folder}: holds {strange[0]}; allowed: an empty folder, or none")
             validated(Manifest, made, str(folder)).write(folder)
         manifest = Manifest.read(folder)
-    finally:
-        os.close(lock)
     manifest.require(wanted, folder)
     return manifest

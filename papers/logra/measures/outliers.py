@@ -6,12 +6,13 @@ Source: Choe et al. 2024, Sec. 4.2; Barshan et al. 2020.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.samples import Samples
 
 #: Length of a list, and share of the training samples that count as outliers.
@@ -20,7 +21,7 @@ OUTLIERS: Final = 0.02
 
 
 def outlier_metrics(
-    scores: Tensor, model: nn.Module, train: Samples, queries: Samples
+    scores: Tensor, model: nn.Module, train: Samples, queries: Samples, folder: Path
 ) -> dict[str, float]:
     """Shares of all lists that are outliers, and of the query's class; samples on any list.
 
@@ -28,14 +29,15 @@ def outlier_metrics(
         scores: (queries, train).
         model: whose gradients tell outliers.
         train, queries: images with classes.
+        folder: as of :class:`LoggedTrainingSet`.
     """
     whole = InfluenceSettings(projection="none", hessian="none")
-    outliers = largest(gradient_norms(InfluenceFunction(whole, model, train, 0)))
-    same = train.y.cpu()[listed_of(scores)] == queries.y.cpu()[:, None]
+    outliers = largest(LoggedTrainingSet(whole, model, train, 0, folder).gradient_norms())
+    same = train.y.cpu()[list_highest(scores)] == queries.y.cpu()[:, None]
     return {**list_metrics(scores, outliers), "same_class_share": float(same.float().mean())}
 
 
-def listed_of(scores: Tensor) -> Tensor:
+def list_highest(scores: Tensor) -> Tensor:
     """(queries, train) scores -> (queries, LISTED) places of the highest."""
     return scores.topk(LISTED, 1).indices
 
@@ -48,7 +50,7 @@ def list_metrics(scores: Tensor, outliers: Tensor, samples: str = "samples") -> 
         outliers: places of training samples.
         samples: what these are called.
     """
-    listed = listed_of(scores)
+    listed = list_highest(scores)
     return {
         "outlier_share": float(torch.isin(listed, outliers).float().mean()),
         f"listed_{samples}": float(len(torch.unique(listed))),
@@ -58,9 +60,3 @@ def list_metrics(scores: Tensor, outliers: Tensor, samples: str = "samples") -> 
 def largest(norms: Tensor) -> Tensor:
     """Places of the share of samples with the longest gradients that count as outliers."""
     return norms.topk(max(1, round(OUTLIERS * len(norms)))).indices
-
-
-def gradient_norms(function: InfluenceFunction) -> Tensor:
-    """(train,) length of each training sample's gradient, on the CPU."""
-    parts = [part.norm(dim=1) for _, part in function.gradients(function.train)]
-    return torch.cat(parts).cpu()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
-from papers.logra.tasks.samples import Samples, logits_of, margins
+from papers.logra.tasks.samples import Samples, compute_logits, margins
 
 #: Rows of the projection that are drawn at once.
 CHUNK = 1 << 15
@@ -47,7 +47,7 @@ def trak_scores(
     kernel = (features.mT @ features).double()
     kernel.diagonal().add_(ridge)
     white = torch.linalg.lstsq(kernel, features.mT.double()).solution
-    chances = logits_of(model, train).softmax(1).gather(1, train.y.unsqueeze(1)).squeeze(1)
+    chances = compute_logits(model, train).softmax(1).gather(1, train.y.unsqueeze(1)).squeeze(1)
     scores: Tensor = (asked.double() @ white) * (1 - chances)
     return scores.float().cpu()
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from common.errors import InputError
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.curvature.hessians import (
+    EKFAC,
+    KFAC,
     WIDEST_EIGENBASIS,
-    Damping,
-    EigenvalueCorrected,
+    EmpiricalFisher,
     Hessian,
-    Identity,
-    Kronecker,
-    Raw,
+    IdentityHessian,
 )
 from papers.logra.curvature.layout import Layout
 from papers.logra.curvature.moments import Statistics
@@ -33,10 +33,10 @@ from papers.logra.scoring.scores import (
     Blocks,
     Groups,
     Mode,
-    blocks_of,
     check_mode,
     gather_scores,
     group_columns,
+    iterate_blocks,
     scores,
     self_influences,
     share_of_rows,
@@ -45,16 +45,17 @@ from papers.logra.scoring.scores import (
 
 LOGGER = logging.getLogger("logra")
 
-#: Of an absolute damping over a layer's mean eigenvalue; one beyond is told of.
+#: Bounds of an absolute damping over a layer's mean eigenvalue; one beyond them is told of.
 USUAL_DAMPING = (1e-3, 1e2)
 
-HessianKind = Literal["auto", "none", "raw", "kfac", "ekfac"]
+#: LogIX calls the empirical Fisher ``raw``.
+HessianKind = Literal["auto", "none", "empirical_fisher", "kfac", "ekfac", "raw"]
 Gradients = Mapping[str, Mapping[str, Tensor]] | Tensor
 Log = tuple[Sequence[str], Gradients]
 
 
 class Scores(TypedDict):
-    """Of all pairs; ``influence`` is (src, tgt), by group where groups were asked for."""
+    """Scores of all pairs; ``influence`` is (src, tgt), by group where groups were asked for."""
 
     src_ids: list[str]
     tgt_ids: list[str]
@@ -62,14 +63,14 @@ class Scores(TypedDict):
 
 
 class SelfScores(TypedDict):
-    """Of each sample with itself; ``influence`` is (src,), by group where asked for."""
+    """Scores of each sample on itself; ``influence`` is (src,), by group where asked for."""
 
     src_ids: list[str]
     influence: Tensor | dict[str, Tensor]
 
 
 class TopScores(TypedDict):
-    """Highest of each query; ``influence`` and ``positions`` in the store are (src, k)."""
+    """Highest scores of each query; ``influence`` and ``positions`` in the store are (src, k)."""
 
     src_ids: list[str]
     tgt_ids: list[list[str]]
@@ -77,7 +78,7 @@ class TopScores(TypedDict):
     positions: Tensor
 
 
-def rows_of(log: Log, layout: Layout) -> Tensor:
+def flatten_log(log: Log, layout: Layout) -> Tensor:
     """The gradients of a log, (n, width).
 
     Raises:
@@ -129,7 +130,7 @@ def merge_logs(logs: Iterable[Log]) -> Log:
     return ids, merged
 
 
-def hessian_of(
+def build_hessian(
     statistics: Statistics,
     layout: Layout,
     kind: HessianKind = "auto",
@@ -140,8 +141,8 @@ def hessian_of(
     Args:
         statistics: of gradients of this layout.
         layout: of the gradients.
-        kind: ``auto`` is ``raw`` where gradients' covariances were gathered, else ``ekfac`` where
-            corrected eigenvalues were, else ``kfac``.
+        kind: ``auto`` is ``empirical_fisher`` where gradients' covariances were gathered, else
+            ``ekfac`` where corrected eigenvalues were, else ``kfac``.
         device: of factors and products; by default that of the statistics.
 
     Raises:
@@ -152,20 +153,20 @@ def hessian_of(
     if kind == "auto":
         kind = _best_kind(statistics)
     if kind == "none":
-        return Identity(layout)
-    if kind == "raw":
+        return IdentityHessian(layout)
+    if kind in ("empirical_fisher", "raw"):
         moments = statistics.second_moments("grad", WIDEST_EIGENBASIS)
-        return Raw(layout, moments, device=device)
+        return EmpiricalFisher(layout, moments, device=device)
     if kind == "kfac":
         forward, backward = statistics.covariance("forward"), statistics.covariance("backward")
-        return Kronecker(layout, forward, backward, device=device)
+        return KFAC(layout, forward, backward, device=device)
     values = statistics.corrected_eigenvalues()
-    return EigenvalueCorrected(layout, statistics.eigenbases, values, device=device)
+    return EKFAC(layout, statistics.eigenbases, values, device=device)
 
 
 def _best_kind(statistics: Statistics) -> HessianKind:
     if statistics.has("grad", "covariance"):
-        return "raw"
+        return "empirical_fisher"
     return "ekfac" if statistics.has("grad", "corrected_eigval") else "kfac"
 
 
@@ -196,11 +197,11 @@ class Influence:
         self._revision = statistics.revision
 
     def hessian(self, kind: HessianKind = "auto") -> Hessian:
-        """H of this kind. Raises InputError as :func:`hessian_of`."""
+        """H of this kind. Raises InputError as :func:`build_hessian`."""
         if self._revision != self.statistics.revision:
             self._hessians, self._revision = {}, self.statistics.revision
         if kind not in self._hessians:
-            self._hessians[kind] = hessian_of(self.statistics, self.layout, kind, self.device)
+            self._hessians[kind] = build_hessian(self.statistics, self.layout, kind, self.device)
         return self._hessians[kind]
 
     def precondition(
@@ -212,7 +213,7 @@ class Influence:
     ) -> Log:
         """The log with (H + lambda I)^-1 g for each gradient g, layers side by side."""
         chosen = Damping.of(damping, relative_damping)
-        rows, found = rows_of(src_log, self.layout), self.hessian(hessian)
+        rows, found = flatten_log(src_log, self.layout), self.hessian(hessian)
         self._tell_of_damping(chosen, found)
         return src_log[0], found.precondition(rows, chosen)
 
@@ -232,9 +233,9 @@ class Influence:
         Args:
             src_log: queries.
             tgt_log: training samples.
-            mode: ``dot``, ``cosine`` (l-RelatIF) or ``l2``, see :data:`.scores.Mode`.
+            mode: ``dot``, ``relatif`` (LogIX: ``cosine``) or ``l2``, see :data:`.scores.Mode`.
             precondition: False for products of gradients as they are.
-            hessian: which H, see :func:`hessian_of`.
+            hessian: which H, see :func:`build_hessian`.
             influence_groups: parts of layers' names to score on their own; the result is then by
                 group, with ``total`` for all layers.
             damping: lambda.
@@ -266,10 +267,11 @@ class Influence:
         relative_damping: float | None = None,
         split_rows: bool = False,
         save: bool = False,
+        rows_at_once: int | None = None,
     ) -> Scores:
         """Influence of all training samples of a store, or of the logs of a loader.
 
-        A store, and a loader of one in its order, is read in blocks ahead of time; what ``cosine``
+        A store, and a loader of one in its order, is read in blocks ahead of time; what ``relatif``
         and ``l2`` need of training samples is computed once and kept beside the store's rows.
 
         Args:
@@ -277,6 +279,8 @@ class Influence:
             split_rows: in ``torch.distributed``, where all processes have the same queries: each
                 scores a share of the store's rows, and all get all scores.
             save: keep the scores for :meth:`get_influence_scores`.
+            rows_at_once: of a store, rows that are read and scored at once; by default those of one
+                of its files, see ``flush_threshold`` of the settings.
             src_log, mode, precondition, hessian, influence_groups, damping, relative_damping: as
                 of :meth:`compute_influence`.
 
@@ -288,24 +292,28 @@ class Influence:
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
         store = store_behind(loader)
         if store is not None:
-            tgt_ids, parts = store.ids, [self._score_store(query, store, groups, split_rows)]
+            found = self._score_store(query, store, groups, split_rows, rows_at_once)
+            tgt_ids, parts = store.ids, [found]
         else:
             assert not isinstance(loader, LogStore)
             tgt_ids, parts = [], []
             for log in loader:
                 tgt_ids += log[0]
-                parts.append(self._score_rows(query, rows_of(log, self.layout), groups))
+                parts.append(self._score_rows(query, flatten_log(log, self.layout), groups))
+                del log  # before the next one, which a loader may have to compute, takes its room
         if not parts:
             raise InputError("a loader without any log; allowed: at least one")
-        every = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-        found: Scores = {
+        every = parts[0]
+        if len(parts) > 1:
+            every = {name: torch.cat([part[name] for part in parts], 1) for name in every}
+        whole: Scores = {
             "src_ids": query.ids,
             "tgt_ids": list(tgt_ids),
             "influence": every[TOTAL] if groups is None else every,
         }
         if save:
-            self._saved.append(found)
-        return found
+            self._saved.append(whole)
+        return whole
 
     def get_influence_scores(self) -> Scores:
         """Scores of all queries that were computed with ``save=True``, in one.
@@ -372,7 +380,7 @@ class Influence:
 
     def compute_self_influence(
         self,
-        src_log: Log,
+        src_log: Log | LogStore | DataLoader[Any],
         precondition: bool = True,
         hessian: HessianKind = "auto",
         influence_groups: Sequence[str] | None = None,
@@ -382,21 +390,33 @@ class Influence:
         """Influence of each sample on itself, at least 0: how unusual it is for the model.
 
         Args:
-            src_log: the samples.
+            src_log: the samples: a log, or a store or a run's loader of one, whose values are kept
+                beside its rows.
             precondition, hessian, influence_groups, damping, relative_damping: as of
                 :meth:`compute_influence`.
 
         Raises:
             InputError: as :meth:`compute_influence`.
         """
-        rows = rows_of(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         groups = None if influence_groups is None else group_columns(self.layout, influence_groups)
         found = self.hessian(hessian if precondition else "none")
         self._tell_of_damping(chosen, found)
-        own = self_influences(blocks_of(rows), len(rows), found, chosen, groups)
-        every = {name: values.to(_kind_of(rows)) for name, values in own.items()}
-        return {"src_ids": list(src_log[0]), "influence": every[TOTAL] if groups is None else every}
+        store = store_behind(src_log)
+        if store is not None:
+            self._require_layout(store)
+            ids, kind = store.ids, torch.float64
+            own = self._stored_self_influences(found, chosen, store, groups)
+        elif isinstance(src_log, LogStore | DataLoader):
+            raise InputError(
+                "a loader of other rows than a store's; allowed: build_log_dataloader()"
+            )
+        else:
+            rows = flatten_log(src_log, self.layout)
+            ids, kind = list(src_log[0]), _choose_dtype(rows)
+            own = self_influences(iterate_blocks(rows), len(rows), found, chosen, groups)
+        every = {name: values.to(kind) for name, values in own.items()}
+        return {"src_ids": list(ids), "influence": every[TOTAL] if groups is None else every}
 
     def _query(
         self,
@@ -408,11 +428,11 @@ class Influence:
         mode: Mode,
     ) -> _Query:
         check_mode(mode)
-        rows = rows_of(src_log, self.layout)
+        rows = flatten_log(src_log, self.layout)
         chosen = Damping.of(damping, relative_damping)
         found = self.hessian(hessian if precondition else "none")
         self._tell_of_damping(chosen, found)
-        rows = rows.to(self.device or rows.device, _kind_of(rows))
+        rows = rows.to(self.device or rows.device, _choose_dtype(rows))
         return _Query(list(src_log[0]), found.precondition(rows, chosen), found, chosen, mode)
 
     def _tell_of_damping(self, chosen: Damping, hessian: Hessian) -> None:
@@ -435,10 +455,12 @@ class Influence:
     def _score_rows(self, query: _Query, rows: Tensor, groups: Groups | None) -> dict[str, Tensor]:
         own = None
         if query.mode != "dot":
-            own = self_influences(blocks_of(rows), len(rows), query.hessian, query.damping, groups)
+            own = self_influences(
+                iterate_blocks(rows), len(rows), query.hessian, query.damping, groups
+            )
         return scores(
             query.rows,
-            blocks_of(rows),
+            iterate_blocks(rows),
             len(rows),
             mode=query.mode,
             self_influences=own,
@@ -446,13 +468,18 @@ class Influence:
         )
 
     def _score_store(
-        self, query: _Query, store: LogStore, groups: Groups | None, split_rows: bool
+        self,
+        query: _Query,
+        store: LogStore,
+        groups: Groups | None,
+        split_rows: bool,
+        rows_at_once: int | None,
     ) -> dict[str, Tensor]:
         self._require_layout(store)
         share = share_of_rows(len(store)) if split_rows else range(len(store))
         found = scores(
             query.rows,
-            self._blocks(query, store, share),
+            self._blocks(query, store, share, rows_at_once),
             len(share),
             mode=query.mode,
             self_influences=self._self_influences(query, store, groups, share),
@@ -465,13 +492,33 @@ class Influence:
     def _self_influences(
         self, query: _Query, store: LogStore, groups: Groups | None, share: range
     ) -> dict[str, Tensor] | None:
-        """Of these rows, from the store's columns or from all of its rows, once."""
+        """Self-influences of these rows: the store's columns, computed from all rows at first."""
         if query.mode == "dot":
             return None
+        found = self._stored_self_influences(
+            query.hessian, query.damping, store, groups, query.rows
+        )
+        rows = slice(share.start, share.stop)
+        return {name: values[rows] for name, values in found.items()}
+
+    def _stored_self_influences(
+        self,
+        hessian: Hessian,
+        damping: Damping,
+        store: LogStore,
+        groups: Groups | None,
+        like: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """{group: (rows,)} of all rows, kept in the store's columns.
+
+        Args:
+            hessian, damping, store, groups: what they are of.
+            like: where and in what type to compute; by default as stored, at least in float32.
+        """
         about = {
-            "hessian": query.hessian.digest,
-            "damping": query.damping.value,
-            "relative": query.damping.relative,
+            "hessian": hessian.digest,
+            "damping": damping.value,
+            "relative": damping.relative,
         }
         parts: dict[str, list[slice]] = {
             TOTAL: [],
@@ -483,19 +530,31 @@ class Influence:
         }
         found = {name: store.column("self_influence", p) for name, p in parameters.items()}
         if any(values is None for values in found.values()):
-            computed = self_influences(
-                self._blocks(query, store), len(store), query.hessian, query.damping, groups
-            )
+            exact = torch.float64 if store.dtype == "float64" else torch.float32
+            place: dict[str, Any] = {"device": self.device, "dtype": exact}
+            if like is not None:
+                place = {"device": like.device, "dtype": like.dtype}
+            blocks = store.blocks(**place)
+            computed = self_influences(blocks, len(store), hessian, damping, groups)
             for name, values in computed.items():
                 _keep(store, values, parameters[name])
             found.update(computed)
-        rows = slice(share.start, share.stop)
-        return {name: values[rows] for name, values in found.items() if values is not None}
+        return {name: values for name, values in found.items() if values is not None}
 
-    def _blocks(self, query: _Query, store: LogStore, share: range | None = None) -> Blocks:
+    def _blocks(
+        self,
+        query: _Query,
+        store: LogStore,
+        share: range | None = None,
+        rows_at_once: int | None = None,
+    ) -> Blocks:
         rows = range(len(store)) if share is None else share
         return store.blocks(
-            start=rows.start, stop=rows.stop, device=query.rows.device, dtype=query.rows.dtype
+            rows_at_once,
+            start=rows.start,
+            stop=rows.stop,
+            device=query.rows.device,
+            dtype=query.rows.dtype,
         )
 
     def _require_layout(self, store: LogStore) -> None:
@@ -536,5 +595,5 @@ def _keep(store: LogStore, values: Tensor, parameters: Mapping[str, Any]) -> Non
         LOGGER.info("self-influences are not kept: %s", error)
 
 
-def _kind_of(rows: Tensor) -> torch.dtype:
+def _choose_dtype(rows: Tensor) -> torch.dtype:
     return torch.promote_types(rows.dtype, torch.float32)

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, distributed
 
 from common.errors import InputError
-from papers.logra.curvature.hessians import Damping, Hessian
+from papers.logra.curvature.curvatures import Damping
+from papers.logra.curvature.hessians import Hessian
 from papers.logra.curvature.layout import Layout
+from papers.logra.processes import processes, rank
 
-#: ``dot`` is the influence s; ``cosine`` is l-RelatIF, s / sqrt(I) with the self-influence I of
-#: the training sample alone (Barshan et al. 2020); ``l2`` is s - I / 2.
-Mode = Literal["dot", "cosine", "l2"]
+#: ``dot`` is the influence s; ``relatif`` is l-RelatIF, s / sqrt(I) with the self-influence I of
+#: the training sample alone (Barshan et al. 2020); ``l2`` is s - I / 2. LogIX calls l-RelatIF
+#: ``cosine``.
+Mode = Literal["dot", "relatif", "l2", "cosine"]
 #: Training rows and where the first of them stands.
 Blocks = Iterable[tuple[int, Tensor]]
 #: Columns of each group of layers.
@@ -36,7 +39,7 @@ class Top(NamedTuple):
     positions: Tensor
 
 
-def blocks_of(gradients: Tensor, rows: int = 4096) -> Iterator[tuple[int, Tensor]]:
+def iterate_blocks(gradients: Tensor, rows: int = 4096) -> Iterator[tuple[int, Tensor]]:
     """A gradient matrix in memory (n, width), ``rows`` at a time."""
     for start in range(0, len(gradients), rows):
         yield start, gradients[start : start + rows]
@@ -168,17 +171,15 @@ def check_mode(mode: str) -> None:
 
 def share_of_rows(rows: int) -> range:
     """The rows that this process of ``torch.distributed`` scores: all of them if it is alone."""
-    if not distributed.is_initialized():
-        return range(rows)
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    return range(rows * rank // world, rows * (rank + 1) // world)
+    mine, world = rank(), processes()
+    return range(rows * mine // world, rows * (mine + 1) // world)
 
 
 def gather_scores(share: Tensor, rows: int) -> Tensor:
     """Scores (q, share) of each process's :func:`share_of_rows` -> (q, rows) in all of them."""
-    if not distributed.is_initialized():
+    world = processes()
+    if world == 1:
         return share
-    world = distributed.get_world_size()
     widths = [rows * (r + 1) // world - rows * r // world for r in range(world)]
     padded = share.new_zeros(share.shape[0], max(widths))
     padded[:, : share.shape[1]] = share

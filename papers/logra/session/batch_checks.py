@@ -13,7 +13,7 @@ from papers.logra.session.watched_model import WatchedModel
 
 LOGGER = logging.getLogger("logra")
 
-#: Of one sample's gradient: a chunk of the log, and what most models have with projections.
+#: A larger gradient of one sample is told of: a chunk of the log, and more than projections leave.
 LARGE_BYTES = 64 << 20
 LESS = "projections (lora), filters for fewer layers, smaller batches"
 
@@ -25,12 +25,13 @@ class BatchChecks:
         self._sized: str | None = None
         self._drawing_told = False
 
-    def of_batch(
+    def check_batch(
         self, model: WatchedModel, samples: int, logging_config: LoggingConfig, keeps: bool
     ) -> None:
-        """Before a batch of so many samples.
+        """Before a batch.
 
         Args:
+            samples: how many gradients it takes; 0 where none are.
             keeps: whether statistics of gradients are gathered.
 
         Raises:
@@ -51,7 +52,7 @@ class BatchChecks:
         first = next(model.model.parameters())
         kind = logging_config.computed or torch.promote_types(first.dtype, torch.float32)
         row = model.layout.width * kind.itemsize
-        if row <= LARGE_BYTES and samples * row <= LARGE_BYTES:
+        if not samples or (row <= LARGE_BYTES and samples * row <= LARGE_BYTES):
             return
         needed = samples * row * (2 if keeps else 1)
         if row > LARGE_BYTES and self._sized != model.layout.digest:

@@ -8,15 +8,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from common.errors import InputError
 from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.projections import Projections
 from papers.logra.gradients.token_masks import Mask
+from papers.logra.log_store.manifest import Identity
 from papers.logra.scoring.influence import Log
-from papers.logra.session.configs import Config, plugins_of
-from papers.logra.session.data_ids import ids_of
+from papers.logra.session.configs import Config, split_plugins
+from papers.logra.session.data_ids import normalise_ids
 from papers.logra.session.log_folder import LogFolder
 from papers.logra.session.logged_batch import LoggedBatch
 from papers.logra.session.progress import Progress
@@ -37,12 +39,17 @@ class BatchLogging:
         seconds = config.logging.checkpoint_seconds
         self._progress = Progress(folder.path, seconds) if resume else None
         self.projections: Projections | None = None
-        self.statistics = Statistics(device=config.logging.statistics_device)
+        self.statistics = Statistics(
+            dtype=getattr(torch, config.logging.statistics_dtype),
+            device=config.logging.statistics_device,
+        )
         self._watched: WatchedModel | None = None
         self._logged: frozenset[str] = frozenset({"grad"})
         self.saving, self._gathering = False, True
         self._begin_asked: Callable[[], None] | None = None
         self._open: LoggedBatch | None = None
+        #: The last batch that ended, and its log.
+        self._last: LoggedBatch | None = None
         self._log: Log | None = None
 
     # What is taken
@@ -58,7 +65,7 @@ class BatchLogging:
         Raises:
             InputError: another key or value.
         """
-        moments, logged = plugins_of(log_option_kwargs)
+        moments, logged = split_plugins(log_option_kwargs)
         self._end_pass()
         self.statistics.collect(moments)  # which refuses unknown ones before anything changes
         self._logged = logged
@@ -80,7 +87,7 @@ class BatchLogging:
             batch.close(InputError, InputError("the batch was abandoned"))
         self._end_pass()
         self.statistics.clear()
-        self._gathering, self._log = True, None
+        self._gathering, self._log, self._last = True, None, None
 
     def sum_statistics(self) -> None:
         """Sum statistics over all processes; what resumes keeps this process's own."""
@@ -114,7 +121,7 @@ class BatchLogging:
         saves = save or self.saving
         if self._progress is None or not (self._gathering or saves):
             return False
-        ids = ids_of(data_id)
+        ids = normalise_ids(data_id)
         progress = self._begin_pass()
         if not progress.is_counted:
             return False
@@ -189,20 +196,22 @@ class BatchLogging:
         batch.saves |= save
         self._close(batch)
 
-    def get_log(self, copy: bool = False) -> Log:
+    def get_log(self, copy: bool = False, flatten: bool = False) -> Log:
         """The last batch: its ids and ``{layer: {"grad": (n, out, inner)}}``.
 
         Nothing that comes later changes it.
 
         Args:
             copy: another copy for each call, for those who change what they get.
+            flatten: its ids and gradients (n, width) instead, layers side by side.
 
         Raises:
-            InputError: no batch was logged.
+            InputError: no batch was logged, or to flatten, none with gradients.
         """
-        if self._log is None:
+        if self._log is None or self._last is None:
             raise InputError("no log; allowed: after a batch has ended")
-        return deepcopy(self._log) if copy else self._log
+        found = (self._log[0], self._last.matrix) if flatten else self._log
+        return deepcopy(found) if copy else found
 
     def watch_activation(self, tensor_dict: Mapping[str, Tensor]) -> None:
         """Log tensors of the forward pass too, within a batch: what ``setup`` logs of layers.
@@ -217,22 +226,30 @@ class BatchLogging:
 
     # How
 
+    def _takes_gradients(self, save: bool) -> bool:
+        """Whether a batch's gradients are needed: moments of a layer's two sides are cheaper."""
+        wants = "grad" in self._logged or self.statistics.wants("grad")
+        return save or self.saving or not self._gathering or wants
+
     def _begin(
         self, data_id: Iterable[Any], mask: Mask | None, loss_scale: float, save: bool = False
     ) -> None:
         if self._open is not None:
             raise InputError("a batch within a batch; allowed: one after the other")
-        # A pass that gathers moments of inputs and output gradients alone is cheaper.
-        looks, wants = not self._gathering, "grad" in self._logged or self.statistics.wants("grad")
-        gradients = save or self.saving or looks or wants
         statistics = self.statistics if self._gathering else None
+        gradients = self._takes_gradients(save)
+        # Rows rotated into eigenvectors are all that a pass needs which corrects eigenvalues alone.
+        asked = save or self.saving or "grad" in self._logged or not self._gathering
+        rotated = not asked and self.statistics.wants_rotated
         if self._progress is not None and (statistics is not None or save or self.saving):
             statistics = None if self._begin_pass().is_counted else statistics
-        capture = self._model().capture(statistics, gradients, self.config.logging)
-        self._log = None
+        capture = self._model().capture(
+            statistics, gradients, self.config.logging, rotated=rotated and statistics is not None
+        )
+        self._log = self._last = None
         self._open = LoggedBatch(
             capture,
-            ids_of(data_id),
+            normalise_ids(data_id),
             mask=mask,
             loss_scale=loss_scale,
             activations=self._logged - {"grad"},
@@ -263,7 +280,7 @@ class BatchLogging:
                 self._begin_log()
             position = None if progress is None else progress.rows - len(batch.ids)
             self.folder.append(batch.ids, batch.matrix, position)
-        self._log = batch.log()
+        self._last, self._log = batch, batch.log()
         if progress is not None and counts:
             progress.write_now_and_then(self.statistics)
 
@@ -275,7 +292,7 @@ class BatchLogging:
             self._progress.begin(
                 self.statistics,
                 {
-                    **model.identity(),
+                    **self._identity(),
                     "layout": model.layout.digest,
                     "gathered": self.statistics.gathered,
                 },
@@ -290,11 +307,15 @@ class BatchLogging:
         model, settings = self._model(), self.config.logging
         self.folder.begin(
             model.layout,
-            model.identity(),
+            self._identity(),
             settings.stored,
             settings.flush_threshold,
             resume=self._progress is not None,
         )
+
+    def _identity(self) -> Identity:
+        """What rows and statistics depend on."""
+        return self._model().identity(weights=self.config.logging.digest_weights)
 
     def _model(self) -> WatchedModel:
         if self._watched is None:

@@ -31,6 +31,14 @@ class LoggingConfig(Settings):
         "none", description="of the log; float32"
     )
 
+    statistics_dtype: Literal["float64", "float32"] = Field(
+        "float64", description="of the sums that H is made of; float32 takes half the memory"
+    )
+    digest_weights: bool = Field(
+        True,
+        description="rows are logged and scored with a digest of the model's weights, which tells "
+        "whether these have changed; False saves reading them, billions of them take a minute",
+    )
     checkpoint_seconds: float = Field(
         300, ge=0, description="of a run with resume=True, between two files of its statistics"
     )
@@ -108,7 +116,7 @@ def read_config(path: Path | str | None = None) -> Config:
     return validated(Config, {} if found is None else found, str(path))
 
 
-def plugins_of(
+def split_plugins(
     options: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, list[str]], frozenset[str]]:
     """Moments to gather of ``forward``, ``backward`` and ``grad``, and which of these to log.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import InputError
 
-Mode = Literal["hash", "index"]
+IdMode = Literal["hash", "index"]
 
 
 class DataIDGenerator:
@@ -25,9 +25,9 @@ class DataIDGenerator:
         InputError: another mode.
     """
 
-    def __init__(self, mode: Mode = "hash") -> None:
-        if mode not in get_args(Mode):
-            raise InputError(f"mode {mode!r}; allowed: {', '.join(get_args(Mode))}")
+    def __init__(self, mode: IdMode = "hash") -> None:
+        if mode not in get_args(IdMode):
+            raise InputError(f"mode {mode!r}; allowed: {', '.join(get_args(IdMode))}")
         self.mode, self.count = mode, 0
 
     def __call__(self, data: Sequence[Any], *others: Sequence[Any]) -> list[str]:
@@ -50,7 +50,7 @@ class DataIDGenerator:
         return [str(number) for number in range(first, self.count)]
 
 
-def ids_of(data_id: Iterable[Any] | Tensor) -> list[str]:
+def normalise_ids(data_id: Iterable[Any] | Tensor) -> list[str]:
     """Ids as they are stored: strings; numbers as text; tensors of several numbers by hash.
 
     Raises:

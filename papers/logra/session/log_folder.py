@@ -27,6 +27,7 @@ from papers.logra.log_store import LogStore, LogWriter, Rows
 from papers.logra.log_store.creation import CHUNK_BYTES
 from papers.logra.log_store.dtypes import DTYPES
 from papers.logra.log_store.manifest import DtypeName, Identity
+from papers.logra.processes import processes, rank
 from papers.logra.session.configs import Config
 
 NestedGradients = dict[str, dict[str, Tensor]]
@@ -75,7 +76,7 @@ class LogFolder:
             InputError: an earlier run left a log, or with ``resume`` one of other rows.
         """
         resume |= self.has_written
-        # Of several processes another one may have begun; the store itself refuses old rows.
+        # Another one of several processes may have begun; the store itself refuses old rows.
         if self._log.exists() and not resume and not distributed.is_initialized():
             raise InputError(
                 f"{self._log}: holds the log of an earlier run; allowed: another project, to "
@@ -203,7 +204,7 @@ class LogFolder:
         """What :meth:`write` wrote. Raises InputError: missing, altered, or of another layout."""
         return Statistics.load(self._statistics, layout)
 
-    def is_of(self, identity: Identity) -> bool:
+    def belongs_to(self, identity: Identity) -> bool:
         """Whether statistics were gathered of this model, as far as the folder says."""
         path = self._statistics.with_name("identity.json")
         try:
@@ -233,22 +234,3 @@ class NestedRows(Rows):
             parts = self.store.layout.unflatten(row.unsqueeze(0))
             found.append((name, {layer: {"grad": part[0]} for layer, part in parts.items()}))
         return found
-
-
-def in_any_process(flag: bool) -> bool:
-    """Whether it is set in one of all processes."""
-    if not distributed.is_initialized():
-        return flag
-    flags: list[bool] = [False] * distributed.get_world_size()
-    distributed.all_gather_object(flags, flag)
-    return any(flags)
-
-
-def rank() -> int:
-    """Of this process in ``torch.distributed``; 0 if it is alone."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
-def processes() -> int:
-    """How many there are in ``torch.distributed``."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1

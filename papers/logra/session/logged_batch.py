@@ -63,7 +63,11 @@ class LoggedBatch:
         Raises:
             InputError: what :meth:`Capture.batch` raises.
         """
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            # Nothing of a batch may refer back to it: its gradients would stay until a collection.
+            self.activations.counts = lambda: True
 
     @property
     def has_gradients(self) -> bool:
@@ -72,13 +76,17 @@ class LoggedBatch:
 
     @property
     def matrix(self) -> Tensor:
-        """(n, width). Raises InputError before the end, or of a capture without gradients."""
+        """(n, width). Raises InputError before the end, or where gradients are not taken so."""
+        if self.capture.rotated:
+            raise InputError(
+                "gradients of a pass that corrects eigenvalues alone; allowed: setup() with log"
+            )
         return self._batch.matrix
 
     def log(self) -> Log:
         """Ids, and gradients and activations by layer. Raises InputError before the end."""
         log: dict[str, dict[str, Tensor]] = {name: {} for name in self.capture.layers}
-        if self.capture.gradients:
+        if self.capture.gradients and not self.capture.rotated:
             log = {name: {"grad": part} for name, part in self._batch.gradients.items()}
         for name, parts in self.activations.log.items():
             log.setdefault(name, {}).update(parts)

@@ -11,10 +11,8 @@ what it gathered itself: sums over all processes are made again, for all take pa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,8 @@ from typing import Any, NamedTuple
 from common.errors import InputError
 from papers.logra.curvature.moments import Statistics
 from papers.logra.curvature.tensor_files import read_tensors, write_tensors
-from papers.logra.session.log_folder import processes, rank
+from papers.logra.log_store.folder_lock import locked_folder
+from papers.logra.processes import processes, rank
 
 FILE = "LoGra pass"
 
@@ -188,12 +187,8 @@ class Progress:
             log = self.project / "log"
             if log.is_dir():
                 # Under the lock of who makes a log, which removes its unfinished chunks itself.
-                lock = os.open(log, os.O_RDONLY)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                with locked_folder(log):
                     _remove_hidden(log)
-                finally:
-                    os.close(lock)
 
 
 def _remove_hidden(folder: Path) -> None:

@@ -10,15 +10,17 @@ from papers.logra.session.configs import LoRAConfig
 from papers.logra.session.session import LogIX
 
 LoRA = Literal["none", "random", "pca"]
-HessianName = Literal["none", "raw", "kfac", "ekfac"]
+#: LogIX calls the empirical Fisher ``raw``.
+HessianName = Literal["none", "empirical_fisher", "kfac", "ekfac", "raw"]
 Save = Literal["none", "grad"]
 
-KRONECKER = {"forward": ["covariance"], "backward": ["covariance"]}
+KRONECKER_FACTORS = {"forward": ["covariance"], "backward": ["covariance"]}
 #: What the last pass gathers of each Hessian.
 LAST_PASS: dict[HessianName, dict[str, list[str]]] = {
     "none": {},
+    "empirical_fisher": {"grad": ["log", "covariance"]},
     "raw": {"grad": ["log", "covariance"]},
-    "kfac": KRONECKER,
+    "kfac": KRONECKER_FACTORS,
     "ekfac": {"grad": ["log", "corrected_eigval"]},
 }
 
@@ -31,7 +33,7 @@ class Pass(NamedTuple):
     saves: bool = False
 
 
-def lora_of(enabled: bool, config: LoRAConfig) -> LoRA:
+def choose_lora(enabled: bool, config: LoRAConfig) -> LoRA:
     """What LogIX's boolean means."""
     if not enabled:
         return "none"
@@ -43,7 +45,7 @@ class LogIXScheduler:
 
     ::
 
-        for _ in LogIXScheduler(run, lora="random", hessian="raw", save="grad"):
+        for _ in LogIXScheduler(run, lora="random", hessian="empirical_fisher", save="grad"):
             for ids, inputs, targets in loader:
                 with run(data_id=ids):
                     loss(model(inputs), targets).backward()
@@ -55,8 +57,11 @@ class LogIXScheduler:
         run: that watches a model.
         lora: ``none``, ``random``, or ``pca``, which takes one pass more. True is as the run's
             configuration says, False is ``none``.
-        hessian: ``none``, ``raw``, ``kfac``, or ``ekfac``, which takes one pass more.
+        hessian: ``none``, ``empirical_fisher`` (LogIX: ``raw``), ``kfac``, or ``ekfac``, which
+            takes one pass more.
         save: ``none``, or ``grad`` to store gradients in the last pass.
+        log: whether :meth:`LogIX.get_log` has the gradients of the last pass. EKFAC, where they are
+            not stored either, takes less time without.
 
     Raises:
         InputError: another value.
@@ -68,9 +73,10 @@ class LogIXScheduler:
         lora: LoRA | bool = "none",
         hessian: HessianName = "none",
         save: Save = "none",
+        log: bool = True,
     ) -> None:
         if isinstance(lora, bool):
-            lora = lora_of(lora, run.get_lora_config())
+            lora = choose_lora(lora, run.get_lora_config())
         for option, value, kind in (
             ("lora", lora, LoRA),
             ("hessian", hessian, HessianName),
@@ -79,9 +85,11 @@ class LogIXScheduler:
             if value not in get_args(kind):
                 raise InputError(f"{option} {value!r}; allowed: {', '.join(get_args(kind))}")
         self._run, self._lora = run, lora
-        gathers = [KRONECKER] * (lora == "pca") + [KRONECKER] * (hessian == "ekfac")
+        gathers = [KRONECKER_FACTORS] * (lora == "pca") + [KRONECKER_FACTORS] * (hessian == "ekfac")
         # A pass that stores gradients logs them, also where the Hessian is made of other moments.
         last = {"grad": ["log"], **LAST_PASS[hessian]} if save == "grad" else LAST_PASS[hessian]
+        if not log:
+            last = {kind: [what for what in last[kind] if what != "log"] for kind in last}
         gathers.append(last)
         self.passes = [
             Pass(

@@ -19,15 +19,16 @@ from common.errors import InputError
 from papers.logra.checks.check_report import CheckReport
 from papers.logra.checks.gradient_check import check_gradients
 from papers.logra.curvature.layout import Layout
-from papers.logra.gradients.parameter_coverage import Coverage, coverage_of
+from papers.logra.gradients.parameter_coverage import Coverage, measure_coverage
 from papers.logra.gradients.token_masks import Mask
 from papers.logra.log_store import LogStore, Rows
+from papers.logra.processes import in_any_process, rank
 from papers.logra.scoring.influence import Influence, Log, Scores, SelfScores, TopScores
 from papers.logra.session.batch_checks import BatchChecks
 from papers.logra.session.batch_logging import BatchLogging
 from papers.logra.session.configs import Config, LoggingConfig, LoRAConfig, read_config
-from papers.logra.session.data_ids import ids_of
-from papers.logra.session.log_folder import LogFolder, NestedRows, in_any_process, rank
+from papers.logra.session.data_ids import normalise_ids
+from papers.logra.session.log_folder import LogFolder, NestedRows
 from papers.logra.session.watched_model import Filters, Names, Types, WatchedModel, new_projections
 
 LOGGER = logging.getLogger("logra")
@@ -38,7 +39,7 @@ class LogIX(BatchLogging):
 
     Args:
         project: name of the folder, in the configuration's ``root_dir``.
-        config: a YAML file; by default all settings have their defaults.
+        config: settings, or a YAML file of them; by default all have their defaults.
         logging_config: instead of the file's.
         resume: go on where the same program was killed, if it was: it gives all batches again, in
             the same order, and what is there already is left out. See :meth:`has_logged`. Several
@@ -52,12 +53,14 @@ class LogIX(BatchLogging):
     def __init__(
         self,
         project: str,
-        config: Path | str | None = None,
+        config: Config | Path | str | None = None,
         logging_config: LoggingConfig | None = None,
         resume: bool = False,
     ) -> None:
         self.project = project
-        settings = Config() if config is None else read_config(config)
+        settings = Config() if config is None else config
+        if not isinstance(settings, Config):
+            settings = read_config(settings)
         if logging_config is not None:
             settings = settings.model_copy(update={"logging": logging_config})
         super().__init__(LogFolder(settings.root_dir / project), settings, resume)
@@ -108,7 +111,7 @@ class LogIX(BatchLogging):
             InputError: no model is watched.
         """
         found = self._model()
-        return coverage_of(found.model, found.layers, bias=found.bias)
+        return measure_coverage(found.model, found.layers, bias=found.bias)
 
     def _say_coverage(self) -> None:
         found = self.coverage()
@@ -215,14 +218,16 @@ class LogIX(BatchLogging):
         self, data_id: Iterable[Any], mask: Mask | None, loss_scale: float, save: bool = False
     ) -> None:
         """Begin a batch, unless it can be said before that it must fail."""
-        ids, saves = ids_of(data_id), save or self.saving
+        ids, saves = normalise_ids(data_id), save or self.saving
         if self._open is None:
             if saves and self.folder.has_written and not self.folder.is_writing:
                 self._begin_log()
             if saves:
                 self.folder.refuse_repeated(ids)
-            keeps = self._gathering and self.statistics.wants("grad")
-            self._checks.of_batch(self._model(), len(ids), self.config.logging, keeps)
+            gradients = self._takes_gradients(save)
+            keeps = gradients and self._gathering and self.statistics.wants("grad")
+            samples = len(ids) if gradients else 0
+            self._checks.check_batch(self._model(), samples, self.config.logging, keeps)
         super()._begin(ids, mask, loss_scale, save)
 
     def _begin_log(self) -> None:
@@ -231,7 +236,7 @@ class LogIX(BatchLogging):
         if again:
             self.folder.begin_pass(None if self._progress is None else self._progress.rows)
 
-    def get_log(self, copy: bool = False) -> Log:
+    def get_log(self, copy: bool = False, flatten: bool = False) -> Log:
         """:meth:`papers.logra.session.batch_logging.BatchLogging.get_log`.
 
         Within a batch, after its backward pass, it ends the batch: a layer that is watched may not
@@ -241,7 +246,7 @@ class LogIX(BatchLogging):
             layer = next(iter(self._model().layers.values()))
             super().end()
             self._ended_early = layer.register_forward_pre_hook(_refuse_after_get_log)
-        return super().get_log(copy)
+        return super().get_log(copy, flatten)
 
     def end(self, save: bool = False) -> None:
         """:meth:`papers.logra.session.batch_logging.BatchLogging.end`."""
@@ -291,7 +296,7 @@ class LogIX(BatchLogging):
         self.folder.close()
         # Before the sums are finished below: what resumes shall not tell when it was last written.
         self.sum_statistics()
-        identity = None if self._watched is None else self._watched.identity()
+        identity = None if self._watched is None else self._identity()
         self.folder.write(self.statistics, self.projections, self.config, identity)
         self.eval()
 
@@ -314,7 +319,7 @@ class LogIX(BatchLogging):
         state = LogFolder(Path(state_path)) if state_path is not None else self.folder
         layout = None if self._watched is None else self._watched.layout
         self.statistics = state.read_statistics(layout)
-        if self._watched is not None and not state.is_of(self._watched.identity()):
+        if self._watched is not None and not state.belongs_to(self._identity()):
             LOGGER.warning(
                 "%s: statistics were gathered with other weights or projections than the model has",
                 state.path,
@@ -330,7 +335,7 @@ class LogIX(BatchLogging):
         """
         store = self.folder.open()
         if self._watched is not None:
-            store.require(self._watched.identity())
+            store.require(self._identity())
         return Rows(store) if flatten else NestedRows(store)
 
     def build_log_dataloader(
@@ -348,14 +353,14 @@ class LogIX(BatchLogging):
 
     @property
     def layout(self) -> Layout:
-        """Of the gradients: those of the watched model, else those of the store."""
+        """The layout of the watched model's gradients, else of the store's."""
         return self.folder.open().layout if self._watched is None else self._watched.layout
 
     @property
     def influence(self) -> Influence:
         """Scores logs with the statistics gathered so far."""
         if self._influence is None:
-            identity = None if self._watched is None else self._watched.identity
+            identity = None if self._watched is None else self._identity
             self._influence = Influence(self.layout, self.statistics, identity=identity)
         return self._influence
 
@@ -395,7 +400,7 @@ class LogIX(BatchLogging):
         return self.influence.top_influences(src_log, where, k, *args, **options)
 
     def compute_self_influence(
-        self, src_log: Log | None = None, *args: Any, **options: Any
+        self, src_log: Log | LogStore | DataLoader[Any] | None = None, *args: Any, **options: Any
     ) -> SelfScores:
         """:meth:`papers.logra.scoring.influence.Influence.compute_self_influence`.
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from common.errors import InputError
-from papers.logra.curvature.moments import Statistics
-from papers.logra.curvature.tensor_files import digest_of
+from papers.logra.curvature.moments import Eigenbasis, Statistics
+from papers.logra.curvature.tensor_files import digest_tensors
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.projections import Projections, pca_projections, random_projections
 from papers.logra.gradients.watching import unwrapped, watched
@@ -49,42 +49,73 @@ class WatchedModel:
                 raise InputError(f"no watched layer has a projection; allowed: some of {allowed}")
         self.model, self.layers, self.projections = model, dict(layers), projections
         self.bias = bias
-        #: Of the gradients.
+        #: Which columns of a gradient belong to which layer.
         self.layout = Capture(
             model, self.layers, projections, shared=self._shared, bias=bias
         ).layout
         self._captures: dict[tuple[Statistics | None, bool, LoggingConfig], Capture] = {}
+        #: The capture of a pass that corrects eigenvalues alone, and the eigenvectors it has.
+        self._rotated: tuple[Mapping[str, Eigenbasis], Capture] | None = None
 
     def capture(
-        self, statistics: Statistics | None, gradients: bool, config: LoggingConfig
+        self,
+        statistics: Statistics | None,
+        gradients: bool,
+        config: LoggingConfig,
+        rotated: bool = False,
     ) -> Capture:
-        """What takes gradients of a batch, the same for the same arguments."""
+        """What takes gradients of a batch, the same for the same arguments.
+
+        Args:
+            statistics, gradients, rotated: as of :class:`Capture`.
+            config: says the type of gradients.
+        """
+        if rotated and statistics is not None:
+            bases = statistics.eigenbases
+            if self._rotated is None or self._rotated[0] is not bases:
+                self._rotated = bases, self._new_capture(statistics, gradients, config, True)
+            return self._rotated[1]
+        self._rotated = None  # as much memory as all eigenvectors
         key = (statistics, gradients, config)
         if key not in self._captures:
-            self._captures[key] = Capture(
-                self.model,
-                self.layers,
-                self.projections,
-                shared=self._shared,
-                bias=self.bias,
-                dtype=config.computed,
-                statistics=statistics,
-                gradients=gradients,
-            )
+            self._captures[key] = self._new_capture(*key, False)
         return self._captures[key]
+
+    def _new_capture(
+        self, statistics: Statistics | None, gradients: bool, config: LoggingConfig, rotated: bool
+    ) -> Capture:
+        return Capture(
+            self.model,
+            self.layers,
+            self.projections,
+            shared=self._shared,
+            bias=self.bias,
+            dtype=config.computed,
+            statistics=statistics,
+            gradients=gradients,
+            rotated=rotated,
+        )
 
     @property
     def _shared(self) -> Mapping[str, str]:
         return {} if self.projections is None else self.projections.shared
 
-    def identity(self) -> Identity:
+    def identity(self, weights: bool = True) -> Identity:
         """What the rows of a log depend on: model and projections, by their digests.
 
         By their content each time, about 0.4 s for 100 million parameters in float32: a tensor's
         version does not rise with every change, as of ``parameter.data``.
+
+        Args:
+            weights: False leaves the model's out.
         """
         projections = None if self.projections is None else self.projections.digest
-        return {"model": digest_of(unwrapped(self.model).state_dict()), "projections": projections}
+        if not weights:
+            return {"model": None, "projections": projections}
+        return {
+            "model": digest_tensors(unwrapped(self.model).state_dict()),
+            "projections": projections,
+        }
 
 
 class Filters:
@@ -122,7 +153,7 @@ def new_projections(
     Raises:
         InputError: PCA without both covariances of every layer, or layers that cannot share.
     """
-    shared = {name: _group_of(name, config) for name in layers if config.parameter_sharing}
+    shared = {name: _find_group(name, config) for name in layers if config.parameter_sharing}
     if config.init != "pca":
         orthonormal = config.init == "orthonormal"
         found = random_projections(
@@ -136,7 +167,7 @@ def new_projections(
     return Projections({name: found[name] for name in layers}, shared)
 
 
-def _group_of(layer: str, config: LoRAConfig) -> str:
+def _find_group(layer: str, config: LoRAConfig) -> str:
     """The group that shares this layer's block."""
     if config.parameter_sharing_groups is None:
         return ALL_LAYERS

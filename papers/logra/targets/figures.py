@@ -13,11 +13,8 @@ from matplotlib.figure import Figure
 from common.results.figures import COLOURS, LINES, MARKERS, FigureWithCaption
 from common.results.records import Results
 from papers.logra.targets.drawing import add_on_layer, system
-from papers.logra.targets.tables import METHODS
+from papers.logra.targets.tables import running
 
-#: Sets of Figure 4: prefix of their arms, title at paper scale.
-SETS: Final = {"": "FMNIST", "cifar-": "CIFAR-10", "few-": "FMNIST on a CPU"}
-LANGUAGE_SETS: Final = {"": "WikiText-2, GPT-2", "ptb-": "Penn Treebank on a CPU"}
 #: Of every method in all figures; those of the paper have a colour each.
 STYLES: Final[dict[str, dict[str, Any]]] = {
     arm: {
@@ -53,7 +50,9 @@ DRAWN_AS: Final = {
 def figure1(results: Results) -> FigureWithCaption:
     """The system, with the measured sizes of what it keeps."""
     figure, ax = plt.subplots(figsize=(7.2, 3.2))
-    stored = float(results.values("efficiency", "logra_16_256", "storage_bytes").mean())
+    stored = float(
+        results.values("efficiency", "logra_16_256", "storage_bytes", "transformer").mean()
+    )
     system(ax, f"{stored / 1e6:.2g} MB")
     return FigureWithCaption(
         figure,
@@ -67,7 +66,7 @@ def figure2(results: Results) -> FigureWithCaption:
     """A linear layer's gradient and its two projections, with the measured sizes of both ways."""
     figure, ax = plt.subplots(figsize=(6.4, 3.2))
     sizes = {
-        way: float(results.values("projection_cost", "linear", f"{way}_bytes").mean())
+        way: float(results.values("projection_cost", "projections", f"{way}_bytes").mean())
         for way in ("logra", "dense")
     }
     add_on_layer(ax)
@@ -83,8 +82,7 @@ def figure2(results: Results) -> FigureWithCaption:
 
 def figure4a(results: Results) -> FigureWithCaption:
     """Share of images flipped, and perplexity, against the number of samples removed."""
-    sets = sets_of(results, "brittleness", SETS)
-    corpora = sets_of(results, "language_brittleness", LANGUAGE_SETS)
+    sets, corpora = running(results, "brittleness"), running(results, "language_brittleness")
     panels = 2 * len(sets) + len(corpora)
     columns = min(panels, 4)
     rows = -(-panels // columns)
@@ -93,16 +91,16 @@ def figure4a(results: Results) -> FigureWithCaption:
     for ax in grid.flat[panels:]:
         ax.set_visible(False)
     images, texts = axes[: 2 * len(sets)].reshape(-1, 2), axes[2 * len(sets) :]
-    for prefix, pair in zip(sets, images, strict=True):
+    for case, pair in zip(sets, images, strict=True):
         for ax, column, label in zip(pair, ("flipped", "loss"), BRITTLE, strict=True):
-            curves(ax, results, "brittleness", prefix, column)
-            ax.set(title=title_of(results, prefix), ylabel=label)
-    for ax, prefix in zip(texts, corpora, strict=True):
-        curves(ax, results, "language_brittleness", prefix, "perplexity")
-        ax.set(title=corpus_of(results, prefix), ylabel="mean perplexity of the queries")
+            curves(ax, results, "brittleness", case, column)
+            ax.set_ylabel(label)
+    for ax, case in zip(texts, corpora, strict=True):
+        curves(ax, results, "language_brittleness", case, "perplexity")
+        ax.set_ylabel("mean perplexity of the queries")
     for ax in axes:
         ax.set_xlabel("training samples removed")
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "Each image's (or all queries') most valuable samples are removed and models retrained."
@@ -112,7 +110,7 @@ def figure4a(results: Results) -> FigureWithCaption:
     )
 
 
-def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
+def add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend below all axes, each label once."""
     handles = {
         label: handle
@@ -122,59 +120,51 @@ def legend_of(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
-def sets_of(results: Results, experiment: str, names: Iterable[str]) -> list[str]:
-    """Those prefixes of which an arm runs at this scale."""
-    present = results.paper.experiments[experiment].arms_of(results.scale)
-    return [prefix for prefix in names if any(prefix + arm in present for arm in METHODS)]
+def name_panel(results: Results, experiment: str, case: str) -> str:
+    """Title of a case's panel; at paper scale the paper's own name of it, where there is one."""
+    body = results.paper.experiments[experiment].cases[case]
+    return (body.published if results.scale == "paper" else "") or body.title
 
 
-def title_of(results: Results, prefix: str) -> str:
-    """Name of a set of images at this scale."""
-    return SETS[prefix] if results.scale == "paper" else "Digits"
-
-
-def corpus_of(results: Results, prefix: str) -> str:
-    """Name of a set of sequences at this scale."""
-    return LANGUAGE_SETS[prefix] if results.scale == "paper" else "Language model"
-
-
-def curves(ax: Axes, results: Results, experiment: str, prefix: str, column: str) -> None:
+def curves(ax: Axes, results: Results, experiment: str, case: str, column: str) -> None:
     """One line a method from its runs' curves."""
-    present = results.paper.experiments[experiment].arms_of(results.scale)
-    for arm, name in METHODS.items():
-        if prefix + arm not in present:
-            continue
-        found = [item.read_csv("curve.csv") for item in results.records(experiment, prefix + arm)]
+    for arm in running(results, experiment)[case]:
+        found = [item.read_csv("curve.csv") for item in results.records(experiment, arm, case)]
         values = np.stack([frame[column] for frame in found])
-        deviation = values.std(0, ddof=1) if len(values) > 1 else None
         ax.errorbar(
-            found[0]["removed"], values.mean(0), deviation, label=name, capsize=2, **STYLES[arm]
+            found[0]["removed"],
+            values.mean(0),
+            values.std(0, ddof=1) if len(values) > 1 else None,
+            label=results.paper.experiments[experiment].arms[arm].title,
+            capsize=2,
+            **STYLES[arm],
         )
+    ax.set_title(name_panel(results, experiment, case))
 
 
 def figure4b(results: Results) -> FigureWithCaption:
     """Datamodeling score of every method, a point for each attributed model."""
     panels = [
-        ("datamodeling", "lds", title_of(results, prefix), prefix)
-        for prefix in sets_of(results, "datamodeling", SETS)
-    ] + [
-        ("language_datamodeling", "lds_by_loss", corpus_of(results, prefix), prefix)
-        for prefix in sets_of(results, "language_datamodeling", LANGUAGE_SETS)
+        (experiment, metric, case, arms)
+        for experiment, metric in (
+            ("datamodeling", "lds"),
+            ("language_datamodeling", "lds_by_loss"),
+        )
+        for case, arms in running(results, experiment).items()
     ]
     width = 1.2 + 4.2 * len(panels)
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.6), squeeze=False)
-    for ax, (experiment, metric, title, prefix) in zip(axes[0], panels, strict=True):
-        present = results.paper.experiments[experiment].arms_of(results.scale)
-        shown = [arm for arm in METHODS if prefix + arm in present]
-        for place, arm in enumerate(shown):
-            values = results.values(experiment, prefix + arm, metric)
+    for ax, (experiment, metric, case, arms) in zip(axes[0], panels, strict=True):
+        names = results.paper.experiments[experiment].arms
+        for place, arm in enumerate(arms):
+            values = results.values(experiment, arm, metric, case)
             colour = STYLES[arm]["color"]
             ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.55)
             ax.plot(values.mean(), place, "|", color=colour, markersize=18, markeredgewidth=2)
-        ax.set_yticks(range(len(shown)), [METHODS[arm] for arm in shown])
+        ax.set_yticks(range(len(arms)), [names[arm].title for arm in arms])
         ax.invert_yaxis()
         ax.axvline(0, color="0.6", linewidth=0.8)
-        ax.set(title=title, xlabel="linear datamodeling score")
+        ax.set(title=name_panel(results, experiment, case), xlabel="linear datamodeling score")
     return FigureWithCaption(
         figure,
         "Points are attributed models, bars their mean. The score correlates summed scores with"
@@ -195,7 +185,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
     )
     for ax, (setting, metric, label, across, base) in zip(axes, panels, strict=True):
         for arm, body in study.arms.items():
-            raw = results.paper.settings("sensitivity", arm, results.scale)
+            raw = results.paper.settings("sensitivity", "images", arm, results.scale)
             xs = [float(value) for value in raw.get(setting, [])]
             if not xs or ("trace" in metric and arm == "random"):
                 continue  # the published random matrices are not of length 1: no share
@@ -208,7 +198,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
             )
         ax.set_xscale("log", base=base)
         ax.set(xlabel=across, ylabel=label)
-    legend_of(figure, axes)
+    add_legend(figure, axes)
     return FigureWithCaption(
         figure,
         "The score rises with the rank; PCA keeps more of H than random directions of equal rank."
@@ -219,7 +209,7 @@ def figure_sensitivity(results: Results) -> FigureWithCaption:
 
 def figure_spectrum(results: Results) -> FigureWithCaption:
     """Eigenvalues of the last layer's H and the weights that damping gives its directions."""
-    frame = results.records("spectrum", "head")[0].read_csv("spectrum.csv")
+    frame = results.first("spectrum", "head").read_csv("spectrum.csv")
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     for damping, part in frame.groupby("damping"):
         right.plot(part["direction"], part["weight"], label=f"{damping:g}")

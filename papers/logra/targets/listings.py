@@ -13,9 +13,11 @@ RANKINGS: Final = {"influence": "influence", "relatif": "l-RelatIF"}
 
 def listing_examples(results: Results) -> Listing:
     """Queries with the training texts that they owe most to, by influence and by l-RelatIF."""
-    arms = results.paper.experiments["retrieval"].arms_of(results.scale)
     # One model's lists, the first seed's: another model's would be read as more of the same.
-    kept = [results.records("retrieval", arm)[0].read_json("examples.json") for arm in arms]
+    kept = [
+        results.first("retrieval", arm, case).read_json("examples.json")
+        for case, arm in results.paper.experiments["retrieval"].runs(results.scale)
+    ]
     return Listing(
         entries=[entry(query) for examples in kept for query in examples],
         caption=(

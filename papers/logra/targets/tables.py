@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
-from common.results.lineage import runs_of
+from common.results.lineage import list_runs
 from common.results.records import Published, Results
-from common.results.tables import Cell, Table, cell
-
-#: Methods of Figure 4 in the order of tables and figures: arm, name.
-METHODS: Final = {
-    "ekfac": "EKFAC",
-    "logra_pca": "LoGra-PCA",
-    "logra_random": "LoGra-random",
-    "relatif": "LoGra-random, l-RelatIF",
-    "no_hessian": "LoGra-random without H",
-    "gradient_dot": "Gradient dot product",
-    "trak": "TRAK (one model)",
-    "representation": "Representation similarity",
-    "random": "Random",
-}
-#: What arms of other data begin with, and what they are called.
-PREFIXES: Final = {
-    "": "",
-    "cifar-": "CIFAR-10, ",
-    "few-": "FMNIST on a CPU, ",
-    "ptb-": "Penn Treebank on a CPU, ",
-}
+from common.results.tables import Cell, Measure, Table, cell, grid
 
 
-def methods(results: Results, experiment: str) -> list[tuple[str, str]]:
-    """(arm, name) of an experiment's arms that ran, in order: an archive need not hold all."""
-    return arms_named(results, experiment, METHODS)
+def running(results: Results, experiment: str) -> dict[str, list[str]]:
+    """Arms that run at the scale of ``results``, by case."""
+    found: dict[str, list[str]] = {}
+    for case, arm in results.paper.experiments[experiment].runs(results.scale):
+        found.setdefault(case, []).append(arm)
+    return found
 
 
-def arms_named(
-    results: Results, experiment: str, names: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """As :func:`methods`, of arms with these names on the paper's and on other data."""
-    present = {item.record.arm for item in results.records(experiment)}
-    return [
-        (prefix + arm, data + name)
-        for prefix, data in PREFIXES.items()
-        for arm, name in names.items()
-        if prefix + arm in present
-    ]
+def name_row(results: Results, experiment: str, case: str, arm: str) -> str:
+    """A row's name as :func:`grid` gives it: the arm's, and the case's where several run."""
+    study = results.paper.experiments[experiment]
+    name = study.arms[arm].title
+    return f"{study.cases[case].title}: {name}" if len(running(results, experiment)) > 1 else name
 
 
-#: Table 1: arm, row here, row in published.csv.
-JOBS: Final = (
-    ("ekfac", "EKFAC", "EKFAC"),
-    ("ekfac_sixteenth", "EKFAC of 2 of 32 blocks", ""),
-    ("logra_1_4", "LoGra, batches of 1 and 4", "LoGra (log batch 1; test batch 4)"),
-    ("logra_16_256", "LoGra, batches of 16 and 256", "LoGra (log batch 16; test batch 256)"),
-)
-#: Models of Table 1: what their arms begin with, name. The paper's numbers are of the first of them
-#: that runs at a scale.
-MODELS: Final = {
-    "llama-": "Llama-3-8B, ",
-    "pythia-": "Pythia-1.4B, ",
-    "gpt2_xl-": "GPT2-XL, ",
-    "": "",
-}
 #: Columns of Table 1: phase, label, metric, unit (MB are GB at paper scale), (column, metric) in
 #: published.csv.
 COSTS: Final = (
@@ -89,41 +50,42 @@ PASSES: Final = (
 
 
 def table1(results: Results) -> Table:
-    """Throughput, memory and storage of both phases."""
-    present = results.paper.experiments["efficiency"].arms_of(results.scale)
-    models = [prefix for prefix in MODELS if prefix + "logra_1_4" in present]
+    """Throughput, memory and storage of both phases.
 
-    def entry(arm: str, row: str, column: tuple[Any, ...], theirs: str) -> Cell:
+    The paper's numbers stand beside those of the first model that runs at a scale.
+    """
+    study, models = results.paper.experiments["efficiency"], running(results, "efficiency")
+    compared = next(iter(models))
+
+    def entry(model: str, arm: str, row: str, column: tuple[Any, ...]) -> Cell:
         phase, label, metric, unit, key = column
         if unit == "MB" and results.scale == "paper":
             unit = "GB"
+        theirs = study.arms[arm].published or study.arms[arm].title
+        published = ("Table 1", theirs, *key) if key and model == compared else None
         made = cell(
             results,
             row,
             phase,
             experiment="efficiency",
+            case=model,
             arm=arm,
             metric=metric,
             label=label,
             unit=unit,
             factor=1 / BYTES.get(unit, 1.0),
-            published=("Table 1", theirs, *key) if key else None,
+            published=published,
         )
-        found = results.published_value("Table 1", theirs, *key) if key else None
+        found = results.published_value(*published) if published else None
         return made if found is None else beside(made, found, results.scale)
 
     cells = []
-    for model in models:
-        jobs = [job for job in JOBS if model + job[0] in present]
-        cells += [
-            entry(model + job, MODELS[model] + row, column, theirs if model == models[0] else "")
-            for job, row, theirs in jobs
-            for column in COSTS
-        ]
+    for model, arms in models.items():
+        rows = {arm: name_row(results, "efficiency", model, arm) for arm in arms}
+        cells += [entry(model, arm, rows[arm], column) for arm in arms for column in COSTS]
         for part, metric, key in PASSES:
             column = ("Logging", "throughput", metric, "tokens/s", (key, "throughput"))
-            row = f"{MODELS[model]}EKFAC, {part}"
-            cells.append(entry(f"{model}ekfac", row, column, "EKFAC" if model == models[0] else ""))
+            cells.append(entry(model, "ekfac", f"{rows['ekfac']}, {part}", column))
     return Table(
         row_header="Method",
         cells=cells,
@@ -150,33 +112,33 @@ def beside(made: Cell, found: Published, scale: str) -> Cell:
     return made.model_copy(update={"published": value, "published_text": text})
 
 
-def crossover(results: Results, model: str = "") -> str:
+def crossover(results: Results, model: str) -> str:
     """After how many queries LoGra has paid for its logging, in words.
 
     Times are of one training sequence, as arms value different numbers of them.
     """
-    length = results.paper.settings("efficiency", f"{model}logra_1_4", results.scale)["length"]
-    logging, scoring = {}, {}
+    name = results.paper.experiments["efficiency"].cases[model].title
+    logging, scoring, batches = {}, {}, {}
     for arm in ("ekfac", "logra_1_4", "logra_16_256"):
+        raw = results.paper.settings("efficiency", model, arm, results.scale)
         tokens, pairs = (
-            results.values("efficiency", model + arm, metric)
+            results.values("efficiency", arm, metric, model)
             for metric in ("log_tokens_per_s", "pairs_per_s")
         )
         if not len(tokens):
-            return f"{MODELS[model]}no crossover, for {arm} was not run."
-        logging[arm], scoring[arm] = length / float(tokens.mean()), 1 / float(pairs.mean())
+            return f"{name}: no crossover, for {arm} was not run."
+        logging[arm], scoring[arm] = raw["length"] / float(tokens.mean()), 1 / float(pairs.mean())
+        batches[arm] = f"{raw['log_batch']} and {raw['test_batch']}"
     parts = []
     for arm in ("logra_1_4", "logra_16_256"):
         saved = scoring["ekfac"] - scoring[arm]
         queries = max(0.0, (logging[arm] - logging["ekfac"]) / saved)
         since = f"from {queries:.0f} queries on" if queries >= 1 else "from the first query on"
-        batches = arm.removeprefix("logra_").replace("_", " and ")
         parts.append(
-            f"{since} with batches of {batches} (from {logging[arm] / saved:.0f} on if EKFAC's"
+            f"{since} with batches of {batches[arm]} (from {logging[arm] / saved:.0f} on if EKFAC's"
             " factors cost nothing)"
         )
-    name = MODELS[model] or "Transformer, "
-    return f"{name}logging and scoring together: LoGra is faster than EKFAC {', '.join(parts)}."
+    return f"{name}, logging and scoring together: LoGra is faster than EKFAC {', '.join(parts)}."
 
 
 #: Table 2: row, and the setting's place; ours are read from the records.
@@ -190,24 +152,32 @@ HYPERPARAMETERS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Sequence Length", ("corpus", "length")),
     ("Epochs", ("training", "epochs")),
 )
-#: Columns: name here, experiment, arm, column in published.csv.
+#: Columns: experiment, its cases. The first names the column; of those that run the first is ours.
 BENCHMARKS: Final = (
-    ("FMNIST", "datamodeling", "logra_random"),
-    ("CIFAR-10", "datamodeling", "cifar-logra_random"),
-    ("WikiText", "language_datamodeling", "logra_random"),
+    ("datamodeling", ("images",)),
+    ("datamodeling", ("cifar10",)),
+    ("language_datamodeling", ("wikitext", "topics")),
 )
+#: Whose settings are shown: the methods of a case are of one model and training.
+SHOWN: Final = "logra_random"
 
 
 def table2(results: Results) -> Table:
     """The paper's hyper-parameters beside those of this scale's runs."""
     cells, words = [], []
-    for benchmark, experiment, arm in BENCHMARKS:
-        ours = results.paper.settings(experiment, arm, results.scale)
-        present = arm in results.paper.experiments[experiment].arms_of(results.scale)
+    for experiment, cases in BENCHMARKS:
+        named = results.paper.experiments[experiment].cases[cases[0]]
+        benchmark = named.published or named.title
+        present = running(results, experiment)
+        case = next((name for name in cases if SHOWN in present.get(name, ())), None)
+        ours, runs = {}, []
+        if case is not None:
+            ours = results.paper.settings(experiment, case, SHOWN, results.scale)
+            runs = list_runs(results.records(experiment, SHOWN, case))
         for row, place in HYPERPARAMETERS:
             theirs = results.published_value("Table 2", row, benchmark, "hyperparameter")
-            value = setting(ours, place) if present else None
-            number = number_of(value)
+            value = setting(ours, place)
+            number = parse_number(value)
             if number is None and value is not None:
                 words.append(f"{benchmark}: {row.lower()} {value}")
             cells.append(
@@ -220,7 +190,7 @@ def table2(results: Results) -> Table:
                     published=theirs.value if theirs else None,
                     published_text=theirs.text if theirs else "",
                     confidence=theirs.confidence if theirs else None,
-                    runs=runs_of(results.records(experiment, arm)) if present else [],
+                    runs=runs,
                 )
             )
     return Table(
@@ -245,7 +215,7 @@ def setting(settings: Any, place: tuple[str, ...]) -> Any:
     return settings
 
 
-def number_of(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """A raw setting that is a number, if it is one; YAML reads 3e-2 as text."""
     try:
         return float(value)
@@ -253,34 +223,28 @@ def number_of(value: Any) -> float | None:
         return None
 
 
-#: Columns of the scores in numbers: experiment, title, metric, unit, factor.
-SCORED: Final = (
-    ("datamodeling", "LDS by margin", "lds", "", 1.0),
-    ("datamodeling", "LDS by loss", "lds_by_loss", "", 1.0),
-    ("datamodeling", "Listed: of large gradients", "outlier_share", "%", 100.0),
-    ("datamodeling", "Listed: of the query's class", "same_class_share", "%", 100.0),
-    ("datamodeling", "Different samples listed", "listed_samples", "", 1.0),
-    ("language_datamodeling", "Sequences: LDS by loss", "lds_by_loss", "", 1.0),
-    ("language_datamodeling", "Sequences: LDS by margin", "lds_by_margin", "", 1.0),
-)
+#: Columns of the scores in numbers, by experiment.
+SCORED: Final = {
+    "datamodeling": (
+        Measure("lds", "LDS by margin"),
+        Measure("lds_by_loss", "LDS by loss"),
+        Measure("outlier_share", "Listed: of large gradients", "%", 100),
+        Measure("same_class_share", "Listed: of the query's class", "%", 100),
+        Measure("listed_samples", "Different samples listed"),
+    ),
+    "language_datamodeling": (
+        Measure("lds_by_loss", "Sequences: LDS by loss"),
+        Measure("lds_by_margin", "Sequences: LDS by margin"),
+    ),
+}
 
 
 def table_datamodeling(results: Results) -> Table:
     """Datamodeling score of each method, and what its lists of ten hold."""
     cells = [
-        cell(
-            results,
-            name,
-            column,
-            experiment=experiment,
-            arm=arm,
-            metric=metric,
-            label="",
-            unit=unit,
-            factor=factor,
-        )
-        for experiment, column, metric, unit, factor in SCORED
-        for arm, name in methods(results, experiment)
+        made
+        for experiment, measures in SCORED.items()
+        for made in grid(results, experiment, measures, columns="measures")
     ]
     return Table(
         row_header="Method",
@@ -298,26 +262,26 @@ def table_datamodeling(results: Results) -> Table:
 
 def table_brittleness(results: Results) -> Table:
     """Share of images flipped, their loss, and perplexity, by number removed."""
-    cells = []
-    for experiment, removed, kinds in (
-        ("brittleness", "images", (("flipped_{}", "flipped"), ("loss_{}", "loss"))),
-        ("language_brittleness", "sequences", (("perplexity_{}", "perplexity"),)),
-    ):
-        for arm, name in methods(results, experiment):
-            removals = results.paper.settings(experiment, arm, results.scale)["removals"]
-            cells += [
-                cell(
-                    results,
-                    name,
-                    f"{count} {removed} removed",
-                    experiment=experiment,
-                    arm=arm,
-                    metric=metric.format(count),
-                    label=label,
-                )
-                for count in removals
-                for metric, label in kinds
-            ]
+    cells = [
+        cell(
+            results,
+            name_row(results, experiment, case, arm),
+            f"{count} {removed} removed",
+            experiment=experiment,
+            case=case,
+            arm=arm,
+            metric=f"{label}_{count}",
+            label=label,
+        )
+        for experiment, removed, labels in (
+            ("brittleness", "images", ("flipped", "loss")),
+            ("language_brittleness", "sequences", ("perplexity",)),
+        )
+        for case, arms in running(results, experiment).items()
+        for arm in arms
+        for count in results.paper.settings(experiment, case, arm, results.scale)["removals"]
+        for label in labels
+    ]
     return Table(
         row_header="Method",
         cells=cells,
@@ -329,45 +293,23 @@ def table_brittleness(results: Results) -> Table:
     )
 
 
-#: Types of stored gradients: arm, name.
-PRECISIONS: Final = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-    "int8": "int8, a scale for each layer",
-}
-#: Columns of what they do to scores: title, metric, unit, factor.
+#: Columns of what fewer bits do to scores.
 REDUCED: Final = (
-    ("Stored", "stored_bytes", "MB", 1e-6),
-    ("Mean error", "mean_error", "%", 100.0),
-    ("Largest error", "largest_error", "%", 100.0),
-    ("Rank correlation", "mean_rank_correlation", "", 1.0),
-    ("Its lowest", "worst_rank_correlation", "", 1.0),
-    ("Top ten shared", "top_10_overlap", "%", 100.0),
-    ("LDS by margin", "lds", "", 1.0),
+    Measure("stored_bytes", "Stored", "MB", 1e-6),
+    Measure("mean_error", "Mean error", "%", 100),
+    Measure("largest_error", "Largest error", "%", 100),
+    Measure("mean_rank_correlation", "Rank correlation"),
+    Measure("worst_rank_correlation", "Its lowest"),
+    Measure("top_10_overlap", "Top ten shared", "%", 100),
+    Measure("lds", "LDS by margin"),
 )
 
 
 def table_precision(results: Results) -> Table:
     """What fewer bits of stored gradients do to scores."""
-    cells = [
-        cell(
-            results,
-            name,
-            column,
-            experiment="precision",
-            arm=arm,
-            metric=metric,
-            label="",
-            unit=unit,
-            factor=factor,
-        )
-        for arm, name in arms_named(results, "precision", PRECISIONS)
-        for column, metric, unit, factor in REDUCED
-    ]
     return Table(
         row_header="Stored as",
-        cells=cells,
+        cells=grid(results, "precision", REDUCED, columns="measures"),
         notes=[
             "LoGra-random; H and queries are of gradients as they were computed. Errors are"
             " relative to the root mean square of a query's scores; rank correlation is Spearman's"
@@ -376,35 +318,19 @@ def table_precision(results: Results) -> Table:
     )
 
 
+#: Columns of how wrong labels are found.
+FOUND: Final = (
+    Measure("auc", "Area under the ROC curve"),
+    Measure("found_at_10_pct", "Found in the first 10 %", "%"),
+    Measure("found_at_20_pct", "Found in the first 20 %", "%"),
+)
+
+
 def table_mislabels(results: Results) -> Table:
     """Area under the curve and wrong labels found, by what samples are ranked by."""
-    columns = (
-        ("Area under the ROC curve", "auc", ""),
-        ("Found in the first 10 %", "found_at_10_pct", "%"),
-        ("Found in the first 20 %", "found_at_20_pct", "%"),
-    )
-    rows = (
-        ("self_influence", "Self-influence, LoGra-random"),
-        ("gradient_norm", "Gradient norm"),
-        ("loss", "Loss"),
-    )
-    cells = [
-        cell(
-            results,
-            name,
-            column,
-            experiment="mislabels",
-            arm=arm,
-            metric=metric,
-            label=column,
-            unit=unit,
-        )
-        for arm, name in rows
-        for column, metric, unit in columns
-    ]
     return Table(
         row_header="Ranked by",
-        cells=cells,
+        cells=grid(results, "mislabels", FOUND, columns="measures"),
         notes=[
             "A tenth of the labels is wrong. kronfluence's CIFAR-10 example reports about 80 % in"
             " the first 10 % and 97 % in the first 20 % (upstream README).",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from torch.nn import functional
 
 from common.errors import InputError
 from common.experiments.settings import Settings
-from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.logra.tasks.networks import Mlp, ResNet9
 from papers.logra.tasks.samples import Samples, losses
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class NetworkSettings(Settings):
@@ -52,8 +50,8 @@ class TrainingSettings(Settings):
     )
     augment: bool = Field(False, description="random crops of padded images, and flips")
 
-    def optimiser_of(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Of all its parameters."""
+    def build_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of all of a network's parameters."""
         parameters, decay = network.parameters(), self.weight_decay
         if self.optimiser == "sgd":
             return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=decay)
@@ -64,19 +62,6 @@ class TrainingSettings(Settings):
         if samples < self.batch_size:
             raise InputError(f"batch_size {self.batch_size}; allowed: at most {samples}, the set")
         return self.epochs * (samples // self.batch_size)
-
-
-def device_of(name: Device, run: Run) -> torch.device:
-    """The device, noted in the run. Raises InputError where there is no GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: there is no GPU; allowed: cpu, auto")
-    cuda = name != "cpu" and torch.cuda.is_available()
-    run.device = torch.cuda.get_device_name() if cuda else "cpu"
-    run.precision = "fp32"
-    if not cuda:
-        # Matrices of these networks are too small to share; runs beside each other are not.
-        torch.set_num_threads(1)
-    return torch.device("cuda" if cuda else "cpu")
 
 
 def batch_order(count: int, settings: TrainingSettings, seed: int) -> Iterator[Tensor]:
@@ -96,27 +81,58 @@ def rate_at(step: int, steps: int, settings: TrainingSettings) -> float:
     return float(settings.lr * np.interp(step, [0, peak, steps], [0, 1, 0]))
 
 
-def train(network: nn.Module, samples: Samples, settings: TrainingSettings, seed: int) -> nn.Module:
+def train(
+    network: nn.Module,
+    samples: Samples,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+) -> nn.Module:
     """Train in place, where the samples are; the order of batches is drawn with ``seed``.
+
+    Args:
+        network, samples, settings, seed: what is trained, on what and how.
+        checkpoint: where a killed training goes on from, to the same bits; removed at the end.
 
     Raises: InputError if the samples fill no batch.
     """
     device = samples.x.device
     network = network.to(device).train()
     steps = settings.steps(len(samples.x))
-    optimiser = settings.optimiser_of(network)
-    augment: Callable[[Tensor], Tensor] = _same
-    if settings.augment:
-        augment = Augmentation(seed)
+    optimiser = settings.build_optimiser(network)
+    augment = Augmentation(seed) if settings.augment else None
+
+    def state() -> dict[str, Any]:
+        return {
+            "step": step + 1,
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "augmentation": None if augment is None else augment.generator.get_state(),
+        }
+
+    first = 0
+    kept = None if checkpoint is None else checkpoint.read()
+    if kept is not None:
+        first = kept["step"]
+        network.load_state_dict(kept["network"])
+        optimiser.load_state_dict(kept["optimiser"])
+        if augment is not None:
+            augment.generator.set_state(kept["augmentation"])
     for step, places in enumerate(batch_order(len(samples.x), settings, seed)):
+        if step < first:
+            continue
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, steps, settings)
         batch = samples.take(places.to(device))
         optimiser.zero_grad()
-        logits = network(augment(batch.x))
+        logits = network(batch.x if augment is None else augment(batch.x))
         loss = losses(logits, batch.y).sum() / batch.y.numel()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        if checkpoint is not None:
+            checkpoint.write(step + 1, state)
+    if checkpoint is not None:
+        checkpoint.remove()
     return network.eval()
 
 
@@ -124,22 +140,18 @@ class Augmentation:
     """A random place of each image padded by 4 on all sides, and a flip of every second one."""
 
     def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, channels, h, w), the same shape."""
         n, _, height, width = images.shape
         padded = functional.pad(images, (4, 4, 4, 4))
-        top, left = torch.randint(9, (2, n, 1), generator=self._generator)
+        top, left = torch.randint(9, (2, n, 1), generator=self.generator)
         rows, columns = top + torch.arange(height), left + torch.arange(width)
-        flipped = torch.rand(n, 1, generator=self._generator) < 0.5
+        flipped = torch.rand(n, 1, generator=self.generator) < 0.5
         columns = torch.where(flipped, columns.flip(1), columns)
         each = torch.arange(n)[:, None, None]
         places = (each, rows[:, :, None], columns[:, None])
         n_at, row_at, column_at = (part.to(images.device) for part in places)
         # Indices around a slice put it last: (n, h, w, channels).
         return padded[n_at, :, row_at, column_at].permute(0, 3, 1, 2).contiguous()
-
-
-def _same(images: Tensor) -> Tensor:
-    return images

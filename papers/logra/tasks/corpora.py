@@ -24,7 +24,7 @@ from common.runs.record import DataIdentity
 from common.runs.run import Run
 from papers.logra.tasks.samples import Samples
 
-#: Of the generated corpus, for all runs the same.
+#: The generated corpus is drawn with it, the same one for all runs.
 CORPUS_SEED = 20240522
 #: The published script tokenises WikiText and cuts it into blocks so many lines at a time; what is
 #: left of each thousand is dropped.
@@ -62,7 +62,7 @@ class Corpus(NamedTuple):
     query_topics: Tensor | None = None
 
 
-def load(settings: CorpusSettings, run: Run) -> Corpus:
+def load_corpus(settings: CorpusSettings, run: Run) -> Corpus:
     """The corpus, noted in the run. Raises InputError if a file is absent or too short."""
     if settings.name == "ptb":
         return _treebank(settings, run)

@@ -44,7 +44,7 @@ class ImageSet(NamedTuple):
     classes: int
 
 
-def load(settings: ImageSettings, run: Run) -> ImageSet:
+def load_images(settings: ImageSettings, run: Run) -> ImageSet:
     """The images, noted in the run.
 
     Raises: InputError if a set has fewer than are asked for.

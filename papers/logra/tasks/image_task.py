@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from pydantic import Field, model_validator
@@ -10,16 +11,19 @@ from torch import Tensor, nn
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
+from papers.logra.curvature.tensor_files import digest_tensors
 from papers.logra.tasks.classifier_training import (
-    Device,
     NetworkSettings,
     TrainingSettings,
-    device_of,
     train,
 )
-from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load
+from papers.logra.tasks.devices import take_device
+from papers.logra.tasks.image_sets import ImageSet, ImageSettings, load_images
 from papers.logra.tasks.mlp_stack import MlpStack, train_stack
-from papers.logra.tasks.samples import Samples, logits_of
+from papers.logra.tasks.resumable import compute_parts
+from papers.logra.tasks.samples import Samples, compute_logits
 
 
 class ImageTaskSettings(Settings):
@@ -48,9 +52,9 @@ class ImageTask:
     """The data of a task on its device, and models trained on parts of it."""
 
     def __init__(self, settings: ImageTaskSettings, run: Run) -> None:
-        self.settings = settings
-        self.device = device_of(settings.device, run)
-        images = load(settings.images, run)
+        self.settings, self.run = settings, run
+        self.device = take_device(settings.device, run)
+        images = load_images(settings.images, run)
         self.images = ImageSet(
             images.train.to(self.device), images.test.to(self.device), images.classes
         )
@@ -65,7 +69,8 @@ class ImageTask:
             # As good for one model: torch.optim loads the compiler, two seconds of a short run.
             everything = torch.arange(len(samples.x)).unsqueeze(0)
             return self._stack(samples, everything, [seed]).model(0)
-        return train(settings.network.build(seed), samples, settings.training, seed)
+        checkpoint = Checkpoint(self.run, f"training-{seed}")
+        return train(settings.network.build(seed), samples, settings.training, seed, checkpoint)
 
     def retrained_logits(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
         """Logits (models, queries, classes) after training on subsets, on the CPU.
@@ -75,11 +80,14 @@ class ImageTask:
             seeds: (models,) of its start and order of batches.
             queries: images to judge.
         """
-        found = []
-        for start in range(0, len(subsets), self.settings.models_at_once):
-            some = slice(start, start + self.settings.models_at_once)
-            found.append(self._retrained(subsets[some], seeds[some], queries))
-        return torch.cat(found)
+        at_once = self.settings.models_at_once
+        parts = [
+            partial(self._retrained, subsets[some], seeds[some], queries)
+            for some in (slice(start, start + at_once) for start in range(0, len(subsets), at_once))
+        ]
+        what = {"subsets": subsets, "seeds": torch.tensor(seeds)}
+        checkpoint = Checkpoint(self.run, f"retraining-{digest_tensors(what)[:16]}")
+        return torch.cat(compute_parts(parts, checkpoint))
 
     def _retrained(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
         settings = self.settings
@@ -88,7 +96,7 @@ class ImageTask:
         network = settings.network.build(seeds[0])
         chosen = self.images.train.take(subsets[0].to(self.device))
         model = train(network, chosen, settings.training, seeds[0])
-        return logits_of(model, queries).unsqueeze(0).cpu()
+        return compute_logits(model, queries).unsqueeze(0).cpu()
 
     def _stack(self, samples: Samples, subsets: Tensor, seeds: Sequence[int]) -> MlpStack:
         settings = self.settings

@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.run import Run
 from papers.logra.tasks.networks import Transformer
-from papers.logra.tasks.samples import Samples, logits_of, losses, margins
+from papers.logra.tasks.samples import Samples, compute_logits, losses, margins
 
 #: Sequences whose logits are held at once: 1.6 GB of GPT-2's, at 512 tokens.
 AT_ONCE = 16
@@ -121,7 +121,7 @@ def measured(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
     """Loss and margin of each sequence, (n,) each, sums over its tokens."""
     found: list[tuple[Tensor, Tensor]] = []
     for _, part in samples.batches(AT_ONCE):
-        logits = logits_of(model, part)
+        logits = compute_logits(model, part)
         found.append((losses(logits, part.y), margins(logits, part.y)))
     of_loss, of_margin = zip(*found, strict=True)
     return torch.cat(of_loss), torch.cat(of_margin)
@@ -130,6 +130,6 @@ def measured(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
 def perplexity(model: nn.Module, samples: Samples) -> float:
     """Mean over sequences of exp(mean loss of its tokens)."""
     sums = torch.cat(
-        [losses(logits_of(model, part), part.y) for _, part in samples.batches(AT_ONCE)]
+        [losses(compute_logits(model, part), part.y) for _, part in samples.batches(AT_ONCE)]
     )
     return float((sums / samples.y.shape[1]).exp().mean())

@@ -6,8 +6,12 @@ from torch import Tensor, nn
 
 from common.experiments.settings import Settings
 from common.runs.run import Run
-from papers.logra.tasks.classifier_training import Device, TrainingSettings, device_of, train
-from papers.logra.tasks.corpora import CorpusSettings, load
+from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import Device
+from papers.logra.curvature.tensor_files import digest_tensors
+from papers.logra.tasks.classifier_training import TrainingSettings, train
+from papers.logra.tasks.corpora import CorpusSettings, load_corpus
+from papers.logra.tasks.devices import take_device
 from papers.logra.tasks.language_models import LanguageModelSettings
 
 
@@ -24,10 +28,10 @@ class LanguageTask:
     """The corpus on its device, and models trained on parts of it."""
 
     def __init__(self, settings: LanguageTaskSettings, run: Run) -> None:
-        self.settings = settings
-        self.device = device_of(settings.device, run)
+        self.settings, self.run = settings, run
+        self.device = take_device(settings.device, run)
         settings.network.note(run)
-        corpus = load(settings.corpus, run)
+        corpus = load_corpus(settings.corpus, run)
         self.corpus = corpus._replace(
             train=corpus.train.to(self.device), queries=corpus.queries.to(self.device)
         )
@@ -37,9 +41,10 @@ class LanguageTask:
 
         Raises: InputError if they fill no batch.
         """
-        samples = self.corpus.train
+        samples, called = self.corpus.train, f"training-{seed}"
         if places is not None:
+            called += f"-{digest_tensors({'places': places})[:16]}"
             samples = samples.take(places.to(self.device))
         settings = self.settings
         network = settings.network.build(self.corpus.vocabulary, settings.corpus.length, seed)
-        return train(network, samples, settings.training, seed)
+        return train(network, samples, settings.training, seed, Checkpoint(self.run, called))

@@ -44,7 +44,7 @@ class MlpStack:
         return model.eval()
 
     def gradients(self, x: Tensor, chances: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Of each model's mean cross-entropy, of weights and of biases, by layer.
+        """Gradients of each model's mean cross-entropy by weights and by biases, layer by layer.
 
         Args:
             x: (models, n, width).

@@ -61,7 +61,7 @@ def _over_places(values: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, samples: Samples, batch_size: int = 1024) -> Tensor:
-    """Of all samples, in evaluation mode."""
+def compute_logits(model: nn.Module, samples: Samples, batch_size: int = 1024) -> Tensor:
+    """Logits (n, [t,] classes) of all samples, in evaluation mode."""
     model.eval()
     return torch.cat([model(part.x) for _, part in samples.batches(batch_size)])

@@ -17,7 +17,7 @@ _VOWELS: Final = "aeiou"
 _SYLLABLES: Final = len(_CONSONANTS) * len(_VOWELS)
 
 
-def words_of(settings: CorpusSettings) -> tuple[str, ...]:
+def read_words(settings: CorpusSettings) -> tuple[str, ...]:
     """The word of each token of a corpus. Raises InputError if its files are absent."""
     if settings.name == "generated":
         return made_up(settings.topics, settings.private_words, settings.shared_words)

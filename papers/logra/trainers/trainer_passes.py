@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.experiments.settings import Settings
-from papers.logra.curvature.hessians import Damping
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
 from papers.logra.scoring.influence import HessianKind, Log, Scores, SelfScores, merge_logs
@@ -34,7 +34,7 @@ class LogIXArguments(Settings):
     project: str
     config: Path | str | None = None
     lora: LoRA | StrictBool = Field("none", description="True: as the configuration says")
-    hessian: HessianName = "raw"
+    hessian: HessianName = "empirical_fisher"
     save: Save = "grad"
     initialize_from_log: bool = Field(
         False, description="score with an earlier run's statistics, projections and log"
@@ -66,7 +66,7 @@ class LogIXArguments(Settings):
         Damping.of(self.influence_damping, self.influence_relative_damping)
 
 
-Batches = Callable[[], Iterable[Example]]
+GiveBatches = Callable[[], Iterable[Example]]
 
 
 class TrainerPasses:
@@ -86,7 +86,7 @@ class TrainerPasses:
         self.run = LogIX(arguments.project, arguments.config, resume=arguments.resume)
         self.run.watch(model, arguments.type_filter, arguments.name_filter)
 
-    def extract_log(self, batches: Batches) -> None:
+    def extract_log(self, batches: GiveBatches) -> None:
         """Log all batches, in as many passes as projections and Hessian take."""
         chosen = self.arguments
         for _ in LogIXScheduler(self.run, chosen.lora, chosen.hessian, chosen.save):
@@ -94,18 +94,18 @@ class TrainerPasses:
                 pass
         self.run.finalize()
 
-    def influence(self, batches: Batches) -> Scores:
+    def influence(self, batches: GiveBatches) -> Scores:
         """Scores of all stored samples for the queries in ``batches``."""
         self.only_look()
         return self.scores(merge_logs(self.logs(batches)))
 
-    def self_influence(self, batches: Batches) -> SelfScores:
+    def self_influence(self, batches: GiveBatches) -> SelfScores:
         """Self-influence of the samples in ``batches``."""
         self.only_look()
         return self.self_scores(merge_logs(self.logs(batches)))
 
     def only_look(self) -> None:
-        """Batches to come are neither stored nor counted."""
+        """GiveBatches to come are neither stored nor counted."""
         self.reduction.begin()
         if self.arguments.initialize_from_log:
             self.run.initialize_from_log()
@@ -113,7 +113,7 @@ class TrainerPasses:
         self.run.eval()
 
     def scores(self, queries: Log) -> Scores:
-        """Of all stored samples."""
+        """The influence of all stored samples on these queries."""
         return self.run.compute_influence_all(
             queries,
             mode=self.arguments.influence_mode,
@@ -124,7 +124,7 @@ class TrainerPasses:
         )
 
     def self_scores(self, samples: Log) -> SelfScores:
-        """Of each sample with itself."""
+        """The influence of each sample on itself."""
         return self.run.compute_self_influence(
             samples,
             hessian=self._hessian,
@@ -138,7 +138,7 @@ class TrainerPasses:
         """What the log was made with; statistics of an earlier run say it themselves."""
         return "none" if self.arguments.hessian == "none" else "auto"
 
-    def logs(self, batches: Batches) -> Iterator[Log]:
+    def logs(self, batches: GiveBatches) -> Iterator[Log]:
         """The log of each batch, as the run is set up; not of those from before a kill."""
         with evaluating(self.model):
             for example in batches():

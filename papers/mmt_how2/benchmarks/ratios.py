@@ -21,12 +21,8 @@ from common.results.memory import peak_tensor_bytes
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.fairseq_start import old_calls
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import (
-    Schedule,
-    TranslationModel,
-    configuration,
-    make_trainer,
-)
+from papers.mmt_how2.translation.training import configuration, make_trainer
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 PAPER: Final = "mmt_how2"
 FEATURES: Final = 2048
@@ -34,12 +30,17 @@ SCHEDULE: Final = Schedule(epochs=1, batch_size=1000, learning_rate=0.001, decay
 
 
 class Shape(NamedTuple):
-    """Of a text and of the networks on it."""
+    """Of a text and of the networks on it.
+
+    Attributes:
+        words: of a sentence, on each side.
+        width: of the decoder; words have half of it, the encoder has half of it a direction.
+    """
 
     sentences: int
-    words: int  # of a sentence, each side
+    words: int
     types: int
-    width: int  # of the decoder; words have half of it, the encoder has half of it a direction
+    width: int
 
     def __str__(self) -> str:
         return (
@@ -96,7 +97,7 @@ def transformer(shape: Shape) -> TranslationModel:
     return TranslationModel(architecture="transformer", options=sizes)
 
 
-class Text:
+class BenchmarkText:
     """A made-up text of a shape, as fairseq's data folder, with a picture a line."""
 
     def __init__(self, shape: Shape, folder: Path) -> None:
@@ -131,10 +132,10 @@ class SameLength(Translator):
         return generator
 
 
-class Job:
+class TimedModel:
     """One model on a text: an update on its lines, and their translation."""
 
-    def __init__(self, text: Text, model: TranslationModel, name: str) -> None:
+    def __init__(self, text: BenchmarkText, model: TranslationModel, name: str) -> None:
         visual = text.visual if model.reads_pictures else None
         work = text.folder / name
         with old_calls():
@@ -170,12 +171,14 @@ class Job:
 
 
 @contextmanager
-def jobs(shape: Shape, models: dict[str, TranslationModel]) -> Iterator[dict[str, Job]]:
+def timed_models(
+    shape: Shape, models: dict[str, TranslationModel]
+) -> Iterator[dict[str, TimedModel]]:
     """Models on one text, on one thread."""
     with one_thread(), tempfile.TemporaryDirectory() as folder:
-        text = Text(shape, Path(folder))
+        text = BenchmarkText(shape, Path(folder))
         yield {
-            name: Job(text, model, f"model{number}")
+            name: TimedModel(text, model, f"model{number}")
             for number, (name, model) in enumerate(models.items())
         }
 
@@ -195,9 +198,9 @@ def speed(scale: str) -> list[BenchmarkRow]:
     shape = SHAPES[scale]
     repeats = 3 if scale == "smoke" else 15
     rows = []
-    with jobs(shape, all_models(shape)) as made:
-        for what, work in (("an update", Job.update), ("beam search", Job.translate)):
-            for ours, peer in pairs():
+    with timed_models(shape, all_models(shape)) as made:
+        for what, work in (("an update", TimedModel.update), ("beam search", TimedModel.translate)):
+            for ours, peer in list_comparisons():
                 timed = compare(partial(work, made[ours]), partial(work, made[peer]), repeats)
                 row = timed.row(
                     PAPER, f"{what}, {ours}: {shape}", peer_name(peer), note(made, peer)
@@ -209,7 +212,7 @@ def speed(scale: str) -> list[BenchmarkRow]:
 def memory(scale: str) -> list[BenchmarkRow]:
     """Most memory of an update, beside fairseq's models and beside text alone."""
     shape = SHAPES[scale]
-    with jobs(shape, all_models(shape)) as made:
+    with timed_models(shape, all_models(shape)) as made:
         peaks = {name: max(peak_tensor_bytes(job.update), 1) for name, job in made.items()}
         return [
             memory_row(
@@ -220,7 +223,7 @@ def memory(scale: str) -> list[BenchmarkRow]:
                 peaks[peer],
                 note(made, peer),
             )
-            for ours, peer in pairs()
+            for ours, peer in list_comparisons()
         ]
 
 
@@ -232,14 +235,14 @@ def growth(scale: str) -> list[BenchmarkRow]:
             shape = SHAPES[scale]._replace(**{name: size})
             models = all_models(shape)
             del models["fairseq's Transformer"], models["output"]
-            with jobs(shape, models) as made:
-                for ours, peer in pairs(models):
+            with timed_models(shape, models) as made:
+                for ours, peer in list_comparisons(models):
                     timed = compare(made[ours].update, made[peer].update, 5)
                     rows.append(timed.row(PAPER, f"an update, {ours}: {shape}", peer_name(peer)))
     return rows
 
 
-def pairs(models: Sequence[str] | dict[str, Any] | None = None) -> list[tuple[str, str]]:
+def list_comparisons(models: Sequence[str] | dict[str, Any] | None = None) -> list[tuple[str, str]]:
     """What is compared with what: text alone with fairseq's models, pictures with text alone."""
     peers = [("text", "fairseq's LSTM"), ("text", "fairseq's Transformer")]
     found = [*peers, *((way, "text") for way in WAYS)]
@@ -251,7 +254,7 @@ def peer_name(peer: str) -> str:
     return "the same model on text alone" if peer == "text" else peer
 
 
-def note(made: dict[str, Job], peer: str) -> str:
+def note(made: dict[str, TimedModel], peer: str) -> str:
     """Sizes of both models."""
     return f"{made['text'].parameters:,} weights on text alone, {made[peer].parameters:,} there"
 

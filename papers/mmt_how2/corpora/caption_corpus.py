@@ -10,7 +10,7 @@ import numpy as np
 from papers.mmt_how2.corpora.noise_channel import NoiseChannel
 from papers.mmt_how2.corpora.picture_vectors import Pictures, Vectors, picture_vectors, prototypes
 from papers.mmt_how2.corpora.pictured_text import PicturedText
-from papers.mmt_how2.corpora.spoken_words import spoken
+from papers.mmt_how2.corpora.spoken_words import normalise_transcript
 
 #: What twins look like is the same in every corpus.
 LOOKS_SEED: Final = 0
@@ -50,7 +50,7 @@ def caption_corpus(
             :func:`papers.mmt_how2.corpora.noise_channel.confusions`.
         twin_errors: share of twins misheard.
     """
-    said = tuple(spoken(caption) for caption in captions)
+    said = tuple(normalise_transcript(caption) for caption in captions)
     twins = {
         word: ((other, twin_errors),)
         for pair in CAPTION_TWINS
@@ -59,7 +59,7 @@ def caption_corpus(
     both = NoiseChannel({**functions.substitutions, **twins})
     text_seed, picture_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     shown = shown_twins(said, pictures, picture_seed)
-    scenes = np.arange(len(said))  # every caption has its own picture
+    scenes = np.arange(len(said))  # Every caption has its own picture.
     return PicturedText(tuple(both.heard(said, text_seed)), said, scenes, shown)
 
 

@@ -107,7 +107,7 @@ class Language:
             )
         )
 
-    def senses_of(self, words: Sequence[str], scene: int) -> list[int]:
+    def look_up_senses(self, words: Sequence[str], scene: int) -> list[int]:
         """Senses of the two ambiguous words of an English sentence in a scene."""
         return [int(self.senses[scene, int(words[place][1:])]) for place in SOURCE_PLACES]
 
@@ -133,13 +133,13 @@ def compositional_corpus(knobs: CompositionalText, seed: int) -> Corpus:
         text_seed, picture_seed = np.random.SeedSequence([seed, number]).generate_state(2)
         rng = np.random.default_rng(text_seed)
         scenes = scenes_of_videos(size, SCENES, knobs.pictures.per_video, rng)
-        source, target = sentences(scenes, knobs.cue, rng)
+        source, target = draw_sentence_pairs(scenes, knobs.cue, rng)
         pictures = picture_vectors(scenes, looks, knobs.pictures, int(picture_seed))
         corpus[split] = PicturedText(source, target, scenes, pictures)
     return corpus
 
 
-def sentences(
+def draw_sentence_pairs(
     scenes: Scenes, cue: float, rng: np.random.Generator
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """English sentences about ``scenes`` and their translations."""
@@ -147,7 +147,7 @@ def sentences(
     named = rng.random(count) < cue
     drawn = (rng.integers(kinds, size=count) for kinds in (ADJECTIVES, NOUNS, VERBS, AMBIGUOUS))
     adjectives, nouns, verbs, first = drawn
-    second = (first + rng.integers(1, AMBIGUOUS, size=count)) % AMBIGUOUS  # another one
+    second = (first + rng.integers(1, AMBIGUOUS, size=count)) % AMBIGUOUS  # It is another word.
     source, target = [], []
     for row, scene in enumerate(scenes.tolist()):
         words = [
@@ -156,7 +156,7 @@ def sentences(
             *(f"x{first[row]}", "near", f"x{second[row]}"),
         ]
         source.append(" ".join(words))
-        target.append(LANGUAGE.translation(words, LANGUAGE.senses_of(words, scene)))
+        target.append(LANGUAGE.translation(words, LANGUAGE.look_up_senses(words, scene)))
     return tuple(source), tuple(target)
 
 
@@ -196,9 +196,9 @@ def ideal_translations(text: PicturedText, pictures: Pictures, sees_picture: boo
     for line, shown in zip(text.source, seen, strict=True):
         words = line.split(" ")
         if words[0] != MASK:
-            senses = LANGUAGE.senses_of(words, int(words[0].removeprefix("scene")))
+            senses = LANGUAGE.look_up_senses(words, int(words[0].removeprefix("scene")))
         else:
-            senses = LANGUAGE.senses_of(words, shown) if sees_picture else [0, 0]
+            senses = LANGUAGE.look_up_senses(words, shown) if sees_picture else [0, 0]
         found.append(LANGUAGE.translation(words, senses))
     return found
 

@@ -83,7 +83,7 @@ class CorrectionText(Settings):
         return 100 * len(FUNCTION_PLACES) * self.function_errors / WORDS
 
 
-def channel(knobs: CorrectionText) -> NoiseChannel:
+def build_channel(knobs: CorrectionText) -> NoiseChannel:
     """Function words become another of their class, twins each other; words are lost and added."""
     substitutions = {}
     for words, rate in (
@@ -104,27 +104,29 @@ def correction_corpus(knobs: CorrectionText, seed: int) -> Corpus:
     What was said depends on ``seed``, sizes and sentences per video alone.
     """
     looks = prototypes(SCENES, knobs.pictures.size, LANGUAGE_SEED)
-    heard_through = channel(knobs)
+    heard_through = build_channel(knobs)
     corpus = {}
     for number, (split, size) in enumerate(knobs.sizes.model_dump().items()):
         seeds = np.random.SeedSequence([seed, number]).generate_state(4).tolist()
         rng = np.random.default_rng(seeds[0])
         scenes = scenes_of_videos(size, SCENES, knobs.pictures.per_video, rng)
-        said = said_in(scenes.tolist(), rng)
-        heard = misspelt(heard_through.heard(said, seeds[1]), knobs.misspelt, seeds[2])
+        said = draw_sentences(scenes.tolist(), rng)
+        heard = misspell(heard_through.heard(said, seeds[1]), knobs.misspelt, seeds[2])
         pictures = picture_vectors(scenes, looks, knobs.pictures, seeds[3])
         corpus[split] = PicturedText(tuple(heard), said, scenes, pictures)
     return corpus
 
 
-def said_in(scenes: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
+def draw_sentences(scenes: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
     """A sentence for each scene."""
     count = len(scenes)
     classes = (DETERMINERS, ADJECTIVES, TWINS, VERBS, PREPOSITIONS, DETERMINERS)
     article, adjective, first, verb, preposition, article_2 = (
         rng.integers(len(words), size=count) for words in classes
     )
-    second = (first + rng.integers(1, len(TWINS), size=count)) % len(TWINS)  # another pair
+    second = (first + rng.integers(1, len(TWINS), size=count)) % len(
+        TWINS
+    )  # It is of another pair.
     return tuple(
         " ".join(
             (
@@ -141,7 +143,7 @@ def said_in(scenes: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
     )
 
 
-def floor_wer_of(text: PicturedText) -> float:
+def measure_floor_wer(text: PicturedText) -> float:
     """Word error rate of a split, in percent, when all but function words are put right.
 
     Raises:
@@ -157,11 +159,11 @@ def floor_wer_of(text: PicturedText) -> float:
     return 100 * wrong / (WORDS * len(text))
 
 
-def misspelt(lines: Iterable[str], rate: float, seed: int) -> list[str]:
+def misspell(lines: Iterable[str], rate: float, seed: int) -> list[str]:
     """Lines whose content words have each letter replaced by any other with chance ``rate``."""
     rng = np.random.default_rng(seed)
 
-    def misspelt_word(word: str) -> str:
+    def misspell_word(word: str) -> str:
         if word in FUNCTION_WORDS:
             return word
         hit = rng.random(len(word)) < rate
@@ -171,4 +173,4 @@ def misspelt(lines: Iterable[str], rate: float, seed: int) -> list[str]:
             for letter, wrong, step in zip(word, hit, steps, strict=True)
         )
 
-    return [" ".join(map(misspelt_word, line.split())) for line in lines] if rate else list(lines)
+    return [" ".join(map(misspell_word, line.split())) for line in lines] if rate else list(lines)

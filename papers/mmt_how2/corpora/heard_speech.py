@@ -12,7 +12,7 @@ from common.data.how2 import hypotheses, sentences
 from common.errors import InputError
 from papers.mmt_how2.corpora.parallel_corpora import HOW2_SPLITS, link_how2_pictures
 from papers.mmt_how2.corpora.pictured_text import Corpus, write_pictures
-from papers.mmt_how2.corpora.spoken_words import NOTHING, spoken
+from papers.mmt_how2.corpora.spoken_words import NOTHING, normalise_transcript
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.fairseq_start import start_fairseq
 
@@ -39,7 +39,7 @@ class HeardSpeech:
             for split, lines in self.heard.items()
         }
 
-    def pictures_of(self, split: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def read_pictures(self, split: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Pictures of a split, (utterances, size).
 
         Raises:
@@ -54,7 +54,7 @@ class HeardSpeech:
         return np.array(found, dtype=np.float32)
 
 
-def made_up(corpus: Corpus, folder: Path) -> HeardSpeech:
+def write_heard_speech(corpus: Corpus, folder: Path) -> HeardSpeech:
     """A corpus of :mod:`.correction_corpus`; its pictures go into ``folder``."""
     return HeardSpeech(
         {split: text.source for split, text in corpus.items()},
@@ -63,7 +63,7 @@ def made_up(corpus: Corpus, folder: Path) -> HeardSpeech:
     )
 
 
-def how2(folder: Path, root: Path | None = None) -> HeardSpeech:
+def read_how2_speech(folder: Path, root: Path | None = None) -> HeardSpeech:
     """How2 as ``how2_full`` and ``how2_recognised`` have it; ``folder`` gets links to features.
 
     Words are lower case, and what is no letter, digit or apostrophe is a blank (Choe et al. 2019;
@@ -74,8 +74,8 @@ def how2(folder: Path, root: Path | None = None) -> HeardSpeech:
     """
     heard, said = {}, {}
     for split, upstream in HOW2_SPLITS.items():
-        heard[split] = tuple(map(spoken, hypotheses(upstream, root)))
-        said[split] = tuple(map(spoken, sentences(upstream, "en", root)))
+        heard[split] = tuple(map(normalise_transcript, hypotheses(upstream, root)))
+        said[split] = tuple(map(normalise_transcript, sentences(upstream, "en", root)))
         if len(heard[split]) != len(said[split]):
             raise InputError(
                 f"how2_recognised: {len(heard[split])} lines of {upstream} for"

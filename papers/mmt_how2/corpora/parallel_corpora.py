@@ -9,7 +9,7 @@ from typing import Final
 from common.data import how2, multi30k
 from common.data.registry import identity
 from common.runs.record import DataIdentity
-from papers.mmt_how2.corpora.spoken_words import NOTHING, spoken
+from papers.mmt_how2.corpora.spoken_words import NOTHING, normalise_transcript
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 
 #: Our names of splits and those of the corpora; How2's test split is its ``dev5``.
@@ -25,7 +25,7 @@ def how2_pairs(source: str, target: str) -> Mapping[str, SentencePairs]:
     """
 
     def side(split: str, language: str) -> list[str]:
-        return [spoken(line) or NOTHING for line in how2.sentences(split, language)]
+        return [normalise_transcript(line) or NOTHING for line in how2.sentences(split, language)]
 
     return {
         ours: SentencePairs(side(theirs, source), side(theirs, target))

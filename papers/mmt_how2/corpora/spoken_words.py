@@ -23,10 +23,10 @@ class _Punctuation(dict[int, str]):
         return self.setdefault(code, letter if kept else " ")
 
 
-_PUNCTUATION: Final = _Punctuation({ord("’"): "'", ord("\u00ad"): ""})  # a soft hyphen is not seen
+_PUNCTUATION: Final = _Punctuation({ord("’"): "'", ord("\u00ad"): ""})  # A soft hyphen is not seen.
 
 
-def spoken(line: str) -> str:
+def normalise_transcript(line: str) -> str:
     """Lower-case words of letters, digits and apostrophes within them; empty if there are none.
 
     Combining marks belong to their letter, and are composed with it where Unicode can (NFC), so

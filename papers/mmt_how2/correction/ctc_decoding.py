@@ -17,7 +17,7 @@ from common.errors import InputError
 Prefix = tuple[int, ...]
 
 
-def best_path(log_chances: Tensor) -> list[int]:
+def decode_best_path(log_chances: Tensor) -> list[int]:
     """Symbols of the most probable path of frames (t, symbols)."""
     return [symbol for symbol, _ in groupby(log_chances.argmax(-1).tolist()) if symbol]
 
@@ -39,7 +39,7 @@ def prefix_search(
     """
     if beam < 1:
         raise InputError(f"beam {beam}; allowed: from 1")
-    # Of a prefix: log-probability of its paths that end in a blank, and of those that do not.
+    # A prefix has the log-probability of its paths that end in a blank, and of those that do not.
     kept: dict[Prefix, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_chances.tolist():
         symbols = [number for number, chance in enumerate(frame) if number and chance >= least]
@@ -47,18 +47,18 @@ def prefix_search(
         for prefix, (blank, other) in kept.items():
             both = log_sum(blank, other)
             again = other + frame[prefix[-1]] if prefix else -math.inf
-            add(grown, prefix, both + frame[0], again)
+            add_probabilities(grown, prefix, both + frame[0], again)
             for symbol in symbols:
                 # The last symbol once more is a new one only after a blank.
                 before = blank if prefix and prefix[-1] == symbol else both
                 if before > -math.inf:
-                    add(grown, (*prefix, symbol), -math.inf, before + frame[symbol])
+                    add_probabilities(grown, (*prefix, symbol), -math.inf, before + frame[symbol])
         ranked = sorted(grown.items(), key=lambda item: -log_sum(*item[1]))
         kept = dict(ranked[:beam])
     return [(prefix, log_sum(*chances)) for prefix, chances in kept.items()]
 
 
-def add(
+def add_probabilities(
     into: dict[Prefix, tuple[float, float]], prefix: Prefix, blank: float, other: float
 ) -> None:
     """Add probabilities to those of a prefix."""

@@ -19,7 +19,11 @@ from common.data.language_modelling import Vocabulary
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
-from papers.mmt_how2.correction.minibatch_training import Minibatches, train
+from papers.mmt_how2.correction.minibatch_training import (
+    Minibatches,
+    States,
+    train_network,
+)
 from papers.mmt_how2.correction.padded_text import PaddedText, encoded, word_vocabulary
 
 
@@ -49,26 +53,26 @@ class JointEmbedding(nn.Module):
         self.gru = nn.GRU(settings.word_embedding, settings.hidden, batch_first=True)
         self.text = nn.Linear(settings.hidden, settings.width)
 
-    def of_pictures(self, features: Tensor) -> Tensor:
+    def encode_pictures(self, features: Tensor) -> Tensor:
         """Features (n, picture width) -> (n, width)."""
         return functional.normalize(self.picture(features), dim=-1)
 
-    def of_text(self, text: PaddedText) -> Tensor:
+    def encode_text(self, text: PaddedText) -> Tensor:
         """Rows of words -> (n, width): the GRU's state after the last word."""
         states, _ = self.gru(self.words(text.ids))
         rows = torch.arange(len(text.lengths), device=states.device)
         return functional.normalize(self.text(states[rows, text.lengths - 1]), dim=-1)
 
     @torch.no_grad()
-    def embedded_pictures(self, features: Tensor, batch_size: int = 1024) -> Tensor:
+    def embed_pictures(self, features: Tensor, batch_size: int = 1024) -> Tensor:
         """Unit vectors (n, width) of all pictures, on the CPU."""
         self.eval()
         device = self.text.weight.device
         parts = torch.split(features, batch_size)
-        return torch.cat([self.of_pictures(part.to(device)).cpu() for part in parts])
+        return torch.cat([self.encode_pictures(part.to(device)).cpu() for part in parts])
 
     @torch.no_grad()
-    def embedded_text(self, sentences: Sequence[str], batch_size: int = 1024) -> Tensor:
+    def embed_text(self, sentences: Sequence[str], batch_size: int = 1024) -> Tensor:
         """Unit vectors (n, width) of all sentences, on the CPU.
 
         Raises:
@@ -78,7 +82,7 @@ class JointEmbedding(nn.Module):
         text = encoded(sentences, self.vocabulary)
         device = self.text.weight.device
         parts = torch.split(torch.arange(len(sentences)), batch_size)
-        return torch.cat([self.of_text(text.take(part).to(device)).cpu() for part in parts])
+        return torch.cat([self.encode_text(text.take(part).to(device)).cpu() for part in parts])
 
 
 def two_way_hinge(
@@ -107,6 +111,7 @@ def train_joint_embedding(
     seed: int,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> JointEmbedding:
     """A joint embedding of pairs: features (n, picture width) and n transcripts.
 
@@ -125,11 +130,11 @@ def train_joint_embedding(
     model = JointEmbedding(features.shape[1], vocabulary, settings).to(device)
 
     def loss(places: Tensor) -> Tensor:
-        pictures = model.of_pictures(features[places].to(device))
-        texts = model.of_text(text.take(places).to(device))
+        pictures = model.encode_pictures(features[places].to(device))
+        texts = model.encode_text(text.take(places).to(device))
         return two_way_hinge(pictures @ texts.T, settings.margin, settings.negatives)
 
-    train(model, loss, len(transcripts), schedule, seed, progress)
+    train_network(model, loss, len(transcripts), schedule, seed, progress, states)
     return model
 
 
@@ -139,7 +144,7 @@ def recall_at(similarity: Tensor, k: int) -> float:
     A column as similar as the own one counts as nearer, so that an embedding that tells nothing
     apart recalls nothing. Texts to pictures is the recall of the transpose.
     """
-    nearer = (similarity >= similarity.diagonal().unsqueeze(1)).sum(1)  # itself included
+    nearer = (similarity >= similarity.diagonal().unsqueeze(1)).sum(1)  # The own column counts.
     return float((nearer <= k).float().mean())
 
 
@@ -175,13 +180,13 @@ class PictureWords:
             raise InputError(f"smoothing {smoothing}; allowed: above 0")
         self.model = model
         self.text = encoded(transcripts, model.vocabulary)
-        self.vectors = model.embedded_text(transcripts)
+        self.vectors = model.embed_text(transcripts)
         self.neighbours = neighbours
         self.smoothing = smoothing
 
     def log_chances(self, features: Tensor) -> Iterator[Tensor]:
         """log p (words,) of the vocabulary, picture by picture of features (n, picture width)."""
-        found = nearest(self.model.embedded_pictures(features), self.vectors, self.neighbours)
+        found = nearest(self.model.embed_pictures(features), self.vectors, self.neighbours)
         for places in found:
             near = self.text.take(places)
             words = near.ids[near.present]

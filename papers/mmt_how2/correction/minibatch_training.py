@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from inspect import unwrap
+from itertools import islice
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
+from common.random_state import global_states, set_global_states
+
+
+class States(Protocol):
+    """Where a training keeps what it goes on from after a kill: tensors and plain values."""
+
+    def read(self) -> dict[str, Any] | None:
+        """The newest state; None if there is none."""
+        ...
+
+    def write(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep the state, or let it be where the last one is recent enough."""
+        ...
+
+
+class EagerAdam(Adam):
+    """torch's Adam, which does not load torch's compiler at its first step: seconds of a run."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step, as torch's, without telling a compiler to keep out of it."""
+        unwrap(Adam.step)(self, closure)
 
 
 class Minibatches(Settings):
@@ -24,13 +49,14 @@ class Minibatches(Settings):
     clip_norm: float = Field(5.0, gt=0, description="of the gradient of all weights")
 
 
-def train(
+def train_network(
     network: nn.Module,
     loss: Callable[[Tensor], Tensor],
     count: int,
     settings: Minibatches,
     seed: int,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> list[float]:
     """Train ``network`` in place; the mean loss of each epoch.
 
@@ -38,22 +64,30 @@ def train(
         loss: of the samples at some places (batch,), one number, averaged over them.
         count: number of samples.
         seed: of the order of the samples, a new permutation each epoch.
+        states: kept after epochs; the training goes on after the newest one, to the same end.
 
     Raises:
         InputError: the loss is no finite number.
     """
-    # Its import takes seconds, which whoever only scores need not wait for.
-    from torch.optim import Adam
-
-    optimizer = Adam(network.parameters(), lr=settings.learning_rate)
+    optimizer = EagerAdam(network.parameters(), lr=settings.learning_rate)
+    device = next(network.parameters()).device
     batches = -(-count // settings.batch_size)
-    steps, step = settings.epochs * batches, 0
+    steps = settings.epochs * batches
+    history: list[float] = []
+    if states and (state := states.read()):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        set_global_states(state["random"], device)
+        history = state["history"]
+    step = len(history) * batches
     bar = (
         progress(settings.epochs, f"train {type(network).__name__}", "epoch") if progress else None
     )
-    history = []
+    if bar:
+        bar.update(len(history))
     network.train()
-    for epoch in epochs(count, settings, seed):
+    # The orders of the epochs before are drawn again, which leaves the generator as they left it.
+    for epoch in islice(epochs(count, settings, seed), len(history), None):
         total = 0.0
         for places in epoch:
             if settings.decay == "linear":
@@ -71,6 +105,16 @@ def train(
             raise InputError(
                 f"learning_rate {settings.learning_rate}: the loss is {total / count} after "
                 f"{len(history)} epochs; a smaller one is needed"
+            )
+        if states:
+            states.write(
+                len(history),
+                lambda: {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "random": global_states(device),
+                    "history": history,
+                },
             )
         if bar:
             bar.update(1)

@@ -20,11 +20,15 @@ from common.data.language_modelling import Vocabulary
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
-from papers.mmt_how2.correction.ctc_decoding import best_path, prefix_search
-from papers.mmt_how2.correction.minibatch_training import Minibatches, train
+from papers.mmt_how2.correction.ctc_decoding import decode_best_path, prefix_search
+from papers.mmt_how2.correction.minibatch_training import (
+    Minibatches,
+    States,
+    train_network,
+)
 from papers.mmt_how2.correction.padded_text import padded
 
-BLANK = "<blank>"
+CTC_BLANK = "<blank>"
 
 
 class RecogniserSettings(Settings):
@@ -96,7 +100,7 @@ class Recogniser(nn.Module):
         """Texts of utterances (t, inputs): of the best path, or of a search with ``beam``."""
         found = self.log_chances(features)
         if beam is None:
-            return [self.text(best_path(chances)) for chances in found]
+            return [self.text(decode_best_path(chances)) for chances in found]
         return [self.text(prefix_search(chances, beam)[0][0]) for chances in found]
 
     def text(self, symbols: Sequence[int]) -> str:
@@ -137,6 +141,7 @@ def train_recogniser(
     seed: int,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> Recogniser:
     """A recogniser of utterances (t, inputs) and their transcripts.
 
@@ -150,7 +155,7 @@ def train_recogniser(
         )
     device = device or torch.device("cpu")
     letters = sorted({letter for text in transcripts for letter in text})
-    alphabet = Vocabulary((BLANK, *letters))
+    alphabet = Vocabulary((CTC_BLANK, *letters))
     characters = padded([alphabet.encode(text).tolist() for text in transcripts])
     for number, (frames, text) in enumerate(zip(features, transcripts, strict=True), start=1):
         # Between equal neighbours stands a blank.
@@ -167,5 +172,5 @@ def train_recogniser(
         chances, lengths = model(*together([features[place] for place in places], device))
         return ctc_loss(chances, lengths, *characters.take(places).to(device))
 
-    train(model, loss, len(features), schedule, seed, progress)
+    train_network(model, loss, len(features), schedule, seed, progress, states)
     return model

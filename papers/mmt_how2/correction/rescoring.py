@@ -75,7 +75,7 @@ class NBestLists:
         length: Length = "mean",
         errors: ErrorCounts | None = None,
     ) -> None:
-        check(candidates, references)
+        check_candidates(candidates, references)
         self.candidates = candidates
         sizes = np.array([len(one) for one in candidates])
         self.present = np.arange(sizes.max()) < sizes[:, None]
@@ -125,7 +125,7 @@ class NBestLists:
         return float(100 * fewest.sum() / self.words)
 
 
-def check(candidates: Sequence[Sequence[Candidate]], references: Sequence[str]) -> None:
+def check_candidates(candidates: Sequence[Sequence[Candidate]], references: Sequence[str]) -> None:
     """Raises InputError unless each reference has words and candidates."""
     if len(candidates) != len(references):
         raise InputError(

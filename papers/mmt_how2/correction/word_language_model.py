@@ -18,7 +18,11 @@ from common.data.language_modelling import Vocabulary
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
-from papers.mmt_how2.correction.minibatch_training import Minibatches, train
+from papers.mmt_how2.correction.minibatch_training import (
+    Minibatches,
+    States,
+    train_network,
+)
 from papers.mmt_how2.correction.padded_text import PaddedText, padded, word_vocabulary
 
 
@@ -101,6 +105,7 @@ def train_language_model(
     seed: int,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    states: States | None = None,
 ) -> WordLanguageModel:
     """A language model of ``sentences``, by cross-entropy.
 
@@ -117,5 +122,5 @@ def train_language_model(
         batch = text.take(places).to(device)
         return -model.sums(batch).sum() / batch.lengths.sum()
 
-    train(model, loss, len(sentences), schedule, seed, progress)
+    train_network(model, loss, len(sentences), schedule, seed, progress, states)
     return model

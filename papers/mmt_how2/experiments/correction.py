@@ -19,22 +19,26 @@ from common.runs.run import Run
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
-from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2, made_up
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech, write_heard_speech
 from papers.mmt_how2.corpora.parallel_corpora import how2_identity
-from papers.mmt_how2.experiments.recognition_errors import counts_by_class, kinds_of, ranked_pairs
-from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring
+from papers.mmt_how2.experiments.recognition_errors import (
+    count_by_class,
+    ranked_pairs,
+    summarise_errors,
+)
+from papers.mmt_how2.methods.rescored_correction import Rescorer, Rescoring, keep_all
 from papers.mmt_how2.methods.systems import (
     WRONG_PICTURES,
     CorpusText,
     System,
     TrainedSystem,
-    device_of,
+    take_device,
 )
-from papers.mmt_how2.translation.generation import Search
+from papers.mmt_how2.translation.generation import Search, Translations
 from papers.mmt_how2.translation.scoring import word_errors
-from papers.mmt_how2.translation.training import Schedule
+from papers.mmt_how2.translation.training_settings import Schedule
 
 #: The recogniser's own output, beside the systems' names.
 INPUT: Final = "input"
@@ -74,11 +78,11 @@ class Outputs:
         """Count the errors of an output."""
         errors = word_errors(output, self.said)
         self.substitutions[name] = ranked_pairs(errors)
-        found = kinds_of(errors)
+        found = summarise_errors(errors)
         self.metrics |= {f"{name}_{rate}": found[rate] for rate in RATES}
-        # In points of the word error rate; below zero where more was broken than repaired.
+        # Points of the word error rate are gained; they are below zero where more was broken.
         self.metrics[f"{name}_gain_pct"] = self.wer_pct(INPUT) - self.wer_pct(name)
-        self.metrics[f"{name}_function_pairs_count"] = counts_by_class(errors.pairs)[2]
+        self.metrics[f"{name}_function_pairs_count"] = count_by_class(errors.pairs)[2]
 
     def wer_pct(self, name: str) -> float:
         """Word error rate of an output that was added."""
@@ -87,54 +91,59 @@ class Outputs:
 
 def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     """Train all systems, correct the test split, and count what is left of its errors."""
-    speech, floor = spoken(settings, run)
-    device = device_of(settings.schedule, run)
+    device = take_device(settings.schedule, settings.systems.values(), run)
+    speech, floor = open_speech(settings, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])
-    corpus, trained = CorpusText(speech.pairs, run.work / "text"), {}
+    corpus = CorpusText(speech.pairs, run.work / "text")
+    trained: dict[str, TrainedSystem] = {}
+    found: dict[str, Translations] = {}
     for name, system in settings.systems.items():
         folder = run.work / name
         one = trained[name] = TrainedSystem(
             system, settings.schedule, corpus, speech.pictures, folder, run.seed, run.progress
         )
-        outputs.add(name, one.translate("test", settings.search).best)
+        rescored = settings.rescoring is not None and name in settings.rescoring.systems
+        search = keep_all(settings.search) if rescored else settings.search
+        found[name] = one.translate("test", search)
+        outputs.add(name, found[name].best)
         if one.visual:
             wrong = one.translate("test", settings.search, WRONG_PICTURES)
             outputs.add(f"{name}_permuted", wrong.best)
         outputs.metrics |= {f"{name}_{key}": value for key, value in one.costs().items()}
     if settings.rescoring:
-        rescorer = Rescorer(settings.rescoring, speech, run.seed, device, run.progress)
+        rescorer = Rescorer(settings.rescoring, speech, run, device)
         outputs.metrics |= rescorer.metrics()
         grid = []
         for name in settings.rescoring.systems:
-            found = rescorer.rescored(trained[name], settings.search)
-            for kind, best in found.best.items():
+            chosen = rescorer.rescored(trained[name], settings.search, found[name])
+            for kind, best in chosen.best.items():
                 outputs.add(f"{name}_{kind}", best)
-            # How far both models' gains overlap: zero where they add up.
+            # Both models' gains overlap by so much; where they add up it is zero.
             alone, both = (f"{name}_je", f"{name}_lm"), f"{name}_je_lm"
             outputs.metrics[f"{name}_overlap_pct"] = (
                 outputs.wer_pct(name) + outputs.wer_pct(both) - sum(map(outputs.wer_pct, alone))
             )
-            outputs.metrics |= {f"{name}_{key}": value for key, value in found.metrics.items()}
-            grid += [{"system": name, **choice._asdict()} for choice in found.grid]
+            outputs.metrics |= {f"{name}_{key}": value for key, value in chosen.metrics.items()}
+            grid += [{"system": name, **choice._asdict()} for choice in chosen.grid]
         run.write_rows("grid.csv", grid)
     run.write_json("substitutions.json", outputs.substitutions)
     run.write_json("sizes.json", {name: one.sizes() for name, one in trained.items()})
     return {**floor, **outputs.metrics}
 
 
-def spoken(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
+def open_speech(settings: CorrectionSettings, run: Run) -> tuple[HeardSpeech, dict[str, float]]:
     """The corpus, and the floor of its word error rate where it is known."""
     folder = run.work / "pictures"
     if settings.corpus == "how2":
         run.uses(how2_identity("en", "en", pictures=True))
         run.uses(identity("how2_recognised"))
-        return how2(folder), {}
+        return read_how2_speech(folder), {}
     run.uses(DataIdentity.generated("correction corpus", run.seed))
     corpus = correction_corpus(settings.text, run.seed)
     known = not (settings.text.deletion or settings.text.insertion)
-    floor = {"floor_wer_pct": floor_wer_of(corpus["test"])} if known else {}
-    return made_up(corpus, folder), floor
+    floor = {"floor_wer_pct": measure_floor_wer(corpus["test"])} if known else {}
+    return write_heard_speech(corpus, folder), floor
 
 
 PROGRAM = Program(CorrectionSettings, run_correction)

@@ -43,9 +43,9 @@ def run_spectra(settings: SpectrumSettings, run: Run) -> dict[str, float]:
     rows = []
     for name, chosen in settings.sets.items():
         if isinstance(chosen, Pictures):
-            features, metrics[f"{name}_scene_accuracy_pct"] = made_up(chosen, settings, run)
+            features, metrics[f"{name}_scene_accuracy_pct"] = draw_features(chosen, settings, run)
         else:
-            features = registered(chosen, run)
+            features = read_features(chosen, run)
         shares = variance_shares(features)
         for count, share in cumulative_shares_pct(shares).items():
             metrics[f"{name}_top{count}_pct"] = share
@@ -57,7 +57,7 @@ def run_spectra(settings: SpectrumSettings, run: Run) -> dict[str, float]:
     return metrics
 
 
-def made_up(
+def draw_features(
     pictures: Pictures, settings: SpectrumSettings, run: Run
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Pictures of random scenes, and the percentage that tell theirs."""
@@ -70,7 +70,7 @@ def made_up(
     return vectors, 100 * scene_accuracy(vectors, looks, scenes)
 
 
-def registered(name: Registered, run: Run) -> npt.NDArray[Any]:
+def read_features(name: Registered, run: Run) -> npt.NDArray[Any]:
     """Training features of a registered set."""
     if name == "how2_full":
         run.uses(identity(name, [f"{how2.FEATURES}/train.npy"]))

@@ -20,7 +20,7 @@ from papers.mmt_how2.translation.scoring import WordErrors, word_errors
 
 Pairs = Counter[tuple[str, str]]
 #: Pairs that the paper lists.
-LISTED: Final = 10
+PAIRS_LISTED: Final = 10
 
 
 class RecognitionSettings(Settings):
@@ -33,17 +33,18 @@ class RecognitionSettings(Settings):
 
 def run_errors(settings: RecognitionSettings, run: Run) -> dict[str, float]:
     """Word error rate, kinds of errors, and how many substitutions swap function words."""
-    said, heard = spoken(settings, run)
+    said, heard = read_transcripts(settings, run)
     errors = word_errors(heard, said, settings.weights)
     ranked = ranked_pairs(errors)
-    # Not as CSV, where the words "null" and "nan" would be read as missing.
+    # In a CSV the words "null" and "nan" would be read as missing.
     run.write_json("substitutions.json", ranked)
     return {
         "utterances_count": len(said),
-        **kinds_of(errors),
-        **classes_of(errors.pairs),
+        **summarise_errors(errors),
+        **classify_substitutions(errors.pairs),
         "listed_function_pairs_count": sum(
-            is_function_word(one) and is_function_word(other) for one, other, _ in ranked[:LISTED]
+            is_function_word(one) and is_function_word(other)
+            for one, other, _ in ranked[:PAIRS_LISTED]
         ),
         "distinct_pairs_count": len(ranked),
         "pairs_seen_once_count": sum(count == 1 for *_, count in ranked),
@@ -56,7 +57,9 @@ def ranked_pairs(errors: WordErrors) -> list[tuple[str, str, int]]:
     return [(*pair, count) for pair, count in ranked]
 
 
-def spoken(settings: RecognitionSettings, run: Run) -> tuple[Sequence[str], Sequence[str]]:
+def read_transcripts(
+    settings: RecognitionSettings, run: Run
+) -> tuple[Sequence[str], Sequence[str]]:
     """What was said and what was heard."""
     if settings.transcripts == "how2":
         run.uses(identity("how2", [f"eval_asr/{name}" for name in (REFERENCE, HYPOTHESIS)]))
@@ -67,7 +70,7 @@ def spoken(settings: RecognitionSettings, run: Run) -> tuple[Sequence[str], Sequ
     return test.target, test.source
 
 
-def kinds_of(errors: WordErrors) -> dict[str, float]:
+def summarise_errors(errors: WordErrors) -> dict[str, float]:
     """Counts of substitutions, deletions and insertions, per reference word and of all errors."""
     counts = {
         "substitution": errors.substitutions,
@@ -84,7 +87,7 @@ def kinds_of(errors: WordErrors) -> dict[str, float]:
     }
 
 
-def counts_by_class(pairs: Pairs) -> list[int]:
+def count_by_class(pairs: Pairs) -> list[int]:
     """How many substitutions have no, one and two function words."""
     found = [0, 0, 0]
     for pair, count in pairs.items():
@@ -92,9 +95,9 @@ def counts_by_class(pairs: Pairs) -> list[int]:
     return found
 
 
-def classes_of(pairs: Pairs) -> dict[str, float]:
+def classify_substitutions(pairs: Pairs) -> dict[str, float]:
     """Percentage of substitutions with two, one and no function words."""
-    found = counts_by_class(pairs)
+    found = count_by_class(pairs)
     total = max(1, sum(found))
     names = ("no_function_word_pct", "one_function_word_pct", "two_function_words_pct")
     return {name: 100 * count / total for name, count in zip(names, found, strict=True)}

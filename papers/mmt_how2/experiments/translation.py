@@ -34,12 +34,12 @@ from papers.mmt_how2.methods.systems import (
     CorpusText,
     System,
     TrainedSystem,
-    device_of,
+    take_device,
 )
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import bleu, chrf, paired_bootstrap
-from papers.mmt_how2.translation.training import Schedule
+from papers.mmt_how2.translation.training_settings import Schedule
 
 if TYPE_CHECKING:
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
@@ -70,7 +70,7 @@ class TranslationSettings(Settings):
     mapped_sentences: int = Field(100, gt=0, description="test lines whose attention is measured")
 
 
-class Text:
+class TranslationCorpus:
     """The corpus of a run: its splits, and a folder of pictures for each system.
 
     Raises:
@@ -137,8 +137,8 @@ class Text:
 
 def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """Train, translate and score each system; metrics begin with its name."""
-    device_of(settings.schedule, run)
-    text = Text(settings, run)
+    take_device(settings.schedule, settings.systems.values(), run)
+    text = TranslationCorpus(settings, run)
     references = text.splits["test"].target
     corpus = CorpusText(text.splits, run.work / "text")
     metrics: dict[str, float] = {}
@@ -179,7 +179,7 @@ def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]
         test = paired_bootstrap(baseline, hypotheses, references, resamples=settings.resamples)
         metrics[f"{name}_p_value"] = test.p_value
     run.write_json("translations.json", {"reference": list(references), **translations})
-    run.write_json("signatures.json", signatures(baseline, references))
+    run.write_json("signatures.json", signatures(baseline[:1], references[:1]))
     run.write_json("attention.json", maps)
     run.write_rows("history.csv", history)
     return metrics

@@ -276,10 +276,14 @@ class MultimodalLSTMModel(LSTMModel):  # type: ignore[misc]
         note_feature_width(args, getattr(task, "visual_width", None))
         source, target = task.source_dictionary, task.target_dictionary
         drawn = args.embed_init_range
-        encoder_words = words_of(source, args.encoder_embed_dim, args.encoder_embed_path, drawn)
+        encoder_words = build_embedding(
+            source, args.encoder_embed_dim, args.encoder_embed_path, drawn
+        )
         decoder_words = encoder_words
         if not args.share_all_embeddings:
-            decoder_words = words_of(target, args.decoder_embed_dim, args.decoder_embed_path, drawn)
+            decoder_words = build_embedding(
+                target, args.decoder_embed_dim, args.decoder_embed_path, drawn
+            )
         elif source != target:
             raise InputError("--share-all-embeddings: needs one dictionary for both languages")
         encoder_words.weight.requires_grad = not args.encoder_freeze_embed
@@ -376,7 +380,9 @@ def rescale(part: torch.nn.Module, init_range: float) -> None:
             weights.mul_(init_range / FAIRSEQ_RANGE)
 
 
-def words_of(dictionary: Any, size: int, path: str | None, init_range: float) -> torch.nn.Embedding:
+def build_embedding(
+    dictionary: Any, size: int, path: str | None, init_range: float
+) -> torch.nn.Embedding:
     """A table of word vectors drawn from +- ``init_range``, those found in ``path`` from there."""
     table = Embedding(len(dictionary), size, dictionary.pad())
     with torch.no_grad():

@@ -54,7 +54,7 @@ class PicturedPairs(BaseWrapperDataset):  # type: ignore[misc]
         return batch
 
 
-def fingerprint(dictionary: Any) -> str:
+def hash_dictionary(dictionary: Any) -> str:
     """SHA-256 of a dictionary's types in their order."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
 
@@ -83,7 +83,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         super().__init__(cfg, src_dict, tgt_dict)
         self.visual_width = visual_width
         self.state.merge_state_dict(
-            {"dictionaries": [fingerprint(src_dict), fingerprint(tgt_dict)]}
+            {"dictionaries": [hash_dictionary(src_dict), hash_dictionary(tgt_dict)]}
         )
         self._told = False
         if cfg.attention_file:
@@ -291,7 +291,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         """
         found = super().inference_step(generator, models, sample, *args, **kwargs)
         for place, length in enumerate(sample["net_input"]["src_lengths"].tolist()):
-            if length <= 1:  # the end of sentence alone
+            if length <= 1:  # It has the end of sentence alone.
                 found[place] = [no_words(self.tgt_dict)]
         if self.cfg.attention_file:
             self._write_attention(models[0], sample, [hypotheses[0] for hypotheses in found])
@@ -319,7 +319,7 @@ class MultimodalTranslationTask(TranslationTask):  # type: ignore[misc]
         """
         trained = state_dict.get("dictionaries")
         if trained is None:
-            return  # of fairseq's own translation task
+            return  # It is of fairseq's own translation task.
         ours = self.state.dictionaries
         languages = (self.cfg.source_lang, self.cfg.target_lang)
         for language, dictionary, was, is_ in zip(

@@ -35,7 +35,7 @@ def log_plan(
         left, right: masses (B, n) and (B, m), each row of sum 1; zero where there is no atom.
     """
     scaled = -cost.float() / epsilon
-    log_left, log_right = left.log(), right.log()  # -inf where there is no atom
+    log_left, log_right = left.log(), right.log()  # It is -inf where there is no atom.
     carries = (left > 0).unsqueeze(2) & (right > 0).unsqueeze(1)
     f, g = torch.zeros_like(log_left), torch.zeros_like(log_right)
     for _ in range(iterations):

@@ -38,7 +38,7 @@ def blocks(
     ends = np.cumsum(np.asarray(text.sizes), dtype=np.int64)
     every = None
     if getattr(text, "supports_prefetch", False):
-        text.prefetch(range(len(ends)))  # fairseq's "cached" text has no lines before
+        text.prefetch(range(len(ends)))  # A "cached" text has no lines before.
     if isinstance(text, indexed_dataset.MMapIndexedDataset) and len(ends):
         # Lines one by one take 15 microseconds each, at every load.
         kind = indexed_dataset.MMapIndexedDataset.Index(indexed_dataset.index_file_path(str(path)))
@@ -88,7 +88,7 @@ def check_pair(
         if text is None:
             continue
         counts[path] = len(text)
-        empty = np.flatnonzero(np.asarray(text.sizes) <= 1)  # the end of sentence alone
+        empty = np.flatnonzero(np.asarray(text.sizes) <= 1)  # It has the end of sentence alone.
         if len(empty):
             raise InputError(f"{path}: line {empty[0] + 1} is empty ({len(empty)} such lines)")
         for first, tokens, ends in blocks(path, text):

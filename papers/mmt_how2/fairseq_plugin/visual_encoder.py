@@ -42,7 +42,7 @@ class VisualEncoder(nn.Module):
 
     @staticmethod
     def _normalised(norm: nn.BatchNorm1d, encoded: Tensor) -> Tensor:
-        if norm.training and len(encoded) == 1:  # no variance in a batch of one sentence
+        if norm.training and len(encoded) == 1:  # One sentence has no variance.
             return F.batch_norm(
                 encoded, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
             )

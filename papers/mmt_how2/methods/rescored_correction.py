@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from common.experiments.settings import Settings
-from common.progress import Progress
+from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
 from papers.mmt_how2.corpora.heard_speech import HeardSpeech
 from papers.mmt_how2.correction.joint_embedding import (
     JointEmbeddingSettings,
@@ -23,7 +24,7 @@ from papers.mmt_how2.correction.word_language_model import (
     train_language_model,
 )
 from papers.mmt_how2.methods.systems import TrainedSystem
-from papers.mmt_how2.translation.generation import Hypothesis, Search
+from papers.mmt_how2.translation.generation import Hypothesis, Search, Translations
 
 #: Retrieval is measured at these ranks; the paper states 1.
 RANKS: Final = (1, 10)
@@ -66,6 +67,7 @@ class Rescorer:
 
     Args:
         speech: its training split is what both learn from.
+        run: seeds both, and keeps what they go on from after a kill.
         device: where they learn.
     """
 
@@ -73,46 +75,64 @@ class Rescorer:
         self,
         settings: Rescoring,
         speech: HeardSpeech,
-        seed: int,
-        device: torch.device | None = None,
-        progress: Progress | None = None,
+        run: Run,
+        device: torch.device,
     ) -> None:
         self.settings, self.speech = settings, speech
         said = speech.said["train"]
-        pictures = torch.from_numpy(speech.pictures_of("train"))
+        pictures = torch.from_numpy(speech.read_pictures("train"))
         self.joint = train_joint_embedding(
-            pictures, said, settings.joint, settings.joint_training, seed, device, progress
+            pictures,
+            said,
+            settings.joint,
+            settings.joint_training,
+            run.seed,
+            device,
+            run.progress,
+            Checkpoint(run, "joint_embedding"),
         )
         self.words = PictureWords(self.joint, said, settings.neighbours, settings.smoothing)
         self.language = train_language_model(
-            said, settings.language, settings.language_training, seed, device, progress
+            said,
+            settings.language,
+            settings.language_training,
+            run.seed,
+            device,
+            run.progress,
+            Checkpoint(run, "language_model"),
         )
 
-    def lists(self, corrector: TrainedSystem, split: str, search: Search) -> NBestLists:
-        """All that a beam search holds at its end, for each utterance of a split, scored."""
-        search = search.model_copy(update={"nbest": search.beam})
-        found = corrector.translate(split, search).hypotheses
-        texts = [[one.text for one in hypotheses] for hypotheses in found]
-        joint = self.words.scores(torch.from_numpy(self.speech.pictures_of(split)), texts)
+    def lists(self, found: Translations, split: str) -> NBestLists:
+        """The hypotheses of each utterance of a split, scored."""
+        texts = [[one.text for one in hypotheses] for hypotheses in found.hypotheses]
+        joint = self.words.scores(torch.from_numpy(self.speech.read_pictures(split)), texts)
         language = iter(self.language.log_probabilities([text for row in texts for text in row]))
         return NBestLists(
             [
                 [
-                    candidate(one, of_joint, next(language))
+                    make_candidate(one, of_joint, next(language))
                     for one, of_joint in zip(hypotheses, row, strict=True)
                 ]
-                for hypotheses, row in zip(found, joint, strict=True)
+                for hypotheses, row in zip(found.hypotheses, joint, strict=True)
             ],
             self.speech.said[split],
             self.settings.length,
         )
 
-    def rescored(self, corrector: TrainedSystem, search: Search) -> Rescored:
-        """Candidates of the test split that the validation split's best weights choose."""
-        valid = {
-            beam: self.lists(corrector, "valid", search.model_copy(update={"beam": beam}))
-            for beam in self.settings.beams
-        }
+    def rescored(self, corrector: TrainedSystem, search: Search, test: Translations) -> Rescored:
+        """Candidates of the test split that the validation split's best weights choose.
+
+        Args:
+            test: all that ``search`` holds at its end on the test split.
+        """
+
+        def lists(split: str, beam: int) -> NBestLists:
+            if split == "test" and beam == search.beam:
+                return self.lists(test, split)
+            wider = keep_all(search.model_copy(update={"beam": beam}))
+            return self.lists(corrector.translate(split, wider), split)
+
+        valid = {beam: lists("valid", beam) for beam in self.settings.beams}
         grid = grid_search(valid, self.settings.alphas, self.settings.betas)
         kinds = {
             "je": (one for one in grid if one.beta == 0),
@@ -121,13 +141,12 @@ class Rescorer:
         }
         # The grid is sorted, so the first of a kind is its best.
         chosen = {kind: next(choices) for kind, choices in kinds.items()}
-        test = {
-            beam: self.lists(corrector, "test", search.model_copy(update={"beam": beam}))
-            for beam in sorted({choice.beam for choice in chosen.values()})
+        tested = {
+            beam: lists("test", beam) for beam in sorted({one.beam for one in chosen.values()})
         }
         metrics = {
-            "oracle_wer_pct": min(lists.oracle_wer_pct for lists in test.values()),
-            "valid_wer_pct": min(lists.wer_pct(0, 0) for lists in valid.values()),
+            "oracle_wer_pct": min(one.oracle_wer_pct for one in tested.values()),
+            "valid_wer_pct": min(one.wer_pct(0, 0) for one in valid.values()),
         }
         for kind, choice in chosen.items():
             metrics |= {
@@ -137,7 +156,7 @@ class Rescorer:
                 f"{kind}_beam_count": choice.beam,
             }
         best = {
-            kind: test[choice.beam].best(choice.alpha, choice.beta)
+            kind: tested[choice.beam].best(choice.alpha, choice.beta)
             for kind, choice in chosen.items()
         }
         return Rescored(best, metrics, grid)
@@ -145,8 +164,8 @@ class Rescorer:
     def metrics(self) -> dict[str, float]:
         """Perplexity of the test transcripts, and how well the embedding finds them by picture."""
         said = self.speech.said["test"]
-        pictures = torch.from_numpy(self.speech.pictures_of("test"))
-        similarity = self.joint.embedded_pictures(pictures) @ self.joint.embedded_text(said).T
+        pictures = torch.from_numpy(self.speech.read_pictures("test"))
+        similarity = self.joint.embed_pictures(pictures) @ self.joint.embed_text(said).T
         return {
             "language_model_perplexity": self.language.perplexity(said),
             **{f"recall_at_{rank}_pct": 100 * recall_at(similarity, rank) for rank in RANKS},
@@ -154,7 +173,12 @@ class Rescorer:
         }
 
 
-def candidate(hypothesis: Hypothesis, joint: float, language: float) -> Candidate:
+def keep_all(search: Search) -> Search:
+    """The search that gives all hypotheses that it holds at its end."""
+    return search.model_copy(update={"nbest": search.beam})
+
+
+def make_candidate(hypothesis: Hypothesis, joint: float, language: float) -> Candidate:
     """A hypothesis with the scores that others give it."""
     scores = hypothesis.token_scores
     return Candidate(hypothesis.text, sum(scores), len(scores), joint, language)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import torch
 from pydantic import Field
 
-from common.errors import InputError
 from common.experiments.settings import Settings
 from common.progress import Progress
 from common.runs.run import Run
+from common.training.local_gpu import Device, claimed_device
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.generation import Search, Translations, Translator
 from papers.mmt_how2.translation.subwords import Subwords, Units, cut_lines
-from papers.mmt_how2.translation.training import Schedule, TranslationModel, train
+from papers.mmt_how2.translation.training import train
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from papers.mmt_how2.fairseq_plugin.attention_maps import SentenceAttention
@@ -36,6 +37,18 @@ class System(Settings):
     target: Units = Units()
     min_count: int = Field(1, gt=0, description="units rarer in the training text are unknown")
     schedule: Schedule | None = Field(None, description="None: that of the experiment")
+
+
+def take_device(general: Schedule, systems: Iterable[System], run: Run) -> torch.device:
+    """A GPU, the run's until it ends, if the schedule of all or of a system asks for one.
+
+    Raises:
+        InputError: there is no GPU, or other runs hold all of them.
+    """
+    schedules = [general, *(one.schedule for one in systems if one.schedule)]
+    run.precision = "float16" if any(one.fp16 for one in schedules) else "float32"
+    name: Device = "cuda" if any(one.gpu for one in schedules) else "cpu"
+    return run.hold(claimed_device(name, run, "schedule.gpu: true"))
 
 
 class CutText(NamedTuple):
@@ -170,14 +183,3 @@ class TrainedSystem:
     ) -> list[SentenceAttention]:
         """What the translations of some lines attended to, unit by unit."""
         return self.translator().attention(split, search, sentences)
-
-
-def device_of(schedule: Schedule, run: Run) -> torch.device:
-    """What a schedule asks for, noted in the run. Raises InputError where there is no GPU."""
-    run.precision = "float16" if schedule.fp16 else "float32"
-    if not schedule.gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError("schedule.gpu: true; there is no GPU here, allowed: false")
-    run.device = torch.cuda.get_device_name()
-    return torch.device("cuda")

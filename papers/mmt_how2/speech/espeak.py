@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from papers.mmt_how2.speech.speech import read_wave
 
-PROGRAM = "espeak-ng"
+ESPEAK = "espeak-ng"
 
 
 class EspeakVoices(Settings):
@@ -27,7 +27,7 @@ class EspeakVoices(Settings):
     sample_rate: int = Field(16_000, gt=0, description="Hz, of the waves given back")
 
 
-def spoken_by_espeak(
+def synthesise_by_espeak(
     sentences: Sequence[str], settings: EspeakVoices, folder: Path
 ) -> list[Tensor]:
     """Waves (samples,) of the sentences; files in ``folder`` are made once and read from then on.
@@ -35,22 +35,26 @@ def spoken_by_espeak(
     Raises:
         InputError: espeak-ng is not installed, or fails.
     """
-    program = shutil.which(PROGRAM)
+    program = shutil.which(ESPEAK)
     if program is None:
         raise InputError(
-            f"{PROGRAM}: not found; install the system package of this name, or choose the "
+            f"{ESPEAK}: not found; install the system package of this name, or choose the "
             "built-in synthetic speech"
         )
     folder.mkdir(parents=True, exist_ok=True)
     voices = settings.voices
     paths = [
-        recorded(program, text, voices[place % len(voices)], settings.words_per_minute, folder)
+        record_sentence(
+            program, text, voices[place % len(voices)], settings.words_per_minute, folder
+        )
         for place, text in enumerate(sentences)
     ]
     return [read_wave(path, settings.sample_rate) for path in paths]
 
 
-def recorded(program: str, text: str, voice: str, words_per_minute: int, folder: Path) -> Path:
+def record_sentence(
+    program: str, text: str, voice: str, words_per_minute: int, folder: Path
+) -> Path:
     """The WAV file of a sentence, made if it is absent."""
     name = hashlib.sha256(json.dumps([text, voice, words_per_minute]).encode()).hexdigest()[:24]
     path = folder / f"{name}.wav"
@@ -61,6 +65,6 @@ def recorded(program: str, text: str, voice: str, words_per_minute: int, folder:
     done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
     if done.returncode or not partial.is_file():
         reason = " ".join(done.stderr.split())[:200]
-        raise InputError(f"{PROGRAM}: status {done.returncode} for voice {voice} ({reason})")
+        raise InputError(f"{ESPEAK}: status {done.returncode} for voice {voice} ({reason})")
     partial.replace(path)
     return path

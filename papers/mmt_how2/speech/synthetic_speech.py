@@ -92,7 +92,7 @@ SOUNDS = {
 SAID_AS = {"c": "k", "q": "k", "j": "dz", "x": "ks", "'": ""}
 
 
-def drawn_speakers(count: int) -> list[Speaker]:
+def draw_speakers(count: int) -> list[Speaker]:
     """Always the same speakers, low and high voices."""
     rng = np.random.default_rng(0)
     return [
@@ -101,25 +101,28 @@ def drawn_speakers(count: int) -> list[Speaker]:
     ]
 
 
-def spoken(sentences: Sequence[str], settings: SyntheticSpeech, seed: Seed) -> list[Tensor]:
+def synthesise(sentences: Sequence[str], settings: SyntheticSpeech, seed: Seed) -> list[Tensor]:
     """Waves (samples,) from -1 to 1 of the sentences, each by a speaker drawn for it.
 
     Raises:
         InputError: a sentence has other characters than letters a to z, apostrophes and blanks.
     """
     rng = np.random.default_rng(seed)
-    speakers = drawn_speakers(settings.speakers)
-    return [said(text, speakers[rng.integers(len(speakers))], settings, rng) for text in sentences]
+    speakers = draw_speakers(settings.speakers)
+    return [
+        synthesise_sentence(text, speakers[rng.integers(len(speakers))], settings, rng)
+        for text in sentences
+    ]
 
 
-def said(
+def synthesise_sentence(
     text: str, speaker: Speaker, settings: SyntheticSpeech, rng: np.random.Generator
 ) -> Tensor:
     """The wave (samples,) of one sentence, noise included."""
     pause = round(settings.pause_ms * speaker.tempo * settings.sample_rate / 1000)
     parts = [np.zeros(pause)]
     for word in text.split():
-        parts += [sound_wave(sound, speaker, settings, rng) for sound in sounds_of(word)]
+        parts += [synthesise_sound(sound, speaker, settings, rng) for sound in pronounce(word)]
         parts.append(np.zeros(pause))
     clean = np.concatenate(parts)
     loudness = math.sqrt(np.square(clean).mean()) or 1.0
@@ -128,7 +131,7 @@ def said(
     return torch.from_numpy((heard / max(np.abs(heard).max(), 1e-9)).astype(np.float32))
 
 
-def sounds_of(word: str) -> list[Sound]:
+def pronounce(word: str) -> list[Sound]:
     """Sounds of a word's letters, one after another; a doubled letter is said twice.
 
     Raises:
@@ -141,7 +144,7 @@ def sounds_of(word: str) -> list[Sound]:
     return [SOUNDS[letter] for letter in said_as]
 
 
-def sound_wave(
+def synthesise_sound(
     sound: Sound, speaker: Speaker, settings: SyntheticSpeech, rng: np.random.Generator
 ) -> Samples:
     """A sound (samples,), its formants and time a little different each time it is said."""
@@ -160,6 +163,6 @@ def sound_wave(
         near = np.outer(formants, rng.uniform(0.85, 1.15, 5))
         phases = near[..., None] * seconds + rng.uniform(0, 1, (3, 5, 1))
         mixed += sound.breath * (strengths @ np.sin(2 * np.pi * phases).mean(1)) * 2
-    edge = np.minimum(seconds, seconds[::-1]) / 0.008  # fades in and out over 8 ms
+    edge = np.minimum(seconds, seconds[::-1]) / 0.008  # It fades in and out over 8 ms.
     mixed *= np.minimum(edge, 1) * (seconds >= sound.closed * seconds[-1])
     return np.asarray(mixed, dtype=np.float64)

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from common.results.diagrams import graph
 from common.results.figures import FigureWithCaption
 from common.results.records import Results
-from papers.mmt_how2.targets.correction_tables import EXPERIMENT, PRINTED
+from papers.mmt_how2.targets.correction_tables import RECOGNISED
 
 #: The system that is drawn: the one that reads pictures.
 DRAWN: Final = "char2word_visual"
@@ -17,7 +17,7 @@ DRAWN: Final = "char2word_visual"
 
 def asr_figure2(results: Results) -> FigureWithCaption:
     """The corrector that reads characters and a picture and writes words."""
-    run = results.first(EXPERIMENT, PRINTED)
+    run = results.first(*RECOGNISED)
     size = run.read_json("sizes.json")[DRAWN]
     layers = "layer" if size["layers"] == 1 else "layers"
     heard = f"characters heard\n({size['source_types']} types)"
@@ -73,7 +73,7 @@ def asr_figure2(results: Results) -> FigureWithCaption:
 
 def asr_figure3(results: Results) -> FigureWithCaption:
     """The joint embedding of pictures and transcripts, and what is made of it."""
-    run = results.first(EXPERIMENT, PRINTED)
+    run = results.first(*RECOGNISED)
     picture = run.read_json("sizes.json")[DRAWN]["picture"]
     rescoring = run.record.settings["rescoring"]
     joint = rescoring["joint"]

@@ -12,12 +12,13 @@ from common.results.figures import COLOURS, MARKERS, FigureWithCaption
 from common.results.records import Results
 from papers.mmt_how2.targets import correction_figures, translation_figures
 from papers.mmt_how2.targets.correction_tables import KINDS
-from papers.mmt_how2.targets.tables import LEADING, RECOGNISER, SPECTRA
+from papers.mmt_how2.targets.rows import values_of
+from papers.mmt_how2.targets.tables import KNOBS, LEADING, PICTURES, RECOGNISER, features_of
 
-#: Sets of Figure 2 and their styles.
+#: Cases of Figure 2 and their styles.
 STYLES: Final[dict[str, dict[str, Any]]] = {
-    "How2": {"color": COLOURS[0], "marker": MARKERS[0]},
-    "Multi30k": {"color": COLOURS[1], "marker": MARKERS[1]},
+    "how2": {"color": COLOURS[0], "marker": MARKERS[0]},
+    "multi30k": {"color": COLOURS[1], "marker": MARKERS[1]},
 }
 #: Components of the upper panel that were read off the paper's plot.
 READ_OFF: Final = (0, 1, 2, 3, 4, 5, 9, 14, 19, 29, 49, 74, 99)
@@ -28,14 +29,16 @@ def nmt_figure2(results: Results) -> FigureWithCaption:
     """Percent of variance by component, added up, and what moves it."""
     figure, (top, bottom, knobs) = plt.subplots(1, 3, figsize=(11.6, 3.4))
     origin = "ours" if results.scale == "paper" else "made up"
-    for experiment, arm, prefix, name, _ in SPECTRA[:2]:
-        frame = results.first(experiment, arm).read_csv("spectrum.csv")
-        colour, marker = STYLES[name]["color"], STYLES[name]["marker"]
+    cases = results.paper.experiments["training_features"].cases
+    for case, look in STYLES.items():
+        place, name = features_of(case), cases[case].title
+        frame = results.first(*place).read_csv("spectrum.csv")
+        colour, marker = look["color"], look["marker"]
         top.plot(
             frame["component"] + 1, frame["share_pct"], color=colour, label=f"{name}, {origin}"
         )
         ours = [
-            float(results.values(experiment, arm, f"{prefix}_top{count}_pct").mean())
+            float(values_of(results, place, f"top{count}_pct", "features").mean())
             for count in LEADING
         ]
         bottom.plot(LEADING, ours, color=colour, marker=marker)
@@ -79,18 +82,14 @@ def nmt_figure2(results: Results) -> FigureWithCaption:
 
 def knob_bars(ax: Axes, results: Results) -> None:
     """Share of the ten leading directions of each made-up set, and the scenes told."""
-    made_up = SPECTRA[2:]
-    places = np.arange(len(made_up))[::-1]
+    places = np.arange(len(KNOBS))[::-1]
 
-    def means(ending: str) -> list[float]:
-        return [
-            float(results.values(experiment, arm, f"{prefix}_{ending}").mean())
-            for experiment, arm, prefix, _, _ in made_up
-        ]
+    def means(measure: str) -> list[float]:
+        return [float(values_of(results, PICTURES, measure, knob.name).mean()) for knob in KNOBS]
 
     ax.barh(places, means("top10_pct"), color=COLOURS[2], label="top 10")
     ax.plot(means("scene_accuracy_pct"), places, "o", color=COLOURS[6], label="scenes told")
-    ax.set_yticks(places, [name.removeprefix("Made up: ") for *_, name, _ in made_up])
+    ax.set_yticks(places, [knob.title for knob in KNOBS])
     ax.tick_params(axis="y", labelsize="x-small")
     ax.set(xlim=(0, 105), xlabel="percent")
     ax.legend(fontsize="small", loc="lower right")
@@ -107,7 +106,7 @@ def asr_figure1(results: Results) -> FigureWithCaption:
     }
     ours = "ours, test" if results.scale == "paper" else "ours, made up"
     rows[ours.replace(", ", ",\n")] = [
-        float(results.values(*RECOGNISER, f"{kind}_share_pct").mean()) for kind in KINDS
+        float(values_of(results, RECOGNISER, f"{kind}_share_pct").mean()) for kind in KINDS
     ]
     left = np.zeros(len(rows))
     places = np.arange(len(rows))[::-1]

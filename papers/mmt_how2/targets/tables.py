@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from common.results.records import Published, Results
-from common.results.tables import Cell, Table, cell
+from common.results.tables import Cell, Measure, Table, grid
 from papers.mmt_how2.targets import correction_tables, translation_tables
-from papers.mmt_how2.targets.correction_tables import KINDS
+from papers.mmt_how2.targets.correction_tables import ALL, RATES
+from papers.mmt_how2.targets.rows import Place, System, row_of
 
 #: Splits: row in the papers' tables, and what metrics begin with.
 SPLITS: Final = tuple(
@@ -25,18 +26,17 @@ SIZES: Final = (
     ("hours", "duration", "h", ""),
     ("clips/sentences", "count", "sentences_count", ""),
 )
-RECOGNISER: Final = ("recognition", "recogniser")
-#: Sets behind Figure 2: experiment, arm, what metrics begin with, row, row in published.csv.
-SPECTRA: Final = (
-    ("training_features", "how2", "features", "How2", "How2"),
-    ("training_features", "multi30k", "features", "Multi30k", "Multi30k"),
-    ("picture_knobs", "made_up", "plain", "Made up: 50 scenes, some noise", ""),
-    ("picture_knobs", "made_up", "common_half", "with weak common directions", ""),
-    ("picture_knobs", "made_up", "common_1", "with strong common directions", ""),
-    ("picture_knobs", "made_up", "video_10", "10 sentences a picture", ""),
-    ("picture_knobs", "made_up", "video_60", "60 sentences a picture", ""),
-    ("picture_knobs", "made_up", "noise_5", "with noise that hides scenes", ""),
-    ("picture_knobs", "made_up", "unrelated", "of unrelated scenes", ""),
+RECOGNISER: Final = Place("recognition", "recogniser", "test")
+#: Made-up sets behind Figure 2.
+PICTURES: Final = Place("picture_knobs", "spectrum", "scenes")
+KNOBS: Final = (
+    System("50 scenes, some noise", "plain"),
+    System("weak common directions", "common_half"),
+    System("strong common directions", "common_1"),
+    System("10 sentences a picture", "video_10"),
+    System("60 sentences a picture", "video_60"),
+    System("noise that hides scenes", "noise_5"),
+    System("pictures of unrelated scenes", "unrelated"),
 )
 #: What "How2" and "Multi30k" are where features are made up.
 STAND_INS: Final = (
@@ -44,6 +44,19 @@ STAND_INS: Final = (
     ' average, and "Multi30k" one.'
 )
 LEADING: Final = (10, 20, 50, 100)
+SPECTRUM: Final = (
+    *(
+        Measure(
+            f"top{count}_pct",
+            f"top {count}",
+            "%",
+            published="cumulative variance explained",
+            column=f"Top {count}",
+        )
+        for count in LEADING
+    ),
+    Measure("scene_accuracy_pct", "scenes told", "%"),
+)
 #: What kinds of errors and pairs of words depend on.
 ALIGNMENT: Final = (
     "Often several alignments have as few edits; kinds of errors and pairs depend on which is taken"
@@ -91,7 +104,7 @@ def asr_table2(results: Results) -> Table:
 
 def split_table(results: Results, printed: str) -> Table:
     """Sizes of those splits that a paper prints, beside those that are known here."""
-    known = results.metrics_of("splits", "corpus")
+    known = results.first_metrics("splits", "sizes")
     cells = []
     for row, prefix in SPLITS:
         for column, metric, ending, unit in SIZES:
@@ -125,7 +138,7 @@ def asr_table1(results: Results) -> Table:
         for pair in pairs
         for entry in pair_cells(results, pair, counts, (block, column))
     ]
-    found = results.metrics_of(*RECOGNISER)
+    found = results.first_metrics(*RECOGNISER)
     both, one, none = (
         found[f"{name}_pct"]
         for name in ("two_function_words", "one_function_word", "no_function_word")
@@ -202,27 +215,11 @@ def asr_table5(results: Results) -> Table:
 
 def table_recogniser(results: Results) -> Table:
     """Its first row alone, which needs no corrector."""
-    theirs = "Baseline (LAS)"
-    columns = [
-        *((kind, kind, kind, ("ASR Table 5", theirs, kind, "error rate")) for kind in KINDS),
-        ("all", "wer", "word error rate", ("ASR Table 3", theirs, "test", "WER")),
-    ]
-    experiment, arm = RECOGNISER
     return Table(
         row_header="Output",
         cells=[
-            cell(
-                results,
-                "Recogniser",
-                column,
-                experiment=experiment,
-                arm=arm,
-                metric=f"{metric}_pct",
-                label=label,
-                unit="%",
-                published=key,
-            )
-            for column, metric, label, key in columns
+            *grid(results, "recognition", RATES, columns="measures", table="ASR Table 5"),
+            *grid(results, "recognition", [ALL], columns="measures", table="ASR Table 3"),
         ],
         notes=[
             "The paper's recogniser is not public: ours is the one whose test output the corpus'"
@@ -232,33 +229,20 @@ def table_recogniser(results: Results) -> Table:
     )
 
 
+def features_of(case: str) -> Place:
+    """Records of the training features of a corpus."""
+    return Place("training_features", "spectrum", case)
+
+
 def table_spectra(results: Results) -> Table:
     """Cumulative shares of variance, and how many pictures tell their scene."""
     cells = []
-    for experiment, arm, prefix, row, theirs in SPECTRA:
-        if not results.records(experiment, arm):
-            continue  # an archive holds what could be run
-        known = results.metrics_of(experiment, arm)
-        columns = [
-            (f"top {count}", f"{prefix}_top{count}_pct", f"Top {count}") for count in LEADING
-        ]
-        accuracy = f"{prefix}_scene_accuracy_pct"
-        if accuracy in known:
-            columns.append(("scenes told", accuracy, ""))
-        cells += [
-            cell(
-                results,
-                row,
-                column,
-                experiment=experiment,
-                arm=arm,
-                metric=metric,
-                label=column,
-                unit="%",
-                published=("NMT Figure 2 bottom", theirs, key, "cumulative variance explained"),
-            )
-            for column, metric, key in columns
-        ]
+    for case, body in results.paper.experiments["training_features"].cases.items():
+        corpus = System(body.title, "features", body.title)
+        cells += row_of(results, features_of(case), corpus, SPECTRUM, "NMT Figure 2 bottom")
+    for knob in KNOBS:
+        made_up = knob._replace(title=f"Made up: {knob.title}")
+        cells += row_of(results, PICTURES, made_up, SPECTRUM)
     return Table(
         row_header="Features",
         cells=cells,

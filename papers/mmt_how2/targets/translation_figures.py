@@ -10,19 +10,18 @@ import numpy as np
 from common.results.diagrams import graph
 from common.results.figures import FigureWithCaption
 from common.results.records import Results
+from papers.mmt_how2.targets.rows import Place, metric_of, values_of
 
 #: Where the maps are from.
-PLACE: Final = ("fusions", "en_pt")
+PLACE: Final = Place("fusions", "systems", "en_pt")
 
 
 def nmt_figure1(results: Results) -> FigureWithCaption:
     """The translator with the three ways in of the picture, and its sizes."""
     systems = results.first(*PLACE).record.settings["systems"]
-    known = results.metrics_of(*PLACE)
-    added = {
-        name: known[f"{name}_parameters_count"] - known["text_parameters_count"]
-        for name in ("step_wise", "attention", "regularizer")
-    }
+    known = results.first_metrics(*PLACE)
+    weights = {name: known[metric_of(name, "parameters_count")] for name in systems}
+    added = {name: count - weights["text"] for name, count in weights.items()}
     gamma = systems["attention"]["model"]["visual_gamma"]
     figure, ax = plt.subplots(figsize=(9.6, 3.6))
     picture, words = "picture", "source words"
@@ -64,7 +63,7 @@ def nmt_figure1(results: Results) -> FigureWithCaption:
         "The translator and the three ways in of the picture, each used alone: its vector joins the"
         " decoder's input at every step, or scores the source's states for a second attention, or"
         f" is compared with the words in the loss. Text alone has"
-        f" {known['text_parameters_count']:,.0f} weights at this scale.",
+        f" {weights['text']:,.0f} weights at this scale.",
         "Boxes of encoder, attention, decoder and output in a row; below them the encoded picture"
         " with arrows to attention, decoder and loss.",
     )
@@ -72,15 +71,15 @@ def nmt_figure1(results: Results) -> FigureWithCaption:
 
 def nmt_figure3(results: Results) -> FigureWithCaption:
     """Attention of the longest sentence's translation."""
-    return attention_maps(results, "long", "longest")
+    return draw_attention_maps(results, "long", "longest")
 
 
 def nmt_figure4(results: Results) -> FigureWithCaption:
     """Attention of the shortest sentence's translation."""
-    return attention_maps(results, "short", "shortest")
+    return draw_attention_maps(results, "short", "shortest")
 
 
-def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
+def draw_attention_maps(results: Results, which: str, name: str) -> FigureWithCaption:
     """Heat maps of the text's and the picture's attention."""
     stored = results.first(*PLACE)
     maps = stored.read_json("attention.json")["attention"]
@@ -100,7 +99,7 @@ def attention_maps(results: Results, which: str, name: str) -> FigureWithCaption
     axes[0].set_yticks(range(len(found["target"])), found["target"])
     figure.colorbar(image, ax=axes, shrink=0.8, label="weight")
     known = {
-        key: results.values(*PLACE, f"attention_{key}").mean()
+        key: values_of(results, PLACE, key, "attention").mean()
         for key in ("visual_largest_weight", "visual_entropy_nats", "text_entropy_nats")
     }
     alike = ""

@@ -5,50 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from common.errors import InputError
-from common.results.lineage import runs_of
+from common.results.lineage import list_runs
 from common.results.records import Results
-from common.results.tables import Cell, Table, cell, cell_of
+from common.results.tables import Cell, Measure, Table, make_cell
+from papers.mmt_how2.targets.rows import Place, System, row_of, values_of
 
-#: Experiment and arm.
-Place = tuple[str, str]
-
-#: Systems of Tables 2 and 4: row, name in the settings, row in published.csv.
-FUSIONS: Final = (
-    ("Text alone", "text", "Baseline"),
-    ("+ decoder fusion", "step_wise", "+ Decoder Fusion"),
-    ("+ multimodal attention", "attention", "+ Multimodal Attention"),
-    ("+ visual-semantic regulariser", "regularizer", "+ VS Regularization"),
-    ("+ decoder fusion, unrelated pictures", "step_wise_none", ""),
+#: Of Tables 2 and 4.
+FUSION_SYSTEMS: Final = (
+    System("Text alone", "text", "Baseline"),
+    System("+ decoder fusion", "step_wise", "+ Decoder Fusion"),
+    System("+ multimodal attention", "attention", "+ Multimodal Attention"),
+    System("+ visual-semantic regulariser", "regularizer", "+ VS Regularization"),
+    System("+ decoder fusion, unrelated pictures", "step_wise_none"),
 )
 LARGER: Final = (
-    ("Text alone", "text", ""),
-    ("3-layer LSTM, byte pairs", "lstm_3_layers", "3 Layers LSTM + BPE"),
-    ("Transformer, SentencePiece", "transformer", "Unimodal Transformer + SPM"),
-)
-LARGER_MODELS: Final = "larger_models"
-#: Arms of those, and what their rows begin with.
-LARGER_ON: Final = (
-    ("en_pt", ""),
-    ("multi30k", "Multi30k, En-De: "),
-    ("multi30k_small", "Multi30k, En-De, small: "),
+    System("Text alone", "text"),
+    System("3-layer LSTM, byte pairs", "lstm_3_layers", "3 Layers LSTM + BPE"),
+    System("Transformer, SentencePiece", "transformer", "Unimodal Transformer + SPM"),
 )
 MASKED: Final = (
-    ("Text alone", "text", ""),
-    ("+ decoder fusion", "step_wise", ""),
-    ("  half of the pictures unrelated", "step_wise_half", ""),
-    ("  all pictures unrelated", "step_wise_none", ""),
-    ("+ multimodal attention", "attention", ""),
-    ("+ visual-semantic regulariser", "regularizer", ""),
+    System("Text alone", "text"),
+    System("+ decoder fusion", "step_wise"),
+    System("  half of the pictures unrelated", "step_wise_half"),
+    System("  all pictures unrelated", "step_wise_none"),
+    System("+ multimodal attention", "attention"),
+    System("+ visual-semantic regulariser", "regularizer"),
 )
-GAMMAS: Final = (("γ = 0.1", "gamma_10"), ("γ = 0.5", "gamma_50"), ("γ = 0.9", "gamma_90"))
-#: Further columns: column, what the metric's name ends in, unit.
-MEASURES: Final = (
-    ("BLEU, wrong pictures", "permuted_bleu", ""),
-    ("senses right", "sense_accuracy_pct", "%"),
-    ("chrF", "chrf", ""),
+GAMMAS: Final = (
+    System("γ = 0.1", "gamma_10"),
+    System("γ = 0.5", "gamma_50"),
+    System("γ = 0.9", "gamma_90"),
 )
+BLEU: Final = Measure("bleu", "BLEU", published="BLEU")
+WRONG: Final = Measure("permuted_bleu", "BLEU, wrong pictures")
 SCORES: Final = (
+    BLEU,
+    Measure("sense_accuracy_pct", "senses right", "%"),
+    Measure("chrf", "chrF"),
+    WRONG,
+)
+WEIGHTS: Final = Measure("parameters_count", "weights")
+COLUMNS: Final = ["BLEU", "senses right", "chrF", "gain", "p", WRONG.title, WEIGHTS.title]
+NOTE: Final = (
     "BLEU and chrF are sacrebleu's, of text cut by blanks (tokenize=none); its signatures stand"
     " beside each record. p is of a paired bootstrap against the first row, the largest of the"
     " seeds."
@@ -57,117 +55,107 @@ SCORES: Final = (
 
 def nmt_table2(results: Results) -> Table:
     """BLEU of three fusions, English to Portuguese."""
-    return systems_table(results, ("fusions", "en_pt"), FUSIONS, ("NMT Table 2", "En-Pt"))
+    place = Place("fusions", "systems", "en_pt")
+    return systems_table(systems_cells(results, place, FUSION_SYSTEMS, SCORES, "NMT Table 2"))
 
 
 def nmt_table4(results: Results) -> Table:
     """BLEU of three fusions, Portuguese to English."""
-    return systems_table(results, ("fusions", "pt_en"), FUSIONS, ("NMT Table 4", "Pt-En"))
+    place = Place("fusions", "systems", "pt_en")
+    return systems_table(systems_cells(results, place, FUSION_SYSTEMS, SCORES, "NMT Table 4"))
 
 
 def nmt_table3(results: Results) -> Table:
-    """BLEU of larger models, English to Portuguese, and on real captions where they were run."""
-    found: list[Cell] = []
-    for arm, text in LARGER_ON:
-        place = (LARGER_MODELS, arm)
-        if not results.records(*place):
-            continue  # of another scale, or an archive's, which holds what could be run
-        printed = ("NMT Table 3", "En-Pt") if arm == "en_pt" else None
-        cells = systems_table(results, place, LARGER, printed).cells
-        known = results.metrics_of(*place)
-        cells += [
-            measured(results, place, row, name, "weights", "parameters_count", "")
-            for row, name, _ in LARGER
-            if f"{name}_parameters_count" in known
-        ]
-        found += [entry.model_copy(update={"row": f"{text}{entry.row}"}) for entry in cells]
-    if not found:
-        raise InputError(f"{LARGER_MODELS}: no record at scale {results.scale}")
-    return Table(row_header="System", cells=found, notes=[SCORES])
+    """BLEU of larger models, English to Portuguese, and on real captions where they are run."""
+    study = results.paper.experiments["larger_models"]
+    running = study.runs(results.scale)
+    cells = []
+    for case, arm in running:
+        prefix = f"{study.cases[case].title}: " if len(running) > 1 else ""
+        rows = [system._replace(title=prefix + system.title) for system in LARGER]
+        place = Place("larger_models", arm, case)
+        cells += systems_cells(results, place, rows, (*SCORES, WEIGHTS), "NMT Table 3")
+    return systems_table(cells)
 
 
 def table_masked_text(results: Results) -> Table:
     """What pictures bring where the text does not name the scene."""
-    return systems_table(results, ("masked_text", "made_up"), MASKED)
+    place = Place("masked_text", "systems", "compositional")
+    return systems_table(systems_cells(results, place, MASKED, SCORES))
 
 
 def table_visual_gamma(results: Results) -> Table:
     """The picture's share of the attention, where pictures say nothing."""
-    place = ("unrelated_pictures", "made_up")
-    columns = (("BLEU", "bleu", ""), ("validation loss", "valid_bits_per_token", "bits a token"))
+    place = Place("unrelated_pictures", "systems", "compositional")
+    measures = (BLEU, Measure("valid_bits_per_token", "validation loss", "bits a token"))
     return Table(
         row_header="Share of the visual attention",
-        cells=[
-            measured(results, place, row, name, *column)
-            for row, name in GAMMAS
-            for column in columns
-        ],
-        notes=[SCORES],
+        cells=[entry for system in GAMMAS for entry in row_of(results, place, system, measures)],
+        notes=[NOTE],
     )
 
 
 def table_captioner(results: Results) -> Table:
     """How often captions repeat."""
-    columns = (
-        ("different captions", "distinct_outputs_pct", "% of lines"),
-        ("BLEU", "bleu", ""),
-        ("BLEU, wrong pictures", "permuted_bleu", ""),
-    )
+    place = Place("captioner", "systems", "compositional")
+    different = Measure("distinct_outputs_pct", "different captions", "% of lines")
+    picture = System("picture alone", "step_wise")
     return Table(
-        row_header="Source",
-        cells=[
-            measured(results, ("captioner", "made_up"), "picture alone", "step_wise", *column)
-            for column in columns
-        ],
+        row_header="Source", cells=row_of(results, place, picture, (different, BLEU, WRONG))
     )
 
 
-def systems_table(
+def systems_table(cells: list[Cell]) -> Table:
+    """Scores first, then what they are against the first row's."""
+    return Table(row_header="System", cells=cells, columns=COLUMNS, notes=[NOTE])
+
+
+def systems_cells(
     results: Results,
     place: Place,
-    systems: Sequence[tuple[str, str, str]],
-    printed: tuple[str, str] | None = None,
-) -> Table:
-    """A row for each system that was run; ``printed`` is table and column in published.csv."""
-    known = results.metrics_of(*place)
-    runs = runs_of(results.records(*place))
-    first = systems[0][1]
-    cells: list[Cell] = []
-    for row, name, theirs in systems:
-        if f"{name}_bleu" not in known:
-            continue  # a control of another scale
-        score, gain = (
-            (printed[0], theirs, printed[1], metric) if printed and theirs else None
-            for metric in ("BLEU", "BLEU gain over baseline")
-        )
-        bleu = results.values(*place, f"{name}_bleu")
-        cells.append(cell_of(results, row, "BLEU", bleu, label="BLEU", published=score, runs=runs))
-        if name != first:
-            more = bleu - results.values(*place, f"{first}_bleu")
-            cells.append(
-                cell_of(results, row, "gain", more, label="gain", published=gain, runs=runs)
-            )
-            largest = results.values(*place, f"{name}_p_value").max()
-            cells.append(
-                Cell(row=row, column="p", metric="p", mean=float(largest), n=len(bleu), runs=runs)
-            )
-        cells += [
-            measured(results, place, row, name, *measure)
-            for measure in MEASURES
-            if f"{name}_{measure[1]}" in known
-        ]
-    return Table(row_header="System", cells=cells, notes=[SCORES])
+    systems: Sequence[System],
+    measures: Sequence[Measure],
+    table: str = "",
+) -> list[Cell]:
+    """A row for each of ``systems`` that is trained there, with what it gains over the first.
+
+    Args:
+        table: table_or_figure in published.csv.
+    """
+    chosen = place.experiment, place.case, place.arm, results.scale
+    trained = results.paper.settings(*chosen)["systems"]
+    first, *others = (system for system in systems if system.name in trained)
+    cells = []
+    for system in (first, *others):
+        cells += row_of(results, place, system, measures, table)
+        if system is not first:
+            cells += gain_cells(results, place, system, first, table)
+    return cells
 
 
-def measured(
-    results: Results, place: Place, row: str, name: str, column: str, ending: str, unit: str
-) -> Cell:
-    """A metric of a system."""
-    experiment, arm = place
-    metric = f"{name}_{ending}"
-    return cell(
-        results, row, column, experiment=experiment, arm=arm, metric=metric, label=column, unit=unit
-    )
+def gain_cells(
+    results: Results, place: Place, system: System, first: System, table: str
+) -> list[Cell]:
+    """What a system gains over the first one, and the largest p of that."""
+    bleu = values_of(results, place, "bleu", system.name)
+    least = values_of(results, place, "bleu", first.name)
+    p = values_of(results, place, "p_value", system.name)
+    column = results.paper.experiments[place.experiment].cases[place.case].published
+    printed = (table, system.published, column, "BLEU gain over baseline")
+    runs = list_runs(results.records(*place))
+    return [
+        make_cell(
+            results, system.title, "gain", bleu - least, label="", published=printed, runs=runs
+        ),
+        Cell(
+            row=system.title,
+            column="p",
+            metric="",
+            mean=float(p.max()) if len(p) else None,
+            n=len(p),
+            runs=runs,
+        ),
+    ]
 
 
 TABLES: Final = {

@@ -87,7 +87,7 @@ def binarise(
         check_pairs(pairs, f"{name}.{source}", f"{name}.{target}")
     train = splits["train"]
     sides = [[*train.source, *train.target]] * 2 if joined else [train.source, train.target]
-    dictionaries = [dictionary_of(lines, min_count) for lines in sides]
+    dictionaries = [build_dictionary(lines, min_count) for lines in sides]
     writing = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
@@ -101,7 +101,7 @@ def binarise(
     return folder
 
 
-def dictionary_of(lines: Sequence[str], min_count: int) -> Any:
+def build_dictionary(lines: Sequence[str], min_count: int) -> Any:
     """fairseq's dictionary of the words in ``lines``, the frequent ones first."""
     from fairseq.data import Dictionary
 
@@ -116,9 +116,12 @@ def dictionary_of(lines: Sequence[str], min_count: int) -> Any:
 
 def write_binary(prefix: Path, dictionary: Any, lines: Sequence[str]) -> None:
     """Write ``prefix.bin`` and ``prefix.idx``."""
+    import torch
     from fairseq.data import indexed_dataset
 
     builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", vocab_size=len(dictionary))
     for line in lines:
-        builder.add_item(dictionary.encode_line(line, add_if_not_exist=False))
+        # fairseq's own encode_line sets one number of a tensor after the other.
+        numbers = [*map(dictionary.index, line.split()), dictionary.eos()]
+        builder.add_item(torch.tensor(numbers, dtype=torch.int32))
     builder.finalize(f"{prefix}.idx")

@@ -117,7 +117,8 @@ class Translator:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{checkpoint}: does not fit {data} ({reason})") from None
-        self.model.eval()
+        # Attention maps are computed once a translation is there, not at each step of the search.
+        self.model.make_generation_fast_(need_attn=False)
 
     def translate(self, split: str, search: Search) -> Translations:
         """Translate all lines of ``split``.
@@ -225,7 +226,8 @@ class Translator:
 
     def _plain(self, hypothesis: dict[str, Any]) -> Hypothesis:
         return Hypothesis(
-            self.task.target_dictionary.string(hypothesis["tokens"]),
+            # Of a list: of a tensor, fairseq would take every number out of a tensor of its own.
+            self.task.target_dictionary.string(hypothesis["tokens"].tolist()),
             float(hypothesis["score"]),
             tuple(hypothesis["positional_scores"].tolist()),
         )
@@ -244,7 +246,7 @@ def read_checkpoint(path: Path) -> Any:
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         name = state["cfg"].task.get("_name", "none")
-    except Exception as error:  # torch and fairseq raise whatever the bytes lead them to
+    except Exception as error:  # The bytes lead torch and fairseq to any.
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: no checkpoint of fairseq ({reason})") from None
     if name != "multimodal_translation":

@@ -120,7 +120,7 @@ def paired_bootstrap(
     check_counts(baseline, references)
     check_counts(system, references)
     before = os.environ.get("SACREBLEU_SEED")
-    os.environ["SACREBLEU_SEED"] = str(seed or SACREBLEU_SEED)  # the only way in
+    os.environ["SACREBLEU_SEED"] = str(seed or SACREBLEU_SEED)  # There is no other way in.
     try:
         test = PairedTest(
             [("baseline", list(baseline)), ("system", list(system))],

@@ -19,7 +19,7 @@ from papers.mmt_how2.translation.plain_text import single_blanks
 
 log = logging.getLogger("mmt_how2.subwords")
 #: Stands for the blank between words where each character is a token.
-BLANK: Final = "▁"
+WORD_BOUNDARY: Final = "▁"
 
 
 class Units(Settings):
@@ -140,11 +140,11 @@ class Characters:
 
     def cut(self, line: str) -> str:
         """``a b ▁ c`` for ``ab c``."""
-        return " ".join(BLANK.join(line.split()))
+        return " ".join(WORD_BOUNDARY.join(line.split()))
 
     def join(self, line: str) -> str:
         """The words of a line of characters."""
-        return line.replace(" ", "").replace(BLANK, " ")
+        return line.replace(" ", "").replace(WORD_BOUNDARY, " ")
 
 
 def cut_lines(units: Subwords, lines: Sequence[str], name: str) -> list[str]:
@@ -166,6 +166,8 @@ def cut_lines(units: Subwords, lines: Sequence[str], name: str) -> list[str]:
     number, line, back = changed[0]
     first = f"line {number}, {line!r}, comes back from its units as {back!r}"
     if not isinstance(units, SentencePieces):
-        raise InputError(f"{name}: {first}; allowed: text without the units' marks, @@ and {BLANK}")
+        raise InputError(
+            f"{name}: {first}; allowed: text without the units' marks, @@ and {WORD_BOUNDARY}"
+        )
     log.warning("%s: %d lines are normalised by SentencePiece; %s", name, len(changed), first)
     return cut

@@ -5,76 +5,21 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from pydantic import Field
+from typing import Any, NamedTuple
 
 from common.errors import InputError
-from common.experiments.settings import Settings
 from common.progress import Progress
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.training_folder import (
+    Epoch,
     best_path,
     epoch_path,
     last_path,
     prepare_folder,
-    save,
+    save_epoch,
     training_fingerprint,
 )
-
-
-class TranslationModel(Settings):
-    """A network, how the picture enters it, and what it is trained for.
-
-    Sizes that are not given are the architecture's. ``options`` are further options of fairseq,
-    without their dashes.
-    """
-
-    architecture: str = "multimodal_lstm"
-    fusion: Literal["none", "step_wise_decoder", "attention_modulation", "output"] = "none"
-    visual_gamma: float = Field(0.1, ge=0, le=1, description="share of the visual attention")
-    regularizer_gamma: float | None = Field(
-        None, ge=0, le=1, description="weight of the visual-semantic regulariser; None: without it"
-    )
-    dropout: float = Field(0.1, ge=0, lt=1)
-    options: dict[str, str | int | float | bool] = Field({})
-
-    @property
-    def reads_pictures(self) -> bool:
-        """Whether training needs picture features."""
-        return self.fusion != "none" or self.regularizer_gamma is not None
-
-
-class Schedule(Settings):
-    """How long and how fast a model learns."""
-
-    epochs: int = Field(gt=0)
-    batch_size: int | None = Field(None, gt=0, description="sentences an update")
-    max_tokens: int | None = Field(None, gt=0, description="or tokens an update")
-    learning_rate: float = Field(0.001, gt=0)
-    decay: Literal["fixed", "plateau", "inverse_sqrt"] = Field(
-        "plateau", description="plateau: halved when the validation loss does not fall"
-    )
-    warmup_updates: int = Field(4000, ge=0, description="of inverse_sqrt")
-    patience: int | None = Field(None, gt=0, description="epochs without a better loss; None: all")
-    clip_norm: float = Field(1.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    fp16: bool = False
-    gpu: bool = False
-
-
-class Epoch(NamedTuple):
-    """What one epoch measured; losses are in bits a target token."""
-
-    epoch: int
-    updates: int
-    train_loss: float
-    valid_loss: float
-    valid_nll: float
-    tokens: int
-    wall_s: float
-    cpu_s: float
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 
 class Training(NamedTuple):
@@ -136,18 +81,19 @@ def train(
     trainer = make_trainer(config)
     for split in ("train", "valid"):
         trainer.task.load_dataset(split)
-    # Only now, as an earlier training must not be thrown away for a file that is not usable.
+    # This comes late: an earlier training is not thrown away for a file that is not usable.
     prepare_folder(work, training_fingerprint(data, model, schedule, seed, visual))
     history, batches = restored(config, trainer)
+    valid = trainer.get_valid_iterator("valid")
     resumed = len(history)
     bar = progress(schedule.epochs, "train", "epoch") if progress else None
     if bar:
         bar.update(resumed)
     while len(history) < schedule.epochs and not out_of_patience(history, schedule.patience):
-        history.append(one_epoch(trainer, batches))
-        # Before the checkpoint, which so holds the rate that the next epoch learns with.
+        history.append(one_epoch(trainer, batches, valid))
+        # The checkpoint comes after it and so holds the rate that the next epoch learns with.
         trainer.lr_step(batches.epoch, history[-1].valid_loss)
-        save(trainer, batches, work, history, keep)
+        save_epoch(trainer, batches, work, history, keep)
         if bar:
             bar.update(1)
             bar.set_postfix(valid=history[-1].valid_loss)
@@ -177,7 +123,7 @@ def restored(config: Any, trainer: Any) -> tuple[list[Epoch], Any]:
         extra, batches = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
     except InputError:
         raise
-    except Exception as error:  # fairseq raises whatever the file leads it to
+    except Exception as error:  # The file leads fairseq to any.
         if start is None or going_on:
             raise
         reason = " ".join(str(error.__context__ or error).split())[:300]
@@ -215,8 +161,8 @@ def seed_update(trainer: Any) -> None:
     torch.default_generator.manual_seed(trainer.cfg.common.seed + trainer.get_num_updates())
 
 
-def one_epoch(trainer: Any, batches: Any) -> Epoch:
-    """Train for an epoch of ``batches`` and validate."""
+def one_epoch(trainer: Any, batches: Any, valid: Any) -> Epoch:
+    """Train for an epoch of ``batches`` and validate on those of ``valid``."""
     from fairseq.data import iterators
     from fairseq.logging import metrics
 
@@ -235,9 +181,7 @@ def one_epoch(trainer: Any, batches: Any) -> Epoch:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     with metrics.aggregate(new_root=True) as validated:
         trainer.begin_valid_epoch(batches.epoch)
-        for sample in trainer.get_valid_iterator("valid").next_epoch_itr(
-            shuffle=False, set_dataset_epoch=False
-        ):
+        for sample in valid.next_epoch_itr(shuffle=False, set_dataset_epoch=False):
             trainer.valid_step(sample)
     values = validated.get_smoothed_values()
     return Epoch(
@@ -298,6 +242,8 @@ def configuration(
         "max-epoch": schedule.epochs,
         "visual-dir": visual if model.reads_pictures else None,
         "num-workers": 0,
+        # A thread that makes batches ready pays where another device computes meanwhile.
+        "data-buffer-size": 10 if schedule.gpu else 0,
         "required-batch-size-multiple": 1,
         "no-progress-bar": True,
         "fp16": schedule.fp16,
@@ -309,7 +255,7 @@ def configuration(
     if model.architecture.startswith("multimodal_lstm"):
         given |= {"fusion": model.fusion, "visual-gamma": model.visual_gamma}
     given |= {name.replace("_", "-"): value for name, value in model.options.items()}
-    arguments = parsed(options.get_training_parser(), [str(data), *words(given)])
+    arguments = parse_options(options.get_training_parser(), [str(data), *write_options(given)])
     try:
         return convert_namespace_to_omegaconf(arguments)
     except OmegaConfBaseException as error:
@@ -349,7 +295,7 @@ def criterion_options(model: TranslationModel, schedule: Schedule) -> dict[str, 
     return {"criterion": "cross_entropy"}
 
 
-def words(given: dict[str, Any]) -> list[str]:
+def write_options(given: dict[str, Any]) -> list[str]:
     """A command line of options: None and False are left out, True is the bare option."""
     line: list[str] = []
     for name, value in given.items():
@@ -359,7 +305,7 @@ def words(given: dict[str, Any]) -> list[str]:
     return line
 
 
-def parsed(parser: Any, line: list[str]) -> Any:
+def parse_options(parser: Any, line: list[str]) -> Any:
     """fairseq's parse of a command line.
 
     Raises:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from common.errors import InputError
 from common.runs.files import file_sha256
-
-if TYPE_CHECKING:
-    from papers.mmt_how2.translation.training import Epoch, Schedule, TranslationModel
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 log = logging.getLogger("mmt_how2.training")
 
 
-def save(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int = 0) -> None:
+class Epoch(NamedTuple):
+    """What one epoch measured; losses are in bits a target token."""
+
+    epoch: int
+    updates: int
+    train_loss: float
+    valid_loss: float
+    valid_nll: float
+    tokens: int
+    wall_s: float
+    cpu_s: float
+
+
+def save_epoch(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int = 0) -> None:
     """Write the checkpoint of this epoch, as the best one too if it is; each by one rename.
 
     Of the last ``keep`` epochs it stays under the epoch's name, too.
@@ -31,14 +43,17 @@ def save(trainer: Any, batches: Any, work: Path, history: list[Epoch], keep: int
         "history": [list(epoch) for epoch in history],
         **trainer.task.get_checkpoint_dict(),
     }
-    # The best one first: killed between the two, the epoch is trained again and written again.
     trainer.consolidate_optimizer()
-    names = [best_path(work)] if losses[-1] <= min(losses) else []
-    names += [epoch_path(work, history[-1].epoch)] if keep else []
-    for path in (*names, last_path(work)):
+    written = work / ".checkpoint.partial"
+    trainer.save_checkpoint(str(written), extra)
+    copies = [best_path(work)] if losses[-1] <= min(losses) else []
+    copies += [epoch_path(work, history[-1].epoch)] if keep else []
+    for path in copies:
         partial = path.with_name(f".{path.name}.partial")
-        trainer.save_checkpoint(str(partial), dict(extra))
+        shutil.copyfile(written, partial)
         partial.replace(path)
+    # The last one comes last: killed before it is there, the epoch is trained and written again.
+    written.replace(last_path(work))
     if keep:
         epoch_path(work, history[-1].epoch - keep).unlink(missing_ok=True)
 
@@ -86,7 +101,7 @@ def training_fingerprint(
     Raises:
         InputError: a file of pictures is absent.
     """
-    lengthening = {"epochs", "patience"}  # a longer training may go on from a shorter one
+    lengthening = {"epochs", "patience"}  # A longer training may go on from a shorter.
     digest = hashlib.sha256(
         json.dumps(
             [model.model_dump(), schedule.model_dump(exclude=lengthening), seed], sort_keys=True

@@ -12,8 +12,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import Field
 
+from common import ROOT
 from common.errors import InputError
-from common.experiments.documents import read_yaml, user_path
+from common.experiments.documents import parsed_yaml, read_yaml, user_path
 from common.experiments.schema import Paper, RunKey, load_paper
 from common.experiments.settings import (
     Settings,
@@ -36,11 +37,22 @@ FRAME: dict[str, Any] = {
             "seeds": SEEDS,
             "settings": {"steps": 1000, "optim": {"lr": 0.1, "name": "sgd"}},
             "scales": {"smoke": {"steps": 10, "optim": {"lr": 0.2}}},
+            "cases": {
+                "main": {"title": "Main", "at": {"smoke": ["ours"], "laptop": "all"}},
+                "large": {
+                    "title": "Large",
+                    "at": ["laptop", "paper"],
+                    "settings": {"width": 9, "optim": {"lr": 0.4}},
+                    "scales": {"paper": {"width": 99}},
+                    "arms": {"theirs": {"steps": 3}},
+                    "seeds": {"laptop": [7]},
+                    "resources": {"laptop": {"gpu": 2}},
+                },
+            },
             "arms": {
                 "ours": {"title": "Ours", "settings": {"optim": {"name": "adam"}}},
                 "theirs": {"title": "Theirs", "scales": {"smoke": {"steps": 5}}},
             },
-            "arms_at": {"smoke": ["ours"]},
             "resources": {"paper": {"gpu": 1, "mem_mb": 16000}},
         }
     },
@@ -77,42 +89,74 @@ def write(folder: Path, data: Any) -> Path:
 
 def test_layers_merge_in_order_and_mappings_merge_deeply() -> None:
     paper = Paper.model_validate(FRAME)
-    assert paper.settings("study", "ours", "laptop") == {
+    assert paper.settings("study", "main", "ours", "laptop") == {
         "steps": 1000,
         "optim": {"lr": 0.1, "name": "adam"},
     }
-    assert paper.settings("study", "ours", "smoke") == {
+    assert paper.settings("study", "main", "ours", "smoke") == {
         "steps": 10,
         "optim": {"lr": 0.2, "name": "adam"},
     }
-    assert paper.settings("study", "theirs", "smoke")["steps"] == 5  # arm's scale wins
-    changed = paper.settings("study", "theirs", "smoke", {"steps": 7, "optim": {"lr": 1}})
+    assert paper.settings("study", "main", "theirs", "smoke")["steps"] == 5  # arm's scale wins
+    changed = paper.settings("study", "main", "theirs", "smoke", {"steps": 7, "optim": {"lr": 1}})
     assert changed == {"steps": 7, "optim": {"lr": 1, "name": "sgd"}}
 
 
-def test_runs_that_come_before_are_all_seeds_of_an_arm_and_an_arm_may_name_another() -> None:
+def test_a_case_lies_between_experiment_and_arm_and_may_have_a_word_for_one_arm() -> None:
+    paper = Paper.model_validate(FRAME)
+    large = {"steps": 1000, "width": 9, "optim": {"lr": 0.4, "name": "adam"}}
+    assert paper.settings("study", "large", "ours", "laptop") == large
+    assert paper.settings("study", "large", "ours", "paper") == large | {"width": 99}
+    assert paper.settings("study", "large", "theirs", "laptop")["steps"] == 3
+    assert paper.settings("study", "large", "theirs", "smoke")["steps"] == 3  # over the arm's scale
+
+
+def test_runs_that_come_before_are_all_seeds_of_an_arm_and_a_case_or_arm_may_name_another() -> None:
     study = FRAME["experiments"]["study"]
-    pretraining = study | {"arms_at": {}, "arms": {"a": {"title": "A"}, "b": {"title": "B"}}}
+    case = {"main": {"title": "Main", "at": ["smoke", "laptop", "paper"]}}
+    arms = {"a": {"title": "A"}, "b": {"title": "B"}, "ours": {"title": "Ours"}}
     changed = frame(
-        experiments__pretraining=pretraining,
-        experiments__study__needs={"weights": "pretraining/a"},
-        experiments__study__arms__theirs__needs={"weights": "pretraining/b"},
+        experiments__pretraining=study | {"cases": case, "arms": arms},
+        experiments__study__needs={
+            "weights": "pretraining/main/a",
+            "same": "pretraining/main/ours",
+        },
+        experiments__study__cases__large__needs={"same": "pretraining/main/b"},
+        experiments__study__arms__theirs__needs={"weights": "pretraining/main/b"},
     )
     paper = Paper.model_validate(changed)
-    before = [RunKey("tiny", "pretraining", "a", seed, "laptop") for seed in (0, 1)]
-    assert paper.needed(RunKey("tiny", "study", "ours", 1, "laptop")) == {"weights": before}
-    (other,) = paper.needed(RunKey("tiny", "study", "theirs", 0, "laptop")).values()
-    assert {key.arm for key in other} == {"b"}
+
+    def needed(case: str, arm: str) -> dict[str, set[str]]:
+        found = paper.needed(RunKey("tiny", "study", case, arm, 0, "laptop"))
+        return {name: {key.place for key in keys} for name, keys in found.items()}
+
+    before = [RunKey("tiny", "pretraining", "main", "a", seed, "laptop") for seed in (0, 1)]
+    assert paper.needed(RunKey("tiny", "study", "main", "ours", 1, "laptop"))["weights"] == before
+    assert needed("main", "theirs")["weights"] == {"pretraining/main/b"}
+    assert needed("main", "ours")["same"] == {"pretraining/main/ours"}
+    assert needed("large", "ours")["same"] == {"pretraining/main/b"}
     assert paper.needed(before[0]) == {}
+
+
+def test_a_need_may_be_the_run_of_the_same_case_and_arm() -> None:
+    study = FRAME["experiments"]["study"]
+    changed = frame(
+        experiments__pretraining=copy.deepcopy(study),
+        experiments__study__needs={"weights": "pretraining/{case}/{arm}"},
+    )
+    paper = Paper.model_validate(changed)
+    (before,) = paper.needed(RunKey("tiny", "study", "large", "ours", 7, "laptop")).values()
+    assert before == [RunKey("tiny", "pretraining", "large", "ours", 7, "laptop")]
 
 
 @pytest.mark.parametrize(
     ("needs", "words"),
     [
-        ({"weights": "study/ours"}, "study/ours needs study/ours"),
-        ({"weights": "study"}, "'study' must be EXPERIMENT/ARM"),
-        ({"weights": "studies/ours"}, "'studies/ours' must be EXPERIMENT/ARM"),
-        ({"weights": "study/theirs"}, "an arm that runs at smoke"),
+        ({"weights": "study/{case}/{arm}"}, "study/main/ours needs study/main/ours"),
+        ({"weights": "study"}, "'study' must be EXPERIMENT/CASE/ARM"),
+        ({"weights": "studies/main/ours"}, "'studies/main/ours' must be EXPERIMENT/CASE/ARM"),
+        ({"weights": "study/main/ours/more"}, "must be EXPERIMENT/CASE/ARM"),
+        ({"weights": "study/main/theirs"}, "of what runs at smoke"),
     ],
 )
 def test_a_need_that_no_run_meets_is_refused(needs: dict[str, str], words: str) -> None:
@@ -122,7 +166,7 @@ def test_a_need_that_no_run_meets_is_refused(needs: dict[str, str], words: str) 
 
 def test_merging_leaves_the_layers_untouched() -> None:
     paper = Paper.model_validate(FRAME)
-    paper.settings("study", "ours", "smoke", {"optim": {"lr": 9}})
+    paper.settings("study", "main", "ours", "smoke", {"optim": {"lr": 9}})
     assert paper.experiments["study"].settings == FRAME["experiments"]["study"]["settings"]
     base: dict[str, Any] = {}
     layer = {"a": {"b": [1]}}
@@ -131,25 +175,46 @@ def test_merging_leaves_the_layers_untouched() -> None:
     assert layer == {"a": {"b": [1]}}
 
 
-def test_runs_are_arms_times_seeds_of_the_scale() -> None:
+def test_runs_are_cases_times_arms_times_seeds_of_the_scale() -> None:
     paper = Paper.model_validate(FRAME)
-    assert paper.runs("smoke") == [RunKey("tiny", "study", "ours", 0, "smoke")]
-    assert [(key.arm, key.seed) for key in paper.runs("laptop")] == [
-        ("ours", 0),
-        ("ours", 1),
-        ("theirs", 0),
-        ("theirs", 1),
+    assert paper.runs("smoke") == [RunKey("tiny", "study", "main", "ours", 0, "smoke")]
+    assert [(key.case, key.arm, key.seed) for key in paper.runs("laptop")] == [
+        ("main", "ours", 0),
+        ("main", "ours", 1),
+        ("main", "theirs", 0),
+        ("main", "theirs", 1),
+        ("large", "ours", 7),
+        ("large", "theirs", 7),
     ]
+    assert {key.case for key in paper.runs("paper")} == {"large"}
     assert len(paper.runs("paper")) == 6
     assert paper.runs("paper", []) == []
-    where = RunKey("tiny", "study", "ours", 3, "paper").record()
-    assert where == Path("results/paper/tiny/study/ours/seed3/record.json")
 
 
-def test_resources_default_where_a_scale_names_none() -> None:
+def test_a_run_is_named_by_experiment_case_arm_and_seed() -> None:
+    key = RunKey("tiny", "study", "main", "ours", 3, "paper")
+    assert key.record() == Path("results/paper/tiny/study/main/ours/seed3/record.json")
+    assert key.command == (
+        "python papers/tiny/train.py study --case main --arm ours --seed 3 --scale paper"
+    )
+
+
+def test_a_case_need_not_be_named_where_there_is_one() -> None:
+    study = Paper.model_validate(FRAME).experiments["study"]
+    assert study.case("large", "here") == "large"
+    assert study.case(None, "here", "smoke") == "main"
+    with pytest.raises(InputError, match="here: a case is needed; it has main, large"):
+        study.case(None, "here")
+    with pytest.raises(InputError, match="here: no case 'huge'; it has main, large"):
+        study.case("huge", "here", "smoke")
+
+
+def test_resources_are_the_case_s_or_the_experiment_s_or_none() -> None:
     paper = Paper.model_validate(FRAME)
-    assert paper.resources("study", "paper").gpu == 1
-    assert paper.resources("study", "laptop").gpu == 0
+    assert paper.resources("study", "main", "paper").gpu == 1
+    assert paper.resources("study", "main", "laptop").gpu == 0
+    assert paper.resources("study", "large", "laptop").gpu == 2
+    assert paper.resources("study", "large", "paper").gpu == 1
 
 
 @pytest.mark.parametrize(
@@ -160,14 +225,23 @@ def test_resources_default_where_a_scale_names_none() -> None:
             {"experiments__study__arms__ours__setings": {"lr": 1}},
             [
                 "unknown key 'experiments.study.arms.ours.setings'",
-                "allowed: needs, scales, settings",
+                "allowed: needs, published, scales, settings",
             ],
         ),
         ({"experiments__study__seeds__smoke": []}, ["seeds.smoke", "at least one seed"]),
         ({"experiments__study__seeds__smoke": [1, 1]}, ["seeds.smoke", "[1, 1]", "distinct"]),
         ({"experiments__study__seeds__smoke": [-1]}, ["seeds.smoke", "[-1]", ">= 0"]),
         ({"experiments__study__seeds__smoke": [2**32]}, ["seeds.smoke", "< 4294967296"]),
-        ({"experiments__study__arms_at": {"smoke": ["mine"]}}, ["mine", "['ours', 'theirs']"]),
+        (
+            {"experiments__study__cases__main__at": {"smoke": ["mine"]}},
+            ["cases.main.at.smoke", "mine", "'all'", "['ours', 'theirs']"],
+        ),
+        ({"experiments__study__cases__main__at": {"smoke": []}}, ["cases.main.at.smoke", "[]"]),
+        ({"experiments__study__cases__main__at": ["huge"]}, ["cases.main.at", "'huge'"]),
+        ({"experiments__study__cases__main__at": ["laptop"]}, ["none runs at smoke"]),
+        ({"experiments__study__cases__main__arms": {"mine": {}}}, ["main.arms: ['mine'] not"]),
+        ({"experiments__study__cases__large__seeds": {"paper": []}}, ["large.seeds.paper", "one"]),
+        ({"experiments__study__cases__main__smaller": "few"}, ["main.smaller", "scale paper"]),
         ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
         ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),
         ({"targets__table1__kind": "tabel"}, ["targets.table1.kind", "'tabel'", "'figure'"]),
@@ -227,6 +301,8 @@ UNBUILDABLE = [
     ("!!bool x", "'x' is not a valid bool"),
     ("[" * 3000, "nested too deeply"),
     ("[" * 3000 + "]" * 3000, "nested too deeply"),
+    ("[" * 300_000, "nested too deeply"),
+    ("- " * 300_000, "nested too deeply"),
     ("&a [*a]", "recursive"),
     ("{a: 1, a: 2}", "'a' is given twice"),
 ]
@@ -248,6 +324,19 @@ def test_a_value_that_cannot_be_built_is_refused_by_option(text: str, words: str
         parse_overrides([f"interval_s={text}"])
     assert words in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--set .*a="):
+        parse_overrides(["a=\udc80"])
+
+
+def test_libyaml_finds_in_our_files_what_python_finds() -> None:
+    files = [*ROOT.glob("papers/*/*.yaml"), *ROOT.glob("common/data/manifests/*.yaml")]
+    texts = [path.read_text(encoding="utf8") for path in files]
+    found = [parsed_yaml(text) for text in texts]
+    assert len(found) > 10
+    assert found == [yaml.load(text, Loader=yaml.SafeLoader) for text in texts]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -382,3 +471,5 @@ def test_the_json_schema_accepts_and_refuses_as_the_model_does() -> None:
     assert not schema.is_valid(frame(colour="red"))
     assert not schema.is_valid(frame(targets__table1__kind="tabel"))
     assert not schema.is_valid(frame(experiments__study__arms={}))
+    assert not schema.is_valid(frame(experiments__study__cases={}))
+    assert not schema.is_valid(frame(experiments__study__cases__main__at=["huge"]))

@@ -22,6 +22,8 @@ experiments:
     program: anneal
     seeds: {{smoke: [0, 1, 2], laptop: [0, 1, 2, 3], paper: [0, 1, 2]}}
     settings: {{budget: 100, rate: 1e-4}}
+    cases:
+      cities: {{title: Twenty cities, at: [smoke, laptop, paper]}}
     arms:
       slow: {{title: Slow cooling, settings: {{cooling: 0.99}}}}
       fast: {{title: Fast cooling, settings: {{cooling: 0.5}}}}
@@ -171,18 +173,21 @@ def write_paper(root: Path, name: str = "annealing") -> Path:
     return folder
 
 
-def metrics_of(arm: str, seed: int) -> dict[str, float]:
+def make_metrics(arm: str, seed: int) -> dict[str, float]:
     """Metrics of one run: the arm's cost plus what its seed adds."""
     city, grid = COSTS[arm]
     bumpy = 0.6 * (-1) ** seed if arm == "greedy" else 0.0
     return {"city_cost": city + 0.25 * seed, "grid_cost": grid + 0.1 * seed + bumpy}
 
 
-def record_of(key: RunKey, settings: Mapping[str, object], metrics: Mapping[str, float]) -> Record:
+def make_record(
+    key: RunKey, settings: Mapping[str, object], metrics: Mapping[str, float]
+) -> Record:
     """A record as a run of the made-up program would leave it."""
     return Record(
         paper=key.paper,
         experiment=key.experiment,
+        case=key.case,
         arm=key.arm,
         seed=key.seed,
         scale=key.scale,  # type: ignore[arg-type]
@@ -217,8 +222,8 @@ def write_records(folder: Path, results: Path, scale: Scale = "laptop") -> list[
     paper = load_paper(folder)
     written = []
     for key in paper.runs(scale):
-        settings = paper.settings(key.experiment, key.arm, scale)
-        record = record_of(key, settings, metrics_of(key.arm, key.seed))
+        settings = paper.settings(key.experiment, key.case, key.arm, scale)
+        record = make_record(key, settings, make_metrics(key.arm, key.seed))
         path = key.record(results)
         path.parent.mkdir(parents=True)
         csv = path.parent / "curve.csv"

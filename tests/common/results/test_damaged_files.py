@@ -25,7 +25,7 @@ from common.runs.record import read_record
 from common.runs.run import Run
 from tests.common.results.example_results import write_paper, write_records
 
-PLACE = "results/laptop/quenching/search/slow/seed0/record.json"
+PLACE = "results/laptop/quenching/search/cities/slow/seed0/record.json"
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +83,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (as_folder, "cannot be read"),
     "another run's": (
         lambda path: path.write_bytes((path.parents[1] / "seed1/record.json").read_bytes()),
-        "is the record of another run, laptop/quenching/search/slow/seed1",
+        "is the record of another run, laptop/quenching/search/cities/slow/seed1",
     ),
-    "no name of an arm": (changed(experiment="search/slow", arm=""), "experiment"),
+    "no name of an arm": (changed(experiment="search/cities/slow", arm=""), "experiment"),
     "above": (changed(artifacts={"../../x": ARTIFACT}), "below the folder of its record"),
     "absolute": (changed(artifacts={"/etc/passwd": ARTIFACT}), "below the folder of its record"),
     "roundabout": (changed(artifacts={"a/./b": ARTIFACT}), "below the folder of its record"),
@@ -107,7 +107,7 @@ def test_a_damaged_record_is_named_in_one_line_by_every_command(
 
 
 def test_the_check_names_every_damaged_record(root: Path) -> None:
-    runs = root / "results/laptop/quenching/search/slow"
+    runs = root / "results/laptop/quenching/search/cities/slow"
     for seed, name in enumerate(("NaN", "a folder", "above")):
         DAMAGES[name][0](runs / f"seed{seed}/record.json")
     with pytest.raises(InputError) as caught:
@@ -151,7 +151,7 @@ def test_a_folder_is_no_missing_record(root: Path) -> None:
 def test_a_run_refuses_another_runs_record_and_an_absent_file_where_it_needs_one(
     root: Path,
 ) -> None:
-    key = RunKey("quenching", "search", "slow", 0, "laptop")
+    key = RunKey("quenching", "search", "cities", "slow", 0, "laptop")
     settings = load_paper(root / "papers/quenching")
     run = Run(key, "anneal", settings, root / "out", needs={"before": [key]})
     (root / PLACE).with_name("curve.csv").unlink()
@@ -256,7 +256,7 @@ ARCHIVES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "blank": (lambda lines: lines.insert(2, ""), "line 3: not a record"),
     "twice": (
         lambda lines: lines.append(lines[2]),
-        "line 14: a second record of laptop/quenching/search/fast/seed1",
+        "line 14: a second record of laptop/quenching/search/cities/fast/seed1",
     ),
     "another scale": (
         rewritten(3, lambda record: record.update(scale="paper")),

@@ -16,7 +16,7 @@ from common.experiments.settings import validated
 from common.results import figures, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
-from common.results.lineage import runs_of
+from common.results.lineage import list_runs
 from common.results.records import Confidence, Context, Results, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
@@ -78,16 +78,15 @@ def test_a_cell_is_mean_and_sample_deviation_in_the_unit_asked_for(root: Path) -
 def test_a_cell_names_the_records_that_it_is_of(root: Path) -> None:
     results = load(root)
     found = cell_of(results, "slow", "city")
-    assert [str(runs) for runs in found.runs] == [
-        "search/slow/seed0 search/slow/seed1 search/slow/seed2 search/slow/seed3"
-    ]
-    assert "search/slow/seed3" in tables.to_csv(Table(cells=[found]))
+    named = " ".join(f"search/cities/slow/seed{seed}" for seed in range(4))
+    assert [str(runs) for runs in found.runs] == [named]
+    assert "search/cities/slow/seed3" in tables.to_csv(Table(cells=[found]))
 
 
 def test_a_cell_without_records_of_its_own_is_of_what_its_table_read(root: Path) -> None:
     def table1(results: Results) -> Table:
         slow, fast = (results.values("search", arm, "city_cost") for arm in ("slow", "fast"))
-        gain = tables.cell_of(results, "gain", "city", fast - slow, label="cost")
+        gain = tables.make_cell(results, "gain", "city", fast - slow, label="cost")
         return Table(cells=[gain, Cell(row="paper", column="city", metric="cost")])
 
     results = load(root)
@@ -103,18 +102,18 @@ def test_all_records_are_read_by_who_asks_for_all(root: Path) -> None:
     for ask in (lambda: results.frame, lambda: results.frame, lambda: results.stored):
         with results.reading() as read:
             ask()
-        assert [len(runs.seeds) for runs in runs_of(read)] == [4, 4, 4]
+        assert [len(runs.seeds) for runs in list_runs(read)] == [4, 4, 4]
 
 
 def test_a_missing_run_is_named_with_the_command_that_makes_it(root: Path) -> None:
-    path = root / "results/laptop/annealing/search/fast/seed2/record.json"
+    path = root / "results/laptop/annealing/search/cities/fast/seed2/record.json"
     path.unlink()
-    with pytest.raises(InputError, match=r"seed2/record.json.*train.py search --arm fast --seed 2"):
+    with pytest.raises(InputError, match=r"seed2/record.json.*train.py search .* --seed 2 "):
         load(root)
 
 
 def test_a_record_under_another_runs_name_is_refused(root: Path) -> None:
-    runs = root / "results/laptop/annealing/search/slow"
+    runs = root / "results/laptop/annealing/search/cities/slow"
     (runs / "seed0/record.json").write_bytes((runs / "seed1/record.json").read_bytes())
     with pytest.raises(InputError, match="another run"):
         load(root)
@@ -292,7 +291,7 @@ def test_coverage_counts_the_papers_own_targets_only(root: Path) -> None:
 def test_the_check_accepts_records_and_names_what_breaks_the_schema(root: Path) -> None:
     options = ["--root", str(root), "--results", str(root / "results")]
     main(["check", *options])
-    path = root / "results/laptop/annealing/search/slow/seed0/record.json"
+    path = root / "results/laptop/annealing/search/cities/slow/seed0/record.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"seed": -1, "extra": 0}), encoding="utf8")
     with pytest.raises(InputError, match=r"slow/seed0/record.json: .*extra.*-1"):

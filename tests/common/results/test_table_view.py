@@ -17,41 +17,43 @@ GPU_AT_PAPER = "    resources: {paper: {gpu: 1}}\n    arms:\n"
 
 
 def paper_with(
-    root: Path, scale: Scale, *, lacking: str = "", gpu: bool = False, on_gpu: str = ""
+    root: Path, scale: Scale, *, lacking: str = "", gpu: bool = False, smaller: str = ""
 ) -> Results:
-    """Records of the made-up paper on a CPU, but for one arm that lacks and one that has a GPU.
+    """Records of the made-up paper, but for one arm that lacks.
 
     Args:
         gpu: whether the experiment asks for one at scale paper.
+        smaller: how a second case of the experiment is smaller than the paper's.
     """
     folder = write_paper(root)
+    path = folder / "experiments.yaml"
     if gpu:
-        path = folder / "experiments.yaml"
         path.write_text(path.read_text().replace("    arms:\n", GPU_AT_PAPER, 1))
+    if smaller:
+        case = f"    cases:\n      few: {{title: Few, at: [paper], smaller: {smaller}}}\n"
+        path.write_text(path.read_text().replace("    cases:\n", case, 1))
     for path in write_records(folder, root / "results", scale):
-        arm = path.parent.parent.name
-        if arm == lacking:
+        if path.parent.parent.name == lacking:
             path.unlink()
-        elif arm == on_gpu:
-            path.write_text(path.read_text().replace('"device":"cpu"', '"device":"NVIDIA H100"'))
     return Results.load(folder, scale, root / "results", root=root, complete=False)
 
 
 def costs(results: Results) -> Table:
-    """Cost of each arm on both problems."""
+    """Cost of each arm on both problems, in each case."""
     return Table(
         cells=[
             tables.cell(
                 results,
-                arm,
+                arm if case == "cities" else f"{case}: {arm}",
                 problem,
                 experiment="search",
+                case=case,
                 arm=arm,
                 metric=f"{problem}_cost",
                 label="cost",
                 published=("Table 1", arm, problem, "cost"),
             )
-            for arm in ("slow", "fast", "greedy")
+            for case, arm in results.paper.experiments["search"].runs(results.scale)
             for problem in ("city", "grid")
         ]
     )
@@ -78,7 +80,7 @@ def test_the_csv_keeps_the_row_and_names_no_record_behind_it(tmp_path: Path) -> 
     made = tables.build(costs, paper_with(tmp_path, "paper", lacking="fast"), "table1")
     lines = [line for line in tables.to_csv(made).splitlines() if ",fast," in line]
     assert len(lines) == 2
-    assert not any("search/fast" in line for line in lines)
+    assert not any("search/cities/fast" in line for line in lines)
 
 
 def test_it_waits_for_a_gpu_where_its_experiment_asks_for_one(tmp_path: Path) -> None:
@@ -100,17 +102,27 @@ def test_the_papers_words_stay_for_nothing_could_stand_beside_them(tmp_path: Pat
     assert found.parts[0].table.rows[-1] == "model"
 
 
-@pytest.mark.parametrize(
-    ("scale", "gpu", "smaller"),
-    [("paper", False, ""), ("paper", True, "on a CPU"), ("laptop", False, "scale laptop")],
-)
-def test_what_ran_at_another_scale_or_without_the_gpu_asked_for_is_a_smaller_case(
-    tmp_path: Path, scale: Scale, gpu: bool, smaller: str
-) -> None:
-    found = viewed(paper_with(tmp_path, scale, gpu=gpu))
-    assert [part.smaller for part in found.parts] == [smaller]
+@pytest.mark.parametrize(("scale", "said"), [("paper", ""), ("laptop", "scale laptop")])
+def test_what_ran_at_another_scale_is_smaller(tmp_path: Path, scale: Scale, said: str) -> None:
+    found = viewed(paper_with(tmp_path, scale))
+    assert [part.smaller for part in found.parts] == [said]
 
 
-def test_rows_of_the_papers_size_come_before_smaller_ones(tmp_path: Path) -> None:
-    found = viewed(paper_with(tmp_path, "paper", gpu=True, on_gpu="greedy"))
-    assert shown(found) == [("", ["greedy"]), ("on a CPU", ["slow", "fast"])]
+def test_cases_of_the_papers_size_come_before_smaller_ones(tmp_path: Path) -> None:
+    found = viewed(paper_with(tmp_path, "paper", smaller="ten of twenty cities"))
+    arms = ["slow", "fast", "greedy"]
+    small = [f"few: {arm}" for arm in arms]
+    assert shown(found) == [("", arms), ("ten of twenty cities", small)]
+
+
+def test_a_number_that_is_computed_of_records_is_as_small_as_those(tmp_path: Path) -> None:
+    def gain(results: Results) -> Table:
+        few, whole = (
+            results.values("search", "slow", "city_cost", case) for case in ("few", "cities")
+        )
+        made = tables.make_cell(results, "gain", "city", few - whole, label="cost")
+        return Table(cells=[made.model_copy(update={"published_text": "3", "published": 3.0})])
+
+    results = paper_with(tmp_path, "paper", smaller="ten of twenty cities")
+    found = arrange(tables.build(gain, results, "table1"), results)
+    assert shown(found) == [("ten of twenty cities", ["gain"])]

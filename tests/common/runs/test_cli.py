@@ -14,6 +14,8 @@ from common import ROOT
 from common.runs.record import read_record
 from tests.common.experiments.test_settings import FRAME, frame
 
+OURS = "study --case main --arm ours"
+
 TRAIN = """
 import sys
 sys.path.insert(0, {root!r})
@@ -60,18 +62,18 @@ def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_by_hand_writes_the_record_where_the_dag_expects_it(folder: Path) -> None:
-    words = ["study", "--arm", "ours", "--seed", "4", "--scale", "smoke"]
+    words = ["study", "--case", "main", "--arm", "ours", "--seed", "4", "--scale", "smoke"]
     words += ["--set", "steps=3", "--set", "optim.lr=2"]
     done = call(folder, *words)
     assert done.returncode == 0, done.stderr
-    record = read_record(folder.parent / "results/smoke/tiny/study/ours/seed4/record.json")
+    record = read_record(folder.parent / "results/smoke/tiny/study/main/ours/seed4/record.json")
     assert record.metrics == {"loss": 2 * 3 + 4}
     assert record.settings == {"steps": 3, "optim": {"lr": 2.0, "name": "adam"}}
     assert record.provenance.command == ["train.py", *words]
 
 
 def test_out_and_work_move_the_record(folder: Path, tmp_path: Path) -> None:
-    done = call(folder, "study", "--arm", "theirs", "--out", f"{tmp_path}/here")
+    done = call(folder, "study", "--case", "main", "--arm", "theirs", "--out", f"{tmp_path}/here")
     assert done.returncode == 0, done.stderr
     assert read_record(tmp_path / "here" / "record.json").metrics == {"loss": 100.0}
 
@@ -82,18 +84,27 @@ def test_out_and_work_move_the_record(folder: Path, tmp_path: Path) -> None:
         ("", ["COMMAND"]),
         ("studdy --arm ours", ["studdy", "study"]),
         ("study", ["--arm"]),
-        ("study --arm mine", ["--arm 'mine'", "ours, theirs"]),
-        ("study --arm ours --seed -1", ["--seed -1", ">= 0"]),
-        ("study --arm ours --seed one", ["--seed", "'one'"]),
-        ("study --arm ours --scale huge", ["--scale", "'huge'", "laptop"]),
-        ("study --arm ours --colour red", ["--colour"]),
-        ("study --arm ours --set steps", ["--set 'steps'", "key=value"]),
-        ("study --arm ours --set stepps=1", ["unknown key 'stepps' (value 1)", "optim, steps"]),
-        ("study --arm ours --set steps=many", ["error: --set: key 'steps'", "'many'"]),
-        ("study --arm ours --set optim.lr=.nan", ["error: --set: key 'optim.lr'", "finite"]),
-        ("study --arm ours --set steps=2020-13-45", ["--set 'steps=2020-13-45'", "timestamp"]),
-        ("study --arm ours --set steps=13", ["['loss'] are not finite"]),
-        ("study --arm ours --out tiny/train.py", ["--out tiny/train.py", "is a file"]),
+        ("study --case main --arm mine", ["--arm 'mine'", "ours, theirs"]),
+        (OURS + " --seed -1", ["--seed -1", ">= 0"]),
+        (OURS + " --seed one", ["--seed", "'one'"]),
+        (OURS + " --scale huge", ["--scale", "'huge'", "laptop"]),
+        (OURS + " --colour red", ["--colour"]),
+        (OURS + " --set steps", ["--set 'steps'", "key=value"]),
+        (
+            OURS + " --set stepps=1",
+            ["unknown key 'stepps' (value 1)", "optim, steps"],
+        ),
+        (OURS + " --set steps=many", ["error: --set: key 'steps'", "'many'"]),
+        (
+            OURS + " --set optim.lr=.nan",
+            ["error: --set: key 'optim.lr'", "finite"],
+        ),
+        (
+            OURS + " --set steps=2020-13-45",
+            ["--set 'steps=2020-13-45'", "timestamp"],
+        ),
+        (OURS + " --set steps=13", ["['loss'] are not finite"]),
+        (OURS + " --out tiny/train.py", ["--out tiny/train.py", "is a file"]),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(folder: Path, words: str, expected: list[str]) -> None:
@@ -115,7 +126,7 @@ def test_bad_input_is_one_line_and_status_2(folder: Path, words: str, expected: 
         ),
         (
             {"experiments__study__settings": {"steps": "many"}},
-            ["error: experiments.yaml: tiny.study.ours at laptop", "key 'steps'"],
+            ["error: experiments.yaml: tiny.study.main.ours at laptop", "key 'steps'"],
         ),
     ],
 )
@@ -125,7 +136,7 @@ def test_what_is_wrong_in_the_file_is_said_of_the_file(
     """Even where ``--set`` changes something else."""
     shutil.copytree(folder, tmp_path / "tiny")
     (tmp_path / "tiny" / "experiments.yaml").write_text(yaml.safe_dump(frame(**changes)))
-    done = call(tmp_path / "tiny", "study", "--arm", "ours", "--set", "optim.lr=1")
+    done = call(tmp_path / "tiny", *OURS.split(), "--set", "optim.lr=1")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     for word in expected:

@@ -30,7 +30,7 @@ class Nothing(Settings):
     steps: int = 3
 
 
-KEY = RunKey("tiny", "study", "ours", 5, "smoke")
+KEY = RunKey("tiny", "study", "main", "ours", 5, "smoke")
 
 
 def open_run(folder: Path) -> Run:
@@ -79,9 +79,12 @@ def test_a_run_reads_what_another_wrote_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = RunKey("tiny", "pretraining", "ours", 0, "smoke")
+    first = RunKey("tiny", "pretraining", "main", "ours", 0, "smoke")
     second = Run(KEY, "train", Nothing(), tmp_path / "second", needs={"weights": [first]})
-    with second, pytest.raises(InputError, match=r"train\.py pretraining --arm ours --seed 0"):
+    with (
+        second,
+        pytest.raises(InputError, match=r"train\.py pretraining .* --seed 0 "),
+    ):
         second.needed("weights")
     digits = DataIdentity(name="digits", real=True, source="bundled")
     with Run(first, "train", Nothing(), Path("results") / first.folder) as run:
@@ -92,7 +95,7 @@ def test_a_run_reads_what_another_wrote_and_names_it(
         (folder,) = second.needed("weights")
         assert json.loads((folder / "weights.json").read_text()) == [1, 2]
         record = read_record(second.finish({}))
-    assert list(record.needed) == ["smoke/tiny/pretraining/ours/seed0"]
+    assert list(record.needed) == ["smoke/tiny/pretraining/main/ours/seed0"]
     assert record.data == [digits]
     (folder / "weights.json").write_text("[3]")
     with second, pytest.raises(InputError, match=r"weights\.json: is not the file"):
@@ -195,7 +198,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     [
         ("{", "not a record"),
         ("[]", "top level"),
-        ('{"version": 2}', "key 'paper' is missing"),
+        ('{"version": 3}', "key 'paper' is missing"),
     ],
 )
 def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:

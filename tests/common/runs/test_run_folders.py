@@ -55,7 +55,7 @@ def train(settings, run):
 
 guarded(lambda: paper_main(Path(__file__).parent, programs={{"train": Program(Training, train)}}))
 """
-OWN = "smoke-tiny-study-ours-seed0"
+OWN = "smoke-tiny-study-main-ours-seed0"
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(*options: str, mode: str = "rows") -> tuple[str, ...]:
-    words = ("tiny/train.py", "study", "--arm", "ours", "--scale", "smoke", "--set", f"mode={mode}")
-    return (sys.executable, *words, *options)
+    run = ("study", "--case", "main", "--arm", "ours", "--scale", "smoke")
+    return (sys.executable, "tiny/train.py", *run, "--set", f"mode={mode}", *options)
 
 
 def call(
@@ -123,19 +123,19 @@ def test_a_given_work_folder_keeps_what_the_run_did_not_make(
 
 
 def test_a_killed_run_resumes_from_the_default_folders(folder: Path) -> None:
-    state = folder / "work/smoke/tiny/study/ours/seed0/deep/state"
+    state = folder / "work/smoke/tiny/study/main/ours/seed0/deep/state"
     assert call(folder, mode="killed once").returncode == 9
     assert state.exists()
     assert call(folder, mode="killed once").returncode == 0
     assert not state.parent.parent.exists()
-    assert (folder / "results/smoke/tiny/study/ours/seed0/record.json").exists()
+    assert (folder / "results/smoke/tiny/study/main/ours/seed0/record.json").exists()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--out", "work/smoke/tiny/study/ours/seed0"),
-        ("--out", "work/smoke/tiny/study/ours/seed0/out"),
+        ("--out", "work/smoke/tiny/study/main/ours/seed0"),
+        ("--out", "work/smoke/tiny/study/main/ours/seed0/out"),
         ("--out", f"X/{OWN}", "--work", "X"),
         ("--out", f"link/{OWN}/out", "--work", "X"),
     ],

@@ -128,7 +128,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options = json.loads(sys.argv[1])
     settings = ProgramSettings.model_validate(options["settings"])
-    key = RunKey("test", "core", "arm", options.get("seed", 3), "smoke")
+    key = RunKey("test", "core", "case", "arm", options.get("seed", 3), "smoke")
     with Run(key, "core", settings, Path(options["out"]), Path(options["work"])) as run:
         interrupt = Interrupt.model_validate(options.get("interrupt", {}))
         run.finish(train(settings, run, interrupt))

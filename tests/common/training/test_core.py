@@ -269,7 +269,7 @@ def new_core(tmp_path: Path) -> Iterator[Callable[..., Core]]:
         full = ProgramSettings(
             core=CoreSettings.model_validate({"device": "cpu", "global_batch_size": 8} | settings)
         )
-        key = RunKey("test", "core", "arm", 3, "smoke")
+        key = RunKey("test", "core", "case", "arm", 3, "smoke")
         run = Run(key, "core", full, tmp_path / f"out{len(made)}", tmp_path / "work")
         run.__enter__()
         core = Core(full.core, run)
@@ -432,7 +432,7 @@ def test_throughput_leaves_out_warm_up_and_what_lies_between_epochs(
 def test_other_processes_of_a_run_neither_lock_nor_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, settings = RunKey("test", "core", "arm", 3, "smoke"), ProgramSettings()
+    key, settings = RunKey("test", "core", "case", "arm", 3, "smoke"), ProgramSettings()
     with Run(key, "core", settings, tmp_path / "out", tmp_path / "work") as main:
         monkeypatch.setenv("RANK", "1")
         with Run(key, "core", settings, tmp_path / "out", tmp_path / "work") as other:

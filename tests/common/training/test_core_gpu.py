@@ -68,7 +68,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[Core]:
         {"device": "cuda", "global_batch_size": 32, "save_every": 5} | settings
     )
     full = ProgramSettings(core=core_settings)
-    key = RunKey("test", "core", "arm", 3, "smoke")
+    key = RunKey("test", "core", "case", "arm", 3, "smoke")
     AcceleratorState._reset_state(reset_partial_state=True)
     with Run(key, "core", full, folder / "out", folder / "work") as run:
         core = Core(core_settings, run)
@@ -178,7 +178,7 @@ def test_memory_layout_optimiser_and_meters(tmp_path: Path) -> None:
         assert core.samples_per_s() > 0
         core.finish(model)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
-        assert core.run.peak_gpu_bytes > 3 * size  # weights and Adam's two moments at least
+        assert core.run.measure_gpu() > 3 * size  # weights and Adam's two moments at least
         assert core.run.path("weights.safetensors").is_file()
 
 

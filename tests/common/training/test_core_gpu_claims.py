@@ -117,7 +117,7 @@ def new_core(tmp_path: Path) -> Iterator[Callable[..., Core]]:
     def make(**settings: Any) -> Core:
         core_settings = CoreSettings.model_validate({"global_batch_size": 8} | settings)
         full = ProgramSettings(core=core_settings)
-        key = RunKey("test", "core", "arm", 3, "smoke")
+        key = RunKey("test", "core", "case", "arm", 3, "smoke")
         run = Run(key, "core", full, tmp_path / f"out{len(runs)}", tmp_path / "work")
         runs.append(run.__enter__())
         return Core(core_settings, run)

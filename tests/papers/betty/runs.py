@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import ROOT
-from common.experiments.schema import RunKey, load_paper
+from common.experiments.schema import RunKey, Scale, load_paper
 from common.experiments.settings import Settings
 from common.runs.programs import Programs
 from common.runs.record import read_record
@@ -21,15 +21,17 @@ from tests.papers.arms import settings_in
 FOLDER = ROOT / "papers" / "betty"
 
 
-def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
-    """Settings of an arm at a scale, changed."""
-    return settings_in(FOLDER, experiment, arm, scale, **changes)
+def settings_of(
+    experiment: str, arm: str, scale: Scale = "smoke", case: str | None = None, **changes: Any
+) -> Any:
+    """Settings of an arm at a scale, changed; of the only case there without one."""
+    return settings_in(FOLDER, experiment, arm, scale, case, **changes)
 
 
 def opened(experiment: str, settings: Settings, folder: Path, seed: int = 0) -> Run:
     """Context of a run below ``folder``."""
     torch.set_num_threads(1)
-    key = RunKey("betty", experiment, "arm", seed, "smoke")
+    key = RunKey("betty", experiment, "case", "arm", seed, "smoke")
     return Run(key, experiment, settings, folder / "out", folder / "work")
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from common.errors import InputError
 from common.training import Core
 from papers.betty import Config, IterativeProblem
-from papers.betty.experiments.architecture_search import load, search_program
+from papers.betty.experiments.architecture_search import load_halves, search_program
 from papers.betty.tasks.batches import Split
-from papers.betty.tasks.cell_training import Data, training_program
+from papers.betty.tasks.cell_training import HalvedData, training_program
 from papers.betty.tasks.cifar10_images import normalised_colours
 from papers.betty.tasks.search_space import CONNECTIONS, drawn
 from tests.papers.betty.programs import engine, problem
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {"channels": 2, "depth": 3, "batch_size": 24}
 CPU = {"device": "cpu", "precision": "fp32", "global_batch_size": 24}
 
 
-def random_images(side: int = 32, count: int = 96) -> Data:
+def random_images(side: int = 32, count: int = 96) -> HalvedData:
     """Colour images, of the size of CIFAR-10's if not said otherwise, with random labels."""
     draw = torch.Generator().manual_seed(0)
 
@@ -36,7 +36,7 @@ def random_images(side: int = 32, count: int = 96) -> Data:
         x = torch.randint(0, 256, (count, 3, side, side), generator=draw, dtype=torch.uint8)
         return Split(x, torch.randint(0, 10, (count,), generator=draw))
 
-    return Data(split(count), split(count), split(8), normalised_colours, augmented=True)
+    return HalvedData(split(count), split(count), split(8), normalised_colours, augmented=True)
 
 
 def test_images_are_turned_and_in_one_set_alone(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_images_are_turned_and_in_one_set_alone(tmp_path: Path) -> None:
 
     settings = settings_of(NAME, "step1")
     with opened(NAME, settings, tmp_path) as run:
-        data = load(settings, run)
+        data = load_halves(settings, run)
     splits = (data.weights, data.architecture, data.test)
     assert [len(split.y) for split in splits] == [600, 600, 597]
     pixels = torch.cat([split.x for split in splits]).squeeze(1).numpy()

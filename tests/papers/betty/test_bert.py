@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
-from papers.betty.experiments.meta_weight_net import Data, program
+from papers.betty.experiments.meta_weight_net import ImbalancedData, program
 from papers.betty.hypergradient import hypergradient
 from papers.betty.tasks.batches import Split
 from papers.betty.tasks.bert_settings import BertSettings
@@ -26,8 +26,8 @@ from papers.betty.tasks.sentiment import rare_positives
 from papers.betty.tasks.text_classifier import (
     TextClassifier,
     encoder_weights,
-    files_of,
     frozen_features,
+    identify_files,
     piece_numbers,
     read_bert,
     read_tokenizer,
@@ -132,7 +132,7 @@ def test_weights_of_the_published_form_give_the_same_outputs(
     save_file(weights, folder / "model.safetensors")
     registered_as_it_lies("bert_base_uncased", root, monkeypatch)
     settings = BertSettings(max_length=16)
-    assert set(files_of(settings, root).sha256) == {
+    assert set(identify_files(settings, root).sha256) == {
         "config.json",
         "model.safetensors",
         "vocab.txt",
@@ -192,7 +192,7 @@ def test_another_vocabulary_is_refused(root: Path, change: str) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if change == "cut" else whole.replace(b"\nhello\n", b"\nhullo\n"))
     with pytest.raises(InputError, match=rf"{VOCABULARY}.*sha256 is .*manifest has 07eced37"):
-        files_of(TINY, root)
+        identify_files(TINY, root)
 
 
 def test_labels_of_questions_are_corrected_on_features_of_a_small_bert(
@@ -202,8 +202,9 @@ def test_labels_of_questions_are_corrected_on_features_of_a_small_bert(
     skip_without("tokenizers", data_root)
     settings = settings_of(
         "label_correction",
-        "bert-trec-rwt_crt",
+        "rwt_crt",
         "paper",
+        "trec_bert",
         bert=SMALL | {"max_length": 24, "pooling": "mean"},
         core=ON_CPU,
         data_root=str(data_root),
@@ -237,9 +238,9 @@ def reviews(root: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.mark.parametrize(
     ("arm", "changes"),
     [
-        ("bert-baseline-20", {}),
-        ("bert-fp32-20", {}),
-        ("bert-both-20", {"precision": "bf16"}),  # fp16 needs a GPU
+        ("baseline", {}),
+        ("fp32", {}),
+        ("fp16_accumulation", {"precision": "bf16"}),  # fp16 needs a GPU
     ],
 )
 def test_a_small_bert_learns_sentences_of_which_few_are_positive(
@@ -249,6 +250,7 @@ def test_a_small_bert_learns_sentences_of_which_few_are_positive(
         "system_features",
         arm,
         "paper",
+        "sst_if20",
         bert=SMALL | {"max_length": 16},
         core=ON_CPU,
         data_root=str(reviews),
@@ -266,15 +268,15 @@ def test_a_small_bert_learns_sentences_of_which_few_are_positive(
 
 
 @pytest.mark.parametrize(
-    ("experiment", "arm"),
-    [("label_correction", "bert-trec-rwt"), ("system_features", "bert-fp32-20")],
+    ("experiment", "case", "arm"),
+    [("label_correction", "trec_bert", "rwt"), ("system_features", "sst_if20", "fp32")],
 )
 def test_missing_weights_are_one_line_that_says_what_to_fetch(
-    reviews: Path, data_root: Path, tmp_path: Path, experiment: str, arm: str
+    reviews: Path, data_root: Path, tmp_path: Path, experiment: str, case: str, arm: str
 ) -> None:
     skip_without("wrench", data_root)
     (reviews / "wrench").symlink_to(data_root / "wrench")
-    settings = settings_of(experiment, arm, "paper", core=ON_CPU, data_root=str(reviews))
+    settings = settings_of(experiment, arm, "paper", case, core=ON_CPU, data_root=str(reviews))
     wanted = r"python -m common\.data fetch bert_base_uncased"
     with pytest.raises(InputError, match=wanted) as caught:
         metrics_of(experiment, settings, tmp_path / "a")
@@ -284,7 +286,7 @@ def test_missing_weights_are_one_line_that_says_what_to_fetch(
         metrics_of(experiment, settings, tmp_path / "b")
 
 
-def random_texts(count: int = 12) -> Data:
+def random_texts(count: int = 12) -> ImbalancedData:
     """Pieces and labels without meaning."""
     draw = torch.Generator().manual_seed(0)
 
@@ -292,7 +294,7 @@ def random_texts(count: int = 12) -> Data:
         pieces = torch.randint(1000, 2000, (count, 8), generator=draw)
         return Split(pieces, torch.arange(count) % 2)
 
-    return Data(split(), split(), split(), None)
+    return ImbalancedData(split(), split(), split(), None)
 
 
 def a_program(settings: Any) -> tuple[Any, Any, list[Tensor]]:
@@ -320,7 +322,7 @@ def a_program(settings: Any) -> tuple[Any, Any, list[Tensor]]:
 @pytest.mark.usefixtures("_double")
 def test_the_finite_difference_through_bert_is_the_mixed_derivative() -> None:
     settings = settings_of(
-        "system_features", "bert-fp32-20", "paper", lr=1e-12, meta_lr=1e-12, alpha=1e-5
+        "system_features", "fp32", "paper", "sst_if20", lr=1e-12, meta_lr=1e-12, alpha=1e-5
     )
     classifier, upper, params = a_program(settings)
     weights = classifier.trainable_parameters()
@@ -343,7 +345,7 @@ def test_the_finite_difference_through_bert_is_the_mixed_derivative() -> None:
 
 @pytest.mark.parametrize("method", ["darts", "cg", "neumann"])
 def test_every_method_differentiates_through_bert(method: str) -> None:
-    settings = settings_of("system_features", "bert-fp32-20", "paper", method=method)
+    settings = settings_of("system_features", "fp32", "paper", "sst_if20", method=method)
     _, upper, params = a_program(settings)
     found = hypergradient(upper, upper.training_step(upper.get_batch()), params)
     flat = torch.cat([part.flatten() for part in found if part is not None])
@@ -362,11 +364,11 @@ def test_positives_are_rare_as_in_the_published_script() -> None:
 
 def test_sentences_go_with_bert_alone() -> None:
     with pytest.raises(InputError, match="sst2 cannot be read by deep; sst2 goes with bert"):
-        settings_of("system_features", "bert-fp32-20", "paper", network="deep")
+        settings_of("system_features", "fp32", "paper", "sst_if20", network="deep")
 
 
 def test_matrices_alone_decay() -> None:
-    settings = settings_of("system_features", "bert-fp32-20", "paper")
+    settings = settings_of("system_features", "fp32", "paper", "sst_if20")
     classifier, _, _ = a_program(settings)
     groups = classifier.optimizer.param_groups
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0]

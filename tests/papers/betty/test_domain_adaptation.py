@@ -15,7 +15,7 @@ from common.errors import InputError
 from papers.betty.experiments.domain_adaptation import body, program, squared_distance
 from papers.betty.hypergradient import hypergradient
 from papers.betty.tasks.batches import Split
-from papers.betty.tasks.domains import Data, for_perceptrons, load
+from papers.betty.tasks.domains import DomainData, for_perceptrons, load_domains
 from papers.betty.tasks.networks import mlp
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
@@ -29,7 +29,7 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def random_data() -> Data:
+def random_data() -> DomainData:
     """Sets of three classes."""
     draw = torch.Generator().manual_seed(0)
 
@@ -131,7 +131,7 @@ def test_the_third_level_costs_memory(tmp_path: Path) -> None:
 def test_digits_are_split_and_corrupted_as_asked(tmp_path: Path) -> None:
     settings = settings_of(NAME, "rwt", corrupted=0.25)
     with opened(NAME, settings, tmp_path) as run:
-        data = load(settings, run)
+        data = load_domains(settings, run)
     assert isinstance(data.source, Split)
     assert isinstance(data.target, Split)
     assert np.bincount(data.target.y).tolist() == [4] * 10
@@ -154,9 +154,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
 
 def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> None:
-    settings = settings_of(NAME, "wd-rwt", "paper", data_root=str(data_root))
+    settings = settings_of(NAME, "rwt", "paper", "webcam_dslr", data_root=str(data_root))
     with opened(NAME, settings, tmp_path) as run:
-        data = load(settings, run)
+        data = load_domains(settings, run)
     assert isinstance(data.source, Split)
     assert isinstance(data.target, Split)
     assert data.source.x.shape == (295, 800)
@@ -166,21 +166,21 @@ def test_office_domains_are_split_by_class(data_root: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arm", "change", "message"),
+    ("case", "change", "message"),
     [
-        ("rwt", {"source": "dslr", "target": "dslr"}, "both 'dslr'"),
-        ("rwt", {"source": "Art"}, "no domain 'Art'; allowed: amazon, Caltech10, dslr, webcam"),
-        ("home-clar-rwt", {"target": "dslr"}, "no domain 'dslr'; allowed: Art, Clipart, Product"),
-        ("home-clar-rwt", {"crop": 300}, "300 must be at most resize, 256"),
+        ("main", {"source": "dslr", "target": "dslr"}, "both 'dslr'"),
+        ("main", {"source": "Art"}, "no domain 'Art'; allowed: amazon, Caltech10, dslr, webcam"),
+        ("home_cl_ar", {"target": "dslr"}, "no domain 'dslr'; allowed: Art, Clipart, Product"),
+        ("home_cl_ar", {"crop": 300}, "300 must be at most resize, 256"),
     ],
 )
-def test_domains_are_two_of_the_set(arm: str, change: dict[str, Any], message: str) -> None:
+def test_domains_are_two_of_the_set(case: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        settings_of(NAME, arm, "paper", **change)
+        settings_of(NAME, "rwt", "paper", case, **change)
 
 
 @pytest.mark.parametrize("change", [{"source_size": 1757}, {"target_per_class": 174}])
 def test_a_split_that_leaves_nothing_is_refused(change: dict[str, int], tmp_path: Path) -> None:
     settings = settings_of(NAME, "rwt", **change)
     with opened(NAME, settings, tmp_path) as run, pytest.raises(InputError, match="allowed below"):
-        load(settings, run)
+        load_domains(settings, run)

@@ -75,7 +75,7 @@ def test_a_replay_has_the_same_noise_and_leaves_buffers_and_generators_alone() -
     upper = problem("upper", torch.ones(2), lambda u, *_: u.sum())
     program = engine([lower, upper], **BILEVEL)
     first, _ = lower.get_loss(lower.get_batch())
-    lower._loop_starts = False
+    lower._loop.starts = False
     lower.one_step_descent()
     buffers = [buffer.clone() for buffer in module.buffers()]
     random = torch.get_rng_state()

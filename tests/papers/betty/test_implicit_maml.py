@@ -16,8 +16,8 @@ from papers.betty import Config, IterativeProblem
 from papers.betty.experiments.implicit_maml import (
     ImplicitMAMLSettings,
     Tasks,
-    conv_net,
-    load,
+    few_shot_net,
+    load_classes,
     program,
     run_implicit_maml,
 )
@@ -119,7 +119,7 @@ def settings_of(method: str, **other: Any) -> ImplicitMAMLSettings:
 
 def metrics_of(settings: ImplicitMAMLSettings, folder: Path, seed: int = 0) -> dict[str, float]:
     """Metrics of a run but for its time."""
-    key = RunKey("betty", "implicit_maml", "test", seed, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", seed, "smoke")
     with Run(key, "implicit_maml", settings, folder / "out", folder / "work") as run:
         found = run_implicit_maml(settings, run)
     return {name: value for name, value in found.items() if name != "train_s"}
@@ -150,22 +150,22 @@ def test_tasks_larger_than_the_data_are_refused() -> None:
 
 def test_held_out_digits_are_in_no_training_class(tmp_path: Path) -> None:
     settings = settings_of("cg")
-    key = RunKey("betty", "implicit_maml", "test", 0, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", 0, "smoke")
     with Run(key, "implicit_maml", settings, tmp_path / "out", tmp_path / "work") as run:
-        train, test = load(settings, run)
+        train, test = load_classes(settings, run)
         assert (train.shape, test.shape) == ((28, 174, 1, 8, 8), (12, 174, 1, 8, 8))
         # A class is a digit and its rotation: turned back, the four are the same images.
         assert torch.equal(test[1].rot90(-1, dims=(2, 3)), test[0])
         unknown = settings_of("cg", held_out=("3", "ten"))
         with pytest.raises(InputError, match=r"held_out 'ten': is not in digits; it has 0, 1"):
-            load(unknown, run)
+            load_classes(unknown, run)
 
 
 @pytest.mark.parametrize("method", ["darts", "neumann", "cg", "itd"])
 def test_the_meta_weights_move_once_for_every_batch_of_tasks(method: str) -> None:
     torch.manual_seed(0)
     settings = settings_of(method)
-    network = conv_net(2, 4, 2, 5)
+    network = few_shot_net(2, 4, 2, 5)
     before = [weight.detach().clone() for weight in network.parameters()]
     tasks = Tasks(torch.rand(6, 10, 1, 8, 8), 5, 1, 5, seed=0)
     bilevel = program(settings, network, tasks)
@@ -220,8 +220,8 @@ def test_random_weights_are_below_trained_ones(tmp_path: Path) -> None:
 
 def test_drawings_are_taken_alphabet_by_alphabet(tmp_path: Path, data_root: Path) -> None:
     settings = settings_of("cg", data="omniglot", held_out=("Greek",), data_root=str(data_root))
-    key = RunKey("betty", "implicit_maml", "test", 0, "smoke")
+    key = RunKey("betty", "implicit_maml", "5w1s", "test", 0, "smoke")
     with Run(key, "implicit_maml", settings, tmp_path / "out", tmp_path / "work") as run:
-        train, test = load(settings, run)
+        train, test = load_classes(settings, run)
     assert (train.shape, test.shape) == ((872, 20, 1, 28, 28), (96, 20, 1, 28, 28))
     assert 0 < float(train.mean()) < 0.5

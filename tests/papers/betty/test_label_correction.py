@@ -14,7 +14,7 @@ from common.data.wrench import wrench
 from papers.betty.experiments.label_correction import Correction, program
 from papers.betty.hypergradient import hypergradient
 from papers.betty.tasks.batches import Split
-from papers.betty.tasks.weak_supervision import WeakData, aggregated, load, majority, marked
+from papers.betty.tasks.weak_supervision import WeakData, aggregated, load_weak, majority, marked
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
 NAME = "label_correction"
@@ -141,7 +141,7 @@ def test_the_clean_set_alone_reads_no_weak_label(tmp_path: Path) -> None:
 def test_symmetric_noise_has_the_rate_asked_for(tmp_path: Path) -> None:
     settings = settings_of(NAME, "baseline", noise="symmetric", noise_rate=0.6)
     with opened(NAME, settings, tmp_path) as run:
-        data = load(settings, run)
+        data = load_weak(settings, run)
     assert float((data.train.y != data.truth).float().mean()) == pytest.approx(0.6, abs=1e-3)
     assert data.vote_pct is None
 
@@ -159,9 +159,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def test_youtube_comments_have_their_published_size_but_for_rows_without_votes(
     data_root: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(NAME, "youtube-rwt", "paper", data_root=str(data_root))
+    settings = settings_of(NAME, "rwt", "paper", "youtube", data_root=str(data_root))
     with opened(NAME, settings, tmp_path) as run:
-        data = load(settings, run)
+        data = load_weak(settings, run)
     texts = wrench("youtube", "train", data_root)
     silent = (texts.weak_labels == -1).all(axis=1)
     silent[texts.labelled] = False

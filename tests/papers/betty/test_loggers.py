@@ -96,9 +96,9 @@ def test_what_is_no_number_makes_no_line(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_lines_are_of_the_first_process_alone(caplog: pytest.LogCaptureFixture) -> None:
-    from papers.betty.loggers import Silence, logger_of
+    from papers.betty.loggers import Silence, make_logger
 
-    assert type(logger_of("none", first=False)) is Silence
+    assert type(make_logger("none", first=False)) is Silence
     program = engine([problem("single", ONE, lambda w: w.sum())], {}, {})
     program.logger = Silence()
     program.run()

@@ -18,7 +18,7 @@ from common.runs.run import Run
 from common.training import core as core_module
 from papers.betty.experiments.meta_weight_net import (
     MetaWeightNetSettings,
-    load,
+    load_imbalanced,
     meta_step_bytes,
     run_meta_weight_net,
 )
@@ -27,12 +27,12 @@ from papers.betty.tasks.batches import Batches
 from papers.betty.tasks.networks import MetaWeightNet, ResNet32
 from tests.papers.betty.runs import FOLDER
 
-KEY = RunKey("betty", "meta_weight_net", "arm", 0, "smoke")
+KEY = RunKey("betty", "meta_weight_net", "if50", "arm", 0, "smoke")
 
 
 def settings_of(arm: str, **changes: Any) -> MetaWeightNetSettings:
     """Settings of an arm at smoke scale, changed."""
-    raw = load_paper(FOLDER).settings("meta_weight_net", arm, "smoke", changes)
+    raw = load_paper(FOLDER).settings("meta_weight_net", "if50", arm, "smoke", changes)
     return validated(MetaWeightNetSettings, raw, arm)
 
 
@@ -45,9 +45,9 @@ def run(settings: MetaWeightNetSettings, folder: Path) -> Mapping[str, float]:
 
 
 def test_sets_are_disjoint_balanced_and_long_tailed(tmp_path: Path) -> None:
-    settings = settings_of("nudge-50")
+    settings = settings_of("nudge")
     with Run(KEY, "meta_weight_net", settings, tmp_path / "out", tmp_path / "work") as opened:
-        data = load(settings, opened)
+        data = load_imbalanced(settings, opened)
     sizes = sorted(np.bincount(data.train.y).tolist(), reverse=True)
     assert sizes[0] == 100
     assert sizes[-1] == 2
@@ -64,7 +64,7 @@ def test_resnet32_has_its_published_size_and_the_weight_net_stays_in_its_range()
     assert ((weights > 0) & (weights < 1)).all()
 
 
-@pytest.mark.parametrize("arm", ["nudge-50", "itd-50", "darts5-50"])
+@pytest.mark.parametrize("arm", ["nudge", "itd", "darts5"])
 def test_a_stopped_run_ends_as_one_that_was_not(
     arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,11 +91,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
 def test_memory_grows_with_unrolled_steps_for_itd_alone(tmp_path: Path) -> None:
     found = {}
-    with Run(KEY, "x", settings_of("itd-50"), tmp_path / "out", tmp_path / "work") as opened:
+    with Run(KEY, "x", settings_of("itd"), tmp_path / "out", tmp_path / "work") as opened:
         for method in ("itd", "darts", "neumann"):
             for steps in (1, 5):
-                settings = settings_of("itd-50", method=method, unroll_steps=steps)
-                found[method, steps] = meta_step_bytes(settings, load(settings, opened))
+                settings = settings_of("itd", method=method, unroll_steps=steps)
+                found[method, steps] = meta_step_bytes(settings, load_imbalanced(settings, opened))
     assert found["itd", 5] > 3 * found["itd", 1]
     assert found["darts", 5] == found["darts", 1]
     assert found["neumann", 5] == found["neumann", 1]

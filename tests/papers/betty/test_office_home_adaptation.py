@@ -20,7 +20,7 @@ from common.runs.files import file_sha256
 from common.training import CoreSettings
 from papers.betty.experiments.domain_adaptation import body, head, program, squared_distance
 from papers.betty.tasks import imagenet_resnet
-from papers.betty.tasks.domains import load, share_of_each_class
+from papers.betty.tasks.domains import load_domains, share_of_each_class
 from papers.betty.tasks.image_batches import MEAN, SPREAD, Crops, normalised
 from papers.betty.tasks.imagenet_resnet import imagenet_weights, resnet18
 from papers.betty.tasks.networks import conv_net
@@ -43,12 +43,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return example_office_home(tmp_path_factory.mktemp("data"), 6).parent
 
 
-def small(root: Path, arm: str = "home-clar-rwt", **changes: Any) -> Any:
-    """Settings of an arm at paper scale, but for sizes and ImageNet's weights."""
+def small(root: Path, **changes: Any) -> Any:
+    """Settings of three levels at paper scale, but for sizes and ImageNet's weights."""
     sizes = {"resize": 36, "crop": 32, "batch_size": 4, "iterations": 4, "validate_every": 2}
     core = {"device": "cpu", "num_workers": 0, "save_every": 1}
     given = {"data_root": str(root), "pretrained": False, "core": core, **sizes, **changes}
-    return settings_of(NAME, arm, "paper", **given)
+    return settings_of(NAME, "rwt", "paper", "home_cl_ar", **given)
 
 
 def crops_of(root: Path, augment: bool) -> Crops:
@@ -73,7 +73,7 @@ def test_each_class_is_split_and_the_source_takes_the_same_share(
     sets = []
     for seed in (0, 1):
         with opened(NAME, settings, tmp_path / str(seed), seed) as run:
-            sets.append(load(settings, run))
+            sets.append(load_domains(settings, run))
     data, other = sets
     assert isinstance(data.source, Crops)
     assert isinstance(data.target, Crops)
@@ -149,7 +149,7 @@ def test_a_broken_picture_is_one_line_also_in_a_worker(tmp_path: Path, workers: 
 def test_the_three_levels_train_resnets_with_two_learning_rates(root: Path, tmp_path: Path) -> None:
     settings = small(root)
     with opened(NAME, settings, tmp_path) as run:
-        engine = program(settings, load(settings, run), 0)
+        engine = program(settings, load_domains(settings, run), 0)
     engine.train()
     outputs = {"pretrain": 2, "finetune": 2, "reweight": 1}
     before = {}
@@ -223,7 +223,7 @@ def test_absent_weights_are_one_line_and_status_2(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     changes = [f"data_root={root}", "core.device=cpu"]
-    arguments = [NAME, "--arm", "home-clar-baseline", "--scale", "paper"]
+    arguments = [NAME, "--case", "home_cl_ar", "--arm", "baseline", "--scale", "paper"]
     arguments += [part for change in changes for part in ("--set", change)]
     arguments += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     with pytest.raises(SystemExit) as ended:
@@ -258,7 +258,7 @@ def test_weights_that_lie_there_are_checked_and_noted(
     checksum = file_sha256(folder / "net.pth")
     path = (folder / "net.pth").rename(folder / f"net-{checksum[:8]}.pth")
     monkeypatch.setattr(
-        imagenet_resnet, "WEIGHTS", _Published(f"https://example.org/models/{path.name}")
+        imagenet_resnet, "RESNET_WEIGHTS", _Published(f"https://example.org/models/{path.name}")
     )
     weights, identity = imagenet_weights()
     assert weights["w"].tolist() == [0, 1, 2]

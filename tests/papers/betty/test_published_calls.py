@@ -19,7 +19,7 @@ from papers.betty import (
     IterativeProblem,
     Problem,
 )
-from papers.betty.loggers import LineLogger, logger_of
+from papers.betty.loggers import LineLogger, make_logger
 from tests.papers.betty.programs import engine, problem
 
 ONE = torch.ones(2, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_a_logger_that_is_not_installed_leaves_lines_and_a_warning(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert type(logger_of(kind, first=True)) is LineLogger
+    assert type(make_logger(kind, first=True)) is LineLogger
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"logger_type '{kind}'" in record.getMessage()

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from common.experiments.schema import RunKey
 from common.runs.run import Run
 from papers.betty.experiments.regression_hpo import (
-    Data,
+    RegressionData,
     RegressionSettings,
     draw,
     program,
@@ -34,12 +34,12 @@ def settings_of(method: str, **other: object) -> RegressionSettings:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run that writes to a temporary folder."""
-    key = RunKey("betty", "regression_hpo", "test", 3, "smoke")
+    key = RunKey("betty", "regression_hpo", "linear_rule", "test", 3, "smoke")
     with Run(key, "regression_hpo", settings_of("itd"), tmp_path / "out", tmp_path / "work") as it:
         yield it
 
 
-def loss_after_a_loop(data: Data, penalties: Tensor, steps: int) -> float:
+def loss_after_a_loop(data: RegressionData, penalties: Tensor, steps: int) -> float:
     """Validation loss after gradient descent from zero, written out without the library."""
     weights = torch.zeros_like(penalties, requires_grad=True)
     for _ in range(steps):

@@ -325,7 +325,7 @@ def test_early_stopping_and_the_env_go_on_where_they_were() -> None:
 
 @pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937, np.random.Philox])
 def test_states_of_generators_of_every_kind_are_put_back(bits: Any) -> None:
-    from papers.betty.problems.generators import generators_of, set_state_of, state_of
+    from papers.betty.problems.generators import find_generators, get_state, set_state
 
     class Holder:
         def __init__(self) -> None:
@@ -338,11 +338,11 @@ def test_states_of_generators_of_every_kind_are_put_back(bits: Any) -> None:
 
     holder = Holder()
     holder.draw()
-    states = [state_of(generator) for generator in generators_of([holder, holder])]
+    states = [get_state(generator) for generator in find_generators([holder, holder])]
     assert len(states) == 4
     first = holder.draw()
-    for generator, state in zip(generators_of([holder]), states, strict=True):
-        set_state_of(generator, state)
+    for generator, state in zip(find_generators([holder]), states, strict=True):
+        set_state(generator, state)
     assert holder.draw() == first
 
 

@@ -14,8 +14,8 @@ from common.results.tables import Cell, Table
 from papers.betty.graph import DataflowGraph
 from papers.betty.targets.drawing import by_level, draw_graph, imports, level
 from papers.betty.targets.figures import FIGURES, PARTS
-from papers.betty.targets.tables import METHODS, TABLES
-from tests.common.results.example_results import record_of
+from papers.betty.targets.tables import TABLES
+from tests.common.results.example_results import make_record
 
 FOLDER = ROOT / "papers" / "betty"
 METRICS = {
@@ -39,7 +39,7 @@ def made_up(scale: Scale) -> Results:
     paper = load_paper(FOLDER)
     stored = [
         StoredRecord(
-            record_of(key, {}, METRICS | {"accuracy_pct": METRICS["accuracy_pct"] + key.seed}),
+            make_record(key, {}, METRICS | {"accuracy_pct": METRICS["accuracy_pct"] + key.seed}),
             None,
             "",
         )
@@ -67,10 +67,16 @@ def test_table1_sets_the_published_finite_difference_beside_the_nudge() -> None:
 
 def test_table1_has_both_networks_at_paper_scale_and_the_best_accuracy_as_published() -> None:
     table = TABLES["table1"](made_up("paper"))
-    rows = {cell.row for cell in table.cells}
-    assert rows == {m.name for m in METHODS} | {f"{m.name}, small network" for m in METHODS}
+    arms = load_paper(FOLDER).experiments["meta_weight_net"].arms.values()
+    assert table.rows == [arm.title for arm in arms]
     assert placed(table, "ITD-RMAD, step=1", "IF 200").mean == 60.0
-    assert table.columns == ["IF 200", "IF 100", "IF 50", "Memory", "Time"]
+    assert placed(table, "ITD-RMAD, step=1", "IF 200, small network").published == 71.96
+    assert list(dict.fromkeys(column for column, _ in table.layout)) == [
+        *("IF 200", "IF 100", "IF 50", "Memory", "Time"),
+        *("IF 200, small network", "IF 100, small network", "IF 50, small network"),
+    ]
+    small = {cell.row for cell in table.cells if cell.column == "IF 50, small network"}
+    assert small == set(table.rows)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +107,18 @@ def test_the_vote_of_table3_is_that_of_the_labels_not_of_the_network() -> None:
 
 def test_table2_has_bert_on_sst_at_paper_scale_alone() -> None:
     table = TABLES["table2"](made_up("paper"))
-    assert table.columns == ["IF 20", "IF 50", "Memory", "Time"]
-    text = placed(table, "BERT-base: MWN, fp16", "IF 50")
+    assert table.layout == [
+        *(("Digits, IF 20", "Accuracy"), ("Memory", ""), ("Time", "")),
+        *(("SST, IF 20", metric) for metric in ("Accuracy", "GPU memory", "Time")),
+        ("SST, IF 50", "Accuracy"),
+    ]
+    text = placed(table, "MWN, fp16", "SST, IF 50")
     assert (text.mean, text.published, text.published_std) == (60.0, 89.79, 0.65)
-    memory = placed(table, "BERT-base: baseline", "Memory")
+    memory = table.cell("Baseline", "SST, IF 20", "GPU memory")
     assert (memory.mean, memory.unit, memory.published) == (1024.0, "MiB", 8319.0)
     assert placed(table, "Baseline", "Memory").mean == 1.0
     assert {cell.column for cell in TABLES["table2"](made_up("laptop")).cells} == {
-        "IF 20",
+        "Digits, IF 20",
         "Memory",
         "Time",
     }
@@ -139,7 +149,7 @@ def test_table4_shows_the_best_accuracy_on_office_home_alone() -> None:
 
 def test_table4_shows_a_dash_for_runs_that_an_archive_lacks() -> None:
     full = made_up("paper")
-    kept = [item for item in full.records("domain_adaptation") if "home" not in item.record.arm]
+    kept = [item for item in full.records("domain_adaptation") if "home" not in item.record.case]
     table = TABLES["table4"](Results(full.paper, "paper", kept, full.published))
     lacking = placed(table, "+RWT, three levels", "Rw→Cl")
     assert (lacking.n, lacking.ours_text, lacking.published) == (0, "—", 69.75)

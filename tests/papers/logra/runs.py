@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common import ROOT
-from common.experiments.schema import RunKey, load_paper
+from common.experiments.schema import RunKey, Scale, load_paper
 from common.experiments.settings import Settings
 from common.runs.programs import Programs
 from common.runs.record import read_record
@@ -18,18 +18,21 @@ from tests.papers.arms import settings_in
 FOLDER = ROOT / "papers" / "logra"
 
 
-def settings_of(experiment: str, arm: str, scale: str = "smoke", **changes: Any) -> Any:
-    """Settings of an arm at a scale, changed."""
-    return settings_in(FOLDER, experiment, arm, scale, **changes)
+def settings_of(
+    experiment: str, arm: str, scale: Scale = "smoke", case: str | None = None, **changes: Any
+) -> Any:
+    """Settings of an arm at a scale, changed; of the only case there without one."""
+    return settings_in(FOLDER, experiment, arm, scale, case, **changes)
 
 
 def opened(experiment: str, arm: str, settings: Settings, seed: int = 0) -> Run:
     """Context of a run below the working directory."""
     torch.set_num_threads(1)
     paper = load_paper(FOLDER)
-    key = RunKey("logra", experiment, arm, seed, "smoke")
-    program = paper.experiments[experiment].program
-    return Run(key, program, settings, Path("results") / key.folder, None, paper.needed(key))
+    study = paper.experiments[experiment]
+    case = study.case(None, experiment, "smoke")
+    key = RunKey("logra", experiment, case, arm, seed, "smoke")
+    return Run(key, study.program, settings, Path("results") / key.folder, None, paper.needed(key))
 
 
 def metrics_of(experiment: str, arm: str, seed: int = 0, **changes: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from papers.logra import LogIX, LogIXScheduler, LoRAConfig
 from papers.logra.gradients.attention import InProjection
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from tests.papers.logra.one_at_a_time import assert_autograd_s, autograd_gradients
 from tests.papers.logra.test_capture import state_of
 
@@ -186,7 +186,7 @@ def test_every_hessian_and_projection(new_run: Callable[..., LogIX], hessian: st
         rows = torch.cat([g.flatten(1) for g in gradients.values()], 1)
         stored = torch.stack([row for _, row in whole.build_log_dataset(flatten=True)])
         torch.testing.assert_close(stored.double(), rows, rtol=1e-5, atol=1e-6)
-        query = rows_of(whole.get_log(), whole.layout)
+        query = flatten_log(whole.get_log(), whole.layout)
         torch.testing.assert_close(expected, query @ rows.T)
     principal = new_run("principal")
     principal.set_lora_config(LoRAConfig(rank=99))

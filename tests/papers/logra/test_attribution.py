@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from papers.logra.curvature.hessians import Damping
-from papers.logra.measures.outliers import gradient_norms
-from papers.logra.methods.attribution import AttributionSettings, InfluenceFunction, attribute
+from papers.logra.methods.attribution import AttributionSettings, LoggedTrainingSet, attribute
 from papers.logra.methods.trak import CHUNK, projected, trak_scores
 from papers.logra.tasks.networks import Mlp
 from papers.logra.tasks.samples import Samples, losses, margins
@@ -52,35 +51,39 @@ def gradients(model: nn.Module, data: Samples, of: Any, bias: bool) -> dict[str,
     return {name: torch.stack(found) for name, found in rows.items()}
 
 
-def test_gradient_dot_is_the_product_of_gradients(model: Mlp) -> None:
+def test_gradient_dot_is_the_product_of_gradients(model: Mlp, tmp_path: Path) -> None:
     settings = AttributionSettings(projection="none", hessian="none", batch_size=16)
     of_train, of_queries = (gradients(model, d, losses, False) for d in (TRAIN, QUERIES))
     expected = sum(of_queries[name] @ of_train[name].T for name in of_train)
-    assert attribute(settings, model, TRAIN, QUERIES, 0) == pytest.approx(expected, abs=1e-10)
+    assert attribute(settings, model, TRAIN, QUERIES, 0, tmp_path / "log") == pytest.approx(
+        expected, abs=1e-10
+    )
 
 
-def test_influence_is_the_damped_solve_in_each_layer(model: Mlp) -> None:
-    settings = AttributionSettings(projection="none", hessian="raw", relative_damping=0.3)
+def test_influence_is_the_damped_solve_in_each_layer(model: Mlp, tmp_path: Path) -> None:
+    settings = AttributionSettings(
+        projection="none", hessian="empirical_fisher", relative_damping=0.3
+    )
     of_train, of_queries = (gradients(model, d, losses, False) for d in (TRAIN, QUERIES))
     expected = torch.zeros(7, 40)
     for name, rows in of_train.items():
         h = rows.T @ rows / len(rows)
         damped = h + 0.3 * h.diagonal().mean() * torch.eye(len(h))
         expected += of_queries[name] @ torch.linalg.solve(damped, rows.T)
-    found = attribute(settings, model, TRAIN, QUERIES, 0)
+    found = attribute(settings, model, TRAIN, QUERIES, 0, tmp_path / "log")
     assert found == pytest.approx(expected, abs=1e-8)
 
 
-def test_a_projection_that_turns_space_changes_no_score(model: Mlp) -> None:
+def test_a_projection_that_turns_space_changes_no_score(model: Mlp, tmp_path: Path) -> None:
     whole = AttributionSettings(projection="none")
     for kind in ("orthonormal", "pca"):
         turned = AttributionSettings(projection=kind, rank=100)
-        scores = [attribute(s, model, TRAIN, QUERIES, 0) for s in (whole, turned)]
+        scores = [attribute(s, model, TRAIN, QUERIES, 0, tmp_path / "log") for s in (whole, turned)]
         # Projections are float32.
         assert scores[0] == pytest.approx(scores[1], rel=1e-4, abs=1e-4)
 
 
-def test_scores_do_not_depend_on_batches(model: Mlp) -> None:
+def test_scores_do_not_depend_on_batches(model: Mlp, tmp_path: Path) -> None:
     found = [
         attribute(
             AttributionSettings(rank=2, batch_size=size, queries_at_once=queries),
@@ -88,6 +91,7 @@ def test_scores_do_not_depend_on_batches(model: Mlp) -> None:
             TRAIN,
             QUERIES,
             5,
+            tmp_path / "log",
         )
         for size, queries in ((1, 2), (17, 3), (256, 100))
     ]
@@ -95,21 +99,25 @@ def test_scores_do_not_depend_on_batches(model: Mlp) -> None:
     assert found[0] == pytest.approx(found[2], abs=1e-10)
 
 
-def test_relatif_divides_by_the_root_of_self_influence(model: Mlp) -> None:
-    function = InfluenceFunction(AttributionSettings(rank=2), model, TRAIN, 0)
-    own = InfluenceFunction(AttributionSettings(rank=2, mode="cosine"), model, TRAIN, 0)
-    expected = function.scores(QUERIES) / function.self_influences().sqrt()
+def test_relatif_divides_by_the_root_of_self_influence(model: Mlp, tmp_path: Path) -> None:
+    logged = LoggedTrainingSet(AttributionSettings(rank=2), model, TRAIN, 0, tmp_path / "log")
+    own = LoggedTrainingSet(
+        AttributionSettings(rank=2, mode="relatif"), model, TRAIN, 0, tmp_path / "own"
+    )
+    expected = logged.scores(QUERIES) / logged.self_influences().sqrt()
     assert own.scores(QUERIES) == pytest.approx(expected)
-    assert function.self_influences() == pytest.approx(function.scores(TRAIN).diagonal())
+    assert logged.self_influences() == pytest.approx(logged.scores(TRAIN).diagonal())
 
 
-def test_damping_grows_and_scores_shrink(model: Mlp) -> None:
-    function = InfluenceFunction(AttributionSettings(projection="none"), model, TRAIN, 0)
-    sizes = [float(function.scores(QUERIES, Damping(d)).norm()) for d in (0.01, 0.1, 1.0, 10.0)]
+def test_damping_grows_and_scores_shrink(model: Mlp, tmp_path: Path) -> None:
+    logged = LoggedTrainingSet(
+        AttributionSettings(projection="none"), model, TRAIN, 0, tmp_path / "log"
+    )
+    sizes = [float(logged.scores(QUERIES, d).norm()) for d in (0.01, 0.1, 1.0, 10.0)]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_trak_is_its_formula_with_all_parameters(model: Mlp) -> None:
+def test_trak_is_its_formula_with_all_parameters(model: Mlp, tmp_path: Path) -> None:
     of_train, of_queries = (
         torch.cat(list(gradients(model, d, margins, True).values()), 1) for d in (TRAIN, QUERIES)
     )
@@ -132,21 +140,39 @@ def test_traks_projection_keeps_inner_products() -> None:
     assert not projected(rows, 16, 0).equal(projected(rows, 16, 1))
 
 
-def test_representations_are_what_the_head_sees(model: Mlp) -> None:
+def test_representations_are_what_the_head_sees(model: Mlp, tmp_path: Path) -> None:
     hidden = [model.hidden[0](data.x).relu() for data in (QUERIES, TRAIN)]
     product = attribute(
-        AttributionSettings(method="representation", similarity="dot"), model, TRAIN, QUERIES, 0
+        AttributionSettings(method="representation", similarity="dot"),
+        model,
+        TRAIN,
+        QUERIES,
+        0,
+        tmp_path / "log",
     )
     assert product == pytest.approx((hidden[0] @ hidden[1].T).detach())
-    cosine = attribute(AttributionSettings(method="representation"), model, TRAIN, TRAIN, 0)
+    cosine = attribute(
+        AttributionSettings(method="representation"), model, TRAIN, TRAIN, 0, tmp_path / "log"
+    )
     assert cosine.diagonal() == pytest.approx(torch.ones(40))
 
 
-def test_gradient_norms_are_lengths(model: Mlp) -> None:
+def test_gradient_norms_are_lengths(model: Mlp, tmp_path: Path) -> None:
     settings = AttributionSettings(projection="none", hessian="none")
     rows = torch.cat(list(gradients(model, TRAIN, losses, False).values()), 1)
-    found = gradient_norms(InfluenceFunction(settings, model, TRAIN, 0))
+    found = LoggedTrainingSet(settings, model, TRAIN, 0, tmp_path / "log").gradient_norms()
     assert found == pytest.approx(rows.norm(dim=1))
+
+
+def test_self_influences_of_whole_gradients_are_those_of_stored_ones(
+    model: Mlp, tmp_path: Path
+) -> None:
+    turned = AttributionSettings(projection="orthonormal", rank=100)
+    found = [
+        LoggedTrainingSet(settings, model, TRAIN, 0, tmp_path / "log").self_influences()
+        for settings in (AttributionSettings(projection="none", batch_size=7), turned)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_method_without_h_refuses_settings_of_h() -> None:

@@ -75,16 +75,16 @@ def test_bytes_of_large_gradients_are_told_once(
     checks, model, settings = BatchChecks(), watched(123_532_032), LoggingConfig()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            checks.of_batch(model, 8, settings, True)
-        BatchChecks().of_batch(watched(1000), 8, settings, True)
+            checks.check_batch(model, 8, settings, True)
+        BatchChecks().check_batch(watched(1000), 8, settings, True)
     (record,) = caplog.records
     assert "123,532,032 numbers and takes 494 MB, 8 samples 7.91 GB in memory" in record.message
     assert "3.95 GB in the log; less takes projections (lora)" in record.message
-    checks.of_batch(model, 16, settings, False)
+    checks.check_batch(model, 16, settings, False)
     with pytest.raises(InputError, match=r"16 samples with 123,532,032 .* 15.8 GB are needed and"):
-        checks.of_batch(model, 16, settings, True)
+        checks.check_batch(model, 16, settings, True)
     with pytest.raises(InputError, match=r"31.6 GB are needed and 10 GB"):
-        checks.of_batch(model, 16, LoggingConfig(log_dtype="float64"), True)
+        checks.check_batch(model, 16, LoggingConfig(log_dtype="float64"), True)
 
 
 def test_what_does_not_fit_is_refused_before_the_model_runs(

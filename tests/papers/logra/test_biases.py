@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from papers.logra.session.configs import Config, read_config
 from tests.papers.logra.logged_network import N, data, log_all, loss, network, queried
 from tests.papers.logra.one_at_a_time import autograd_gradients
@@ -43,7 +43,7 @@ def test_raw_influence_is_a_dense_solve_of_whole_gradients(new_run: Callable[...
     run = logged(new_run(), model, hessian="raw")
     assert [tuple(block[1:]) for block in run.layout.blocks] == [(5, 7), (4, 6), (3, 5)]
     train, query = gradients(model, *data()), gradients(model, *data(4, seed=2))
-    torch.testing.assert_close(rows_of(queried(run, model), run.layout), query)
+    torch.testing.assert_close(flatten_log(queried(run, model), run.layout), query)
     expected = torch.zeros(4, N).double()
     for columns in run.layout.slices.values():
         part = train[:, columns]

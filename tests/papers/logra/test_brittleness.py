@@ -13,7 +13,7 @@ from common.errors import InputError
 from papers.logra.experiments.brittleness import flipped_shares, losses_of_whole, without_best
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.tasks.image_task import ImageTask
-from papers.logra.tasks.samples import logits_of, losses
+from papers.logra.tasks.samples import compute_logits, losses
 from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 
@@ -57,7 +57,7 @@ def test_models_of_the_whole_set_judge_all_images(
     found = losses_of_whole(task, tested, retrainings=2, seed=1)
     # Runs of other seeds retrain other models: as many as there are images and repetitions.
     model = task.model(RETRAINING_SEED + 1 * 3 * 2 + 1)
-    torch.testing.assert_close(found[1], losses(logits_of(model, tested), tested.y))
+    torch.testing.assert_close(found[1], losses(compute_logits(model, tested), tested.y))
     assert not found[0].allclose(found[1])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from papers import logra
 from papers.logra import LogIX
-from papers.logra.gradients.parameter_coverage import coverage_of
+from papers.logra.gradients.parameter_coverage import measure_coverage
 from papers.logra.gradients.watching import watched
 
 
@@ -39,7 +39,7 @@ class Everything(nn.Module):
 def test_every_trained_number_is_watched_or_has_a_reason() -> None:
     model = Everything()
     for bias in (False, True):
-        found = coverage_of(model, watched(model), bias=bias)
+        found = measure_coverage(model, watched(model), bias=bias)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert found.total == trained
         reasons = {(part.module, part.parameter): part.why for part in found.unwatched}
@@ -64,16 +64,16 @@ def test_every_trained_number_is_watched_or_has_a_reason() -> None:
 def test_filters_and_frozen_layers_are_reasons() -> None:
     model = Everything()
     layers = watched(model, name_filter=["q_proj", "head"])
-    found = coverage_of(model, layers, bias=False)
+    found = measure_coverage(model, layers, bias=False)
     rest = {(part.module, part.parameter): part for part in found.unwatched}
     assert rest["attention", "in_proj_weight"].numbers == 32
     assert rest["attention", "in_proj_weight"].why.startswith("its layer does not pass the filters")
     assert rest["embed", "weight"].why.startswith("embeddings are watched where type_filter")
     model.frozen.bias.requires_grad_(True)
-    rest = {part.module: part for part in coverage_of(model, layers, bias=True).unwatched}
+    rest = {part.module: part for part in measure_coverage(model, layers, bias=True).unwatched}
     assert rest["frozen"].why == "the weight of its layer is frozen"
     model.requires_grad_(False)
-    found = coverage_of(model, watched(model), bias=False)
+    found = measure_coverage(model, watched(model), bias=False)
     assert (found.total, found.share) == (0, 1.0)
     assert "head" in found.frozen
     assert "watched though frozen: attention.q_proj" in str(found)
@@ -81,10 +81,10 @@ def test_filters_and_frozen_layers_are_reasons() -> None:
 
 def test_an_encoder_layer_is_watched_whole_but_its_norms() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16)
-    found = coverage_of(model, watched(model), bias=True)
+    found = measure_coverage(model, watched(model), bias=True)
     assert found.total - sum(found.watched.values()) == 2 * 2 * 8
     plain = nn.Sequential(nn.Linear(3, 2))
-    assert coverage_of(plain, watched(plain), bias=True).share == 1
+    assert measure_coverage(plain, watched(plain), bias=True).share == 1
 
 
 def test_grouped_experts_are_not_watched() -> None:
@@ -102,7 +102,7 @@ def test_grouped_experts_are_not_watched() -> None:
             num_local_experts=4,
         )
     )
-    found = coverage_of(model, watched(model), bias=False)
+    found = measure_coverage(model, watched(model), bias=False)
     rest = [part for part in found.unwatched if part.kind == "MixtralExperts"]
     assert sum(part.numbers for part in rest) == 4 * 3 * 8 * 16
     assert {part.why for part in rest} == {"no gradient rule"}

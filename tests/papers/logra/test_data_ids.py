@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from papers.logra.session.data_ids import DataIDGenerator, ids_of
+from papers.logra.session.data_ids import DataIDGenerator, normalise_ids
 
 
 def test_defect_9_equal_inputs_with_different_targets_have_different_ids() -> None:
@@ -42,13 +42,17 @@ def test_samples_that_differ_in_type_shape_or_place_have_different_ids() -> None
 
 
 def test_ids_are_strings() -> None:
-    assert ids_of(["a", 3, 2.5]) == ["a", "3", "2.5"]
-    assert ids_of(torch.tensor([4, 5])) == ids_of(range(4, 6)) == ids_of(np.array([4, 5]))
+    assert normalise_ids(["a", 3, 2.5]) == ["a", "3", "2.5"]
+    assert (
+        normalise_ids(torch.tensor([4, 5]))
+        == normalise_ids(range(4, 6))
+        == normalise_ids(np.array([4, 5]))
+    )
     tokens = torch.tensor([[1, 2], [1, 2], [2, 1]])
-    first, second, third = ids_of(tokens)
+    first, second, third = normalise_ids(tokens)
     assert first == second != third
     with pytest.raises(InputError, match="data_id 'abc'; allowed: a list"):
-        ids_of("abc")
+        normalise_ids("abc")
 
 
 def test_unusable_input_says_what_is_allowed() -> None:

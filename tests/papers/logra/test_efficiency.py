@@ -17,7 +17,6 @@ from papers.logra.experiments import efficiency
 from papers.logra.experiments.efficiency import EfficiencySettings
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.watching import watched
-from papers.logra.methods.attribution import captured
 from papers.logra.targets.tables import BYTES, table1
 from papers.logra.tasks.language_architectures import ArchitectureSettings, language_model
 from papers.logra.tasks.samples import Samples, losses
@@ -49,7 +48,11 @@ def test_gradients_of_every_architecture_are_autograds(kind: str) -> None:
         return losses(model(sample[:, :-1]), sample[:, 1:]).sum()
 
     wanted = autograd_gradients(model, layers, loss, tokens)
-    found = [batch.gradients for _, batch in captured(Capture(model, layers), model, samples, 3)]
+    capture, found = Capture(model, layers), []
+    for _, part in samples.batches(3):
+        with capture.batch() as batch:
+            losses(model(part.x), part.y).sum().backward()  # type: ignore[no-untyped-call]
+        found.append(batch.gradients)
     for name, expected in wanted.items():
         together = torch.cat([part[name] for part in found])
         # Llama's norms are float32 by transformers' code, whatever the model is.
@@ -58,17 +61,17 @@ def test_gradients_of_every_architecture_are_autograds(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "length", "parameters"),
+    ("case", "length", "parameters"),
     [
-        ("llama-logra_1_4", 512, 8_030_261_248),
-        ("pythia-logra_1_4", 512, 1_414_647_808),
-        ("gpt2_xl-logra_1_4", 1024, 1_557_611_200),  # its places are learnt
+        ("llama", 512, 8_030_261_248),
+        ("pythia", 512, 1_414_647_808),
+        ("gpt2_xl", 1024, 1_557_611_200),  # its places are learnt
     ],
 )
 def test_published_shapes_have_the_published_number_of_parameters(
-    arm: str, length: int, parameters: int
+    case: str, length: int, parameters: int
 ) -> None:
-    settings: EfficiencySettings = settings_of("efficiency", arm, "paper")
+    settings: EfficiencySettings = settings_of("efficiency", "logra_1_4", "paper", case)
     model = language_model(
         settings.network, settings.vocabulary, length, device="meta", dtype=torch.bfloat16
     )
@@ -77,7 +80,7 @@ def test_published_shapes_have_the_published_number_of_parameters(
 
 
 def test_the_sixteenth_of_llama_is_two_blocks_of_its_32() -> None:
-    settings: EfficiencySettings = settings_of("efficiency", "llama-ekfac_sixteenth", "paper")
+    settings: EfficiencySettings = settings_of("efficiency", "ekfac_sixteenth", "paper", "llama")
     model = language_model(settings.network, 512, 512, device="meta", dtype=torch.bfloat16)
     every, some = (watched(model, name_filter=names) for names in (["mlp"], settings.layers))
     assert len(every) == 96 == 16 * len(some)
@@ -125,7 +128,9 @@ def test_out_of_memory_names_arm_and_batch(
     def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
 
-    monkeypatch.setattr(efficiency.LoGraJob, "_log" if phase == "log" else "score", exhausted)
+    monkeypatch.setattr(
+        efficiency.TimedRun, "_go_through" if phase == "log" else "score", exhausted
+    )
     with pytest.raises(InputError, match=message) as error:
         metrics_of("efficiency", "logra_16_256")
     assert "arm logra_16_256" in str(error.value)
@@ -163,15 +168,15 @@ def test_table_1_has_the_paper_beside_llama_at_paper_scale_and_beside_ours_else(
     assert (factors.published, factors.published_text) == (None, "89 GB")
 
     kept = [
-        StoredRecord(item.record.model_copy(update={"arm": model + item.record.arm}), None, "")
+        StoredRecord(item.record.model_copy(update={"case": model}), None, "")
         for item in small.stored
-        for model in ("llama-", "")
+        for model in ("llama", "transformer")
     ]
     large = table1(Results(paper, "paper", kept, small.published, ["efficiency"]))
     cells = {(c.row, c.column, c.metric): c for c in large.cells}
-    assert cells[row, "Logging", "throughput"].published is None
-    stored = cells[f"Llama-3-8B, {row}", "Logging", "storage of 1B tokens (extrapolated)"]
+    assert cells[f"Transformer: {row}", "Logging", "throughput"].published is None
+    stored = cells[f"Llama-3-8B: {row}", "Logging", "storage of 1B tokens (extrapolated)"]
     assert stored.published == 3.5 * BYTES["TB"] / BYTES["GB"]
-    assert cells["Llama-3-8B, EKFAC, factors", "Logging", "throughput"].published == 1740
-    assert cells["Pythia-1.4B, EKFAC", "Influence", "throughput"].mean is None
+    assert cells["Llama-3-8B: EKFAC, factors", "Logging", "throughput"].published == 1740
+    assert cells["Pythia-1.4B: EKFAC", "Influence", "throughput"].mean is None
     assert any(note.startswith("Llama-3-8B, logging and scoring") for note in large.notes)

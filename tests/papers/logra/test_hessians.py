@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.errors import InputError
+from papers.logra.curvature.curvatures import Damping
 from papers.logra.curvature.hessians import (
-    Damping,
-    EigenvalueCorrected,
+    EKFAC,
+    KFAC,
+    EmpiricalFisher,
     Hessian,
-    Identity,
-    Kronecker,
-    Raw,
+    IdentityHessian,
     component_weights,
     components,
 )
@@ -57,7 +57,7 @@ def problem(seed: int = 0, n: int = 40, layout: Layout = LAYOUT) -> Problem:
     return Problem(matrix, raw, forward, backward)
 
 
-def rows_of(case: Problem) -> dict[str, RowMoment]:
+def flatten_log(case: Problem) -> dict[str, RowMoment]:
     """What the raw moments are of."""
     return {
         name: RowMoment(case.gradients[:, columns], len(case.gradients))
@@ -68,7 +68,7 @@ def rows_of(case: Problem) -> dict[str, RowMoment]:
 def sums_of(case: Problem) -> dict[str, PackedMoment]:
     """The raw moments as statistics keep them."""
     found = {}
-    for name, moment in rows_of(case).items():
+    for name, moment in flatten_log(case).items():
         held = ProductSum(moment.rows.shape[1], dtype=torch.float64, device="cpu")
         held.add(moment.rows)
         found[name] = PackedMoment(held.packed, moment.number)
@@ -85,12 +85,12 @@ def eigenvectors(case: Problem) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def corrected(case: Problem) -> EigenvalueCorrected:
+def corrected(case: Problem) -> EKFAC:
     bases, values = eigenvectors(case), {}
     for name, gradients in LAYOUT.unflatten(case.gradients).items():
         inner, outer = bases[name]
         values[name] = (outer.T @ gradients @ inner).square().mean(0)
-    return EigenvalueCorrected(LAYOUT, bases, values)
+    return EKFAC(LAYOUT, bases, values)
 
 
 def dense_kronecker(case: Problem) -> dict[str, Tensor]:
@@ -109,11 +109,11 @@ def dense_solve(
 
 
 HESSIANS: dict[str, Callable[[Problem], Hessian]] = {
-    "raw": lambda case: Raw(LAYOUT, case.raw),
-    "raw by Cholesky": lambda case: Raw(LAYOUT, case.raw, widest_eigenbasis=1),
-    "raw of sums": lambda case: Raw(LAYOUT, sums_of(case)),
-    "raw of rows": lambda case: Raw(LAYOUT, rows_of(case)),
-    "kfac": lambda case: Kronecker(LAYOUT, case.forward, case.backward),
+    "raw": lambda case: EmpiricalFisher(LAYOUT, case.raw),
+    "raw by Cholesky": lambda case: EmpiricalFisher(LAYOUT, case.raw, widest_eigenbasis=1),
+    "raw of sums": lambda case: EmpiricalFisher(LAYOUT, sums_of(case)),
+    "raw of rows": lambda case: EmpiricalFisher(LAYOUT, flatten_log(case)),
+    "kfac": lambda case: KFAC(LAYOUT, case.forward, case.backward),
     "ekfac": corrected,
 }
 
@@ -151,7 +151,7 @@ def test_ekfac_with_kfacs_eigenvalues_is_kfac() -> None:
     for name in case.forward:
         inner, outer = (torch.linalg.eigh(m[name])[0] for m in (case.forward, case.backward))
         values[name] = torch.outer(outer, inner)
-    same = EigenvalueCorrected(LAYOUT, eigenvectors(case), values)
+    same = EKFAC(LAYOUT, eigenvectors(case), values)
     kfac = HESSIANS["kfac"](case)
     torch.testing.assert_close(same.precondition(case.gradients), kfac.precondition(case.gradients))
 
@@ -160,7 +160,7 @@ def test_ekfac_has_the_trace_of_the_raw_fisher() -> None:
     case = problem()
     raw, ekfac = HESSIANS["raw"](case), HESSIANS["ekfac"](case)
     for name in LAYOUT.slices:
-        assert ekfac.damping_of(name) == pytest.approx(raw.damping_of(name))
+        assert ekfac.resolve_damping(name) == pytest.approx(raw.resolve_damping(name))
 
 
 @pytest.mark.parametrize("kind", HESSIANS)
@@ -205,7 +205,7 @@ def test_defect_4_default_damping_is_each_layers_own(kind: str) -> None:
     case = problem()
     blocks = dense_kronecker(case) if kind == "kfac" else case.raw
     hessian = HESSIANS[kind](case)
-    found = {name: hessian.damping_of(name) for name in LAYOUT.slices}
+    found = {name: hessian.resolve_damping(name) for name in LAYOUT.slices}
     for name, block in blocks.items():
         assert found[name] == pytest.approx(0.1 * float(block.trace()) / len(block))
     assert len(set(found.values())) == len(found)
@@ -223,7 +223,10 @@ def test_raw_scores_with_relative_damping_do_not_know_the_scale_of_projections(
     scaled = case._replace(
         gradients=scale * case.gradients, raw={k: scale**2 * m for k, m in case.raw.items()}
     )
-    found = [p.gradients @ Raw(LAYOUT, p.raw).precondition(p.gradients).T for p in (case, scaled)]
+    found = [
+        p.gradients @ EmpiricalFisher(LAYOUT, p.raw).precondition(p.gradients).T
+        for p in (case, scaled)
+    ]
     torch.testing.assert_close(found[1], found[0])
 
 
@@ -238,8 +241,8 @@ def test_full_rank_projections_give_the_scores_of_whole_gradients() -> None:
         p = torch.block_diag(*matrices.values())
         projected = case.gradients @ p.T
         moments = {name: q @ case.raw[name] @ q.T for name, q in matrices.items()}
-        found = projected @ Raw(LAYOUT, moments).precondition(projected, damping).T
-        whole = Raw(LAYOUT, case.raw).precondition(case.gradients, damping)
+        found = projected @ EmpiricalFisher(LAYOUT, moments).precondition(projected, damping).T
+        whole = EmpiricalFisher(LAYOUT, case.raw).precondition(case.gradients, damping)
         torch.testing.assert_close(found, case.gradients @ whole.T, rtol=1e-6, atol=1e-6)
 
 
@@ -248,7 +251,7 @@ def test_full_rank_projections_give_the_scores_of_whole_gradients() -> None:
 def test_lemma_1_damping_weighs_components_of_gradients(seed: int, value: float) -> None:
     """g_te^T (H + l)^-1 g_tr = sum_i l_i / (l_i + l) c_tr c_te, and the mean of c_tr^2 is 1."""
     case, damping = problem(seed), Damping(value)
-    raw = Raw(LAYOUT, case.raw)
+    raw = EmpiricalFisher(LAYOUT, case.raw)
     parts = components(raw, case.gradients)
     weights = component_weights(raw, damping)
     for c in parts.values():
@@ -289,7 +292,7 @@ def test_rank_deficient_moments_need_damping() -> None:
 def test_a_layer_without_any_gradient_contributes_nothing() -> None:
     case = problem()
     case.raw["a"].zero_()
-    found = LAYOUT.unflatten(Raw(LAYOUT, case.raw).precondition(case.gradients))
+    found = LAYOUT.unflatten(EmpiricalFisher(LAYOUT, case.raw).precondition(case.gradients))
     assert not found["a"].any()
     assert found["b.mlp"].all()
 
@@ -302,7 +305,7 @@ def test_gradients_keep_their_type_and_are_not_changed() -> None:
         found = make(case).precondition(gradients)
         assert found.dtype == torch.float32, kind
         assert torch.equal(gradients, before), kind
-    assert torch.equal(Identity(LAYOUT).precondition(gradients), before)
+    assert torch.equal(IdentityHessian(LAYOUT).precondition(gradients), before)
 
 
 @pytest.mark.parametrize("kind", HESSIANS)
@@ -325,9 +328,9 @@ def test_float32_gradients_are_solved_as_float64_ones_whatever_the_damping(kind:
     exact = rows.double()
     moment = exact.mT @ exact / 100
     hessian = {
-        "raw": lambda: Raw(layout, {"a": moment}),
-        "raw by Cholesky": lambda: Raw(layout, {"a": moment}, widest_eigenbasis=1),
-        "raw of rows": lambda: Raw(layout, {"a": RowMoment(rows, 100)}),
+        "raw": lambda: EmpiricalFisher(layout, {"a": moment}),
+        "raw by Cholesky": lambda: EmpiricalFisher(layout, {"a": moment}, widest_eigenbasis=1),
+        "raw of rows": lambda: EmpiricalFisher(layout, {"a": RowMoment(rows, 100)}),
     }[kind]()
     for damping in (Damping(1.0), Damping(0.1), Damping(1e-4), Damping(1e-9)):
         found, expected = (hessian.precondition(given, damping) for given in (rows, exact))
@@ -339,17 +342,17 @@ def test_defect_17_missing_statistics_are_errors() -> None:
     case = problem()
     part = {"a": case.raw["a"]}
     with pytest.raises(InputError, match=r"layer b.mlp: no gradients' second moment .*for: a"):
-        Raw(LAYOUT, part)
+        EmpiricalFisher(LAYOUT, part)
     with pytest.raises(InputError, match=r"layer b.mlp: no output gradients' second moment"):
-        Kronecker(LAYOUT, case.forward, {"a": case.backward["a"]})
+        KFAC(LAYOUT, case.forward, {"a": case.backward["a"]})
     with pytest.raises(InputError, match="layer a: no corrected eigenvalues"):
-        EigenvalueCorrected(LAYOUT, eigenvectors(case), {})
+        EKFAC(LAYOUT, eigenvectors(case), {})
     with pytest.raises(InputError, match=r"of shape \(3, 3\); allowed: \(12, 12\)"):
-        Raw(LAYOUT, {**case.raw, "a": torch.eye(3)})
+        EmpiricalFisher(LAYOUT, {**case.raw, "a": torch.eye(3)})
     with pytest.raises(InputError, match=r"layer a: .* is not finite"):
-        Raw(LAYOUT, {**case.raw, "a": torch.full((12, 12), float("nan"))})
+        EmpiricalFisher(LAYOUT, {**case.raw, "a": torch.full((12, 12), float("nan"))})
     with pytest.raises(InputError, match=r"gradients of shape \(1, 3\); allowed: \(n, 22\)"):
-        Raw(LAYOUT, case.raw).precondition(torch.ones(1, 3))
+        EmpiricalFisher(LAYOUT, case.raw).precondition(torch.ones(1, 3))
     with pytest.raises(InputError, match="layer a has no eigenvectors"):
         components(HESSIANS["raw by Cholesky"](case), case.gradients)
 
@@ -367,6 +370,6 @@ def test_one_damping_is_given_and_it_is_a_number() -> None:
 
 def test_digests_tell_hessians_apart() -> None:
     first, again, other = problem(), problem(), problem(1)
-    assert Raw(LAYOUT, first.raw).digest == Raw(LAYOUT, again.raw).digest
+    assert EmpiricalFisher(LAYOUT, first.raw).digest == EmpiricalFisher(LAYOUT, again.raw).digest
     digests = {make(case).digest for make in HESSIANS.values() for case in (first, other)}
     assert len(digests) == 2 * len(HESSIANS)

@@ -16,7 +16,7 @@ from common.errors import InputError
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.curvature.moments import Statistics
 from papers.logra.log_store import LogStore, Rows
-from papers.logra.scoring.influence import Influence, Log, merge_logs, rows_of, store_behind
+from papers.logra.scoring.influence import Influence, Log, flatten_log, merge_logs, store_behind
 
 LAYOUT = Layout([Block("h.0.mlp", 2, 3), Block("h.0.att", 2, 2), Block("h.1.mlp", 1, 4)])
 KINDS = ("raw", "kfac", "ekfac")
@@ -33,7 +33,7 @@ TRAIN, QUERIES = log(11, 0, "train"), log(3, 1, "query")
 
 
 def rows(of: Log) -> Tensor:
-    return rows_of(of, LAYOUT)
+    return flatten_log(of, LAYOUT)
 
 
 def gathered(kind: str, train: Log = TRAIN) -> Statistics:
@@ -259,20 +259,20 @@ def test_a_store_that_cannot_be_written_gives_the_same_scores(
 def test_layers_of_a_log_may_come_in_any_order_but_must_be_all() -> None:
     assert isinstance(TRAIN[1], dict)
     backwards = {name: TRAIN[1][name] for name in reversed(TRAIN[1])}
-    assert torch.equal(rows_of((TRAIN[0], backwards), LAYOUT), rows(TRAIN))
+    assert torch.equal(flatten_log((TRAIN[0], backwards), LAYOUT), rows(TRAIN))
     with pytest.raises(InputError, match=r"a log without the gradient of layer h.0.att"):
-        rows_of((TRAIN[0], {k: v for k, v in TRAIN[1].items() if k != "h.0.att"}), LAYOUT)
+        flatten_log((TRAIN[0], {k: v for k, v in TRAIN[1].items() if k != "h.0.att"}), LAYOUT)
     with pytest.raises(InputError, match=r"a log with gradients of \['x'\]"):
-        rows_of((TRAIN[0], {**TRAIN[1], "x": TRAIN[1]["h.0.att"]}), LAYOUT)
+        flatten_log((TRAIN[0], {**TRAIN[1], "x": TRAIN[1]["h.0.att"]}), LAYOUT)
     with pytest.raises(InputError, match=r"shape \(11, 3\); allowed: \(11, 14\)"):
-        rows_of((TRAIN[0], rows(TRAIN)[:, :3]), LAYOUT)
+        flatten_log((TRAIN[0], rows(TRAIN)[:, :3]), LAYOUT)
 
 
 def test_merged_logs_are_scored_as_one() -> None:
     influence = Influence(LAYOUT, gathered("raw"))
     ids, parts = merge_logs([QUERIES, TRAIN])
     assert ids == [*QUERIES[0], *TRAIN[0]]
-    assert torch.equal(rows_of((ids, parts), LAYOUT), torch.cat([rows(QUERIES), rows(TRAIN)]))
+    assert torch.equal(flatten_log((ids, parts), LAYOUT), torch.cat([rows(QUERIES), rows(TRAIN)]))
     flat = merge_logs([(QUERIES[0], rows(QUERIES)), (TRAIN[0], rows(TRAIN))])
     assert influence.compute_self_influence(flat)["influence"].shape == (14,)  # type: ignore[union-attr]
     for bad in ([], [QUERIES, (TRAIN[0], rows(TRAIN))], [QUERIES, (["x"], {"h.0.mlp": {}})]):

@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shares_of(count: int) -> list[Path]:
     return [
-        Path(f"results/smoke/logra/language_retraining/sequences/seed{s}") for s in range(count)
+        Path(f"results/smoke/logra/language_retraining/topics/half/seed{s}") for s in range(count)
     ]
 
 
@@ -32,7 +32,7 @@ def test_shares_together_are_one_runs_work(folder: Path, monkeypatch: pytest.Mon
         (folder / str(shares)).mkdir()
         monkeypatch.chdir(folder / str(shares))
         for seed in range(shares):
-            metrics_of("language_retraining", "sequences", seed, subsets=4, shares=shares)
+            metrics_of("language_retraining", "half", seed, subsets=4, shares=shares)
         found.append(read_retrained(shares_of(shares)))
     assert found[0].masks.equal(found[1].masks)
     assert found[0].losses.shape == (4, 1, 8)
@@ -41,10 +41,10 @@ def test_shares_together_are_one_runs_work(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_outputs_are_those_of_a_model_trained_on_the_subset() -> None:
-    metrics_of("language_retraining", "sequences", subsets=3, retrainings=2)
+    metrics_of("language_retraining", "half", subsets=3, retrainings=2)
     retrained = read_retrained(shares_of(1))
-    settings = settings_of("language_retraining", "sequences")
-    with opened("language_retraining", "sequences", settings, seed=1) as run:
+    settings = settings_of("language_retraining", "half")
+    with opened("language_retraining", "half", settings, seed=1) as run:
         task = LanguageTask(settings, run)
         subset = half_subsets(3, 48)[2]
         model = task.model(RETRAINING_SEED + 2 * 2 + 1, subset)
@@ -56,11 +56,11 @@ def test_outputs_are_those_of_a_model_trained_on_the_subset() -> None:
 
 def test_a_share_beyond_the_last_is_an_error() -> None:
     with pytest.raises(InputError, match="--seed 1: allowed: 0 to 0"):
-        metrics_of("language_retraining", "sequences", seed=1)
+        metrics_of("language_retraining", "half", seed=1)
 
 
 def test_scores_say_which_models_must_be_retrained_first() -> None:
-    with pytest.raises(InputError, match="language_retraining --arm sequences --seed 0 --scale"):
+    with pytest.raises(InputError, match="language_retraining --case topics --arm half --seed 0"):
         metrics_of("language_datamodeling", "ekfac")
 
 
@@ -69,7 +69,7 @@ def test_influence_predicts_retrained_models_and_random_scores_do_not() -> None:
         "corpus": {"length": 24, "train": 96, "queries": 16, "topics": 8, "query_topics": 8},
         "training": {"epochs": 8},
     }
-    metrics_of("language_retraining", "sequences", subsets=16, **task)
+    metrics_of("language_retraining", "half", subsets=16, **task)
     found = {arm: metrics_of("language_datamodeling", arm, **task) for arm in ("ekfac", "random")}
     # 0.24 to 0.41 apart with models of four seeds.
     assert found["ekfac"]["lds_by_loss"] > 0.1 + abs(found["random"]["lds_by_loss"])

@@ -213,6 +213,7 @@ def paper_settings(root: Path, arm: str, **changes: Any) -> Any:
         "language_brittleness",
         arm,
         "paper",
+        "wikitext",
         corpus={"length": 12, "train": 24, "queries": 4, "root": str(root)},
         network={"root": str(root)},
         training={"epochs": 1},
@@ -236,7 +237,7 @@ def test_the_papers_run_goes_through_on_a_small_gpt2(root: Path, arm: str) -> No
 def test_more_blocks_than_there_are_is_an_error(root: Path) -> None:
     settings = paper_settings(root, "random")
     corpus = settings.corpus.model_copy(update={"queries": 4000})
-    key = RunKey("logra", "language_brittleness", "random", 0, "smoke")
+    key = RunKey("logra", "language_brittleness", "wikitext", "random", 0, "smoke")
     settings = settings.model_copy(update={"corpus": corpus})
     with (
         Run(key, "language_brittleness", settings, Path("out"), None, {}) as run,

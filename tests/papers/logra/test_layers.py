@@ -15,8 +15,8 @@ from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.layers import (
     add_projected_gradients,
     add_projecting_late,
+    find_rule,
     is_better_late,
-    rule_of,
 )
 from papers.logra.gradients.projections import Projections, random_projections
 from tests.papers.logra.one_at_a_time import autograd_gradients
@@ -111,7 +111,7 @@ def test_embedding(padding: int | None, shape: tuple[int, ...]) -> None:
 
 
 def test_an_embedding_looks_up_columns_that_lie_together() -> None:
-    rule, matrix = rule_of(nn.Embedding(50, 3)), torch.randn(4, 50)
+    rule, matrix = find_rule(nn.Embedding(50, 3)), torch.randn(4, 50)
     laid_out = rule.laid_out(matrix)
     assert torch.equal(laid_out, matrix)
     assert laid_out.mT.is_contiguous()
@@ -122,7 +122,7 @@ def test_an_embedding_looks_up_columns_that_lie_together() -> None:
 @pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
 def test_embeddings_whose_samples_depend_on_each_other_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(option))}=.*allowed: an embedding without"):
-        rule_of(nn.Embedding(5, 3, **option))
+        find_rule(nn.Embedding(5, 3, **option))
 
 
 def test_conv1d_of_transformers() -> None:
@@ -133,7 +133,7 @@ def test_conv1d_of_transformers() -> None:
 
 def test_a_layer_without_a_rule_is_refused() -> None:
     with pytest.raises(InputError, match=r"layer LayerNorm: no gradient rule; allowed: Linear, "):
-        rule_of(nn.LayerNorm(3))
+        find_rule(nn.LayerNorm(3))
 
 
 def test_a_linear_layer_of_one_vector_is_refused() -> None:
@@ -160,6 +160,6 @@ def test_both_orders_of_the_products_agree(tokens: int, width: int, k_i: int, k_
 
 
 def test_long_sequences_are_projected_late() -> None:
-    rule = rule_of(nn.Linear(512, 512))
+    rule = find_rule(nn.Linear(512, 512))
     late = [is_better_late(rule, torch.empty(1, 1, t, 64), 64) for t in (1, 64, 500, 513, 2048)]
     assert late == [False, False, False, True, True]

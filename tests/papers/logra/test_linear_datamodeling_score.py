@@ -61,9 +61,10 @@ def test_shares_together_are_one_runs_work(tmp_path: Path, monkeypatch: pytest.M
         folder.mkdir()
         monkeypatch.chdir(folder)
         for seed in range(shares):
-            metrics_of("subset_retraining", "images", seed, shares=shares, **few)
+            metrics_of("subset_retraining", "half", seed, shares=shares, **few)
         runs = [
-            Path(f"results/smoke/logra/subset_retraining/images/seed{s}") for s in range(shares)
+            Path(f"results/smoke/logra/subset_retraining/images/half/seed{s}")
+            for s in range(shares)
         ]
         found.append(read_retrained(runs))
     assert found[0].masks.equal(found[1].masks)
@@ -77,14 +78,16 @@ def test_a_share_beyond_the_last_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="--seed 1: allowed: 0 to 0"):
-        metrics_of("subset_retraining", "images", seed=1)
+        metrics_of("subset_retraining", "half", seed=1)
 
 
 def test_scores_say_which_models_must_be_retrained_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="subset_retraining --arm images --seed 0 --scale smoke"):
+    with pytest.raises(
+        InputError, match="subset_retraining --case images --arm half --seed 0 --scale smoke"
+    ):
         metrics_of("datamodeling", "ekfac")
 
 
@@ -92,7 +95,7 @@ def test_a_run_scores_models_that_another_retrained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    metrics_of("subset_retraining", "images", subsets=40, retrainings=5)
+    metrics_of("subset_retraining", "half", subsets=40, retrainings=5)
     ekfac, random = (metrics_of("datamodeling", arm) for arm in ("ekfac", "random"))
     assert ekfac["lds"] > 0.15
     assert abs(random["lds"]) < 0.1
@@ -106,6 +109,6 @@ def test_the_record_names_the_retrained_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    metrics_of("subset_retraining", "images")
+    metrics_of("subset_retraining", "half")
     with opened("datamodeling", "random", settings_of("datamodeling", "random")) as run:
         assert [path.name for path in run.needed("retrained")] == ["seed0"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from papers.logra.checks.sample_batches import rows_in, samples_of
+from papers.logra.checks.sample_batches import rows_in, take_samples
 from papers.logra.trainers.loss_reduction import Example, LossReduction
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -155,14 +155,14 @@ def test_batches_are_cut_by_samples() -> None:
     pair = namedtuple("Pair", "x y")(x, y)
     assert rows_in(pair) == rows_in([[x], y]) == rows_in(UserDict(a="text", x=x)) == 3
     for batch in (pair, [x, y], (x, y), {"x": x, "y": y}, UserDict(x=x, y=y)):
-        found = samples_of(batch, [2, 0], 3)
+        found = take_samples(batch, [2, 0], 3)
         parts = list(found.values() if hasattr(found, "values") else found)
         assert torch.equal(parts[0], x[[2, 0]])
         assert torch.equal(parts[1], y[[2, 0]])
-    nested = samples_of({"x": (x,), "names": ["a", "b", "c"], "all": torch.tensor(1)}, [1], 3)
+    nested = take_samples({"x": (x,), "names": ["a", "b", "c"], "all": torch.tensor(1)}, [1], 3)
     assert nested["names"] == ["b"]
     assert torch.equal(nested["x"][0], x[[1]])
     assert nested["all"] == 1
-    assert samples_of({"n": 3}, [0], 3) is None
+    assert take_samples({"n": 3}, [0], 3) is None
     with pytest.raises(InputError, match="a batch of type object; allowed: a tensor"):
         rows_in(object())

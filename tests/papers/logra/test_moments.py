@@ -45,7 +45,7 @@ def gathered(statistics: Statistics, batch_size: int, masked: bool = True) -> St
     return statistics
 
 
-def rows_of(kind: str, masked: bool) -> dict[str, Tensor]:
+def flatten_log(kind: str, masked: bool) -> dict[str, Tensor]:
     """{layer: (rows, width)} by autograd, without any of the package."""
     net, (data, mask) = model(), sequences()
     hidden = net[0](data)
@@ -66,7 +66,7 @@ def rows_of(kind: str, masked: bool) -> dict[str, Tensor]:
 def test_moments_are_those_of_all_rows_at_any_batch_size(batch_size: int, masked: bool) -> None:
     statistics = gathered(Statistics(ALL), batch_size, masked)
     for kind in ("forward", "backward", "grad"):
-        rows = rows_of(kind, masked)
+        rows = flatten_log(kind, masked)
         for name, expected in rows.items():
             assert statistics.counts(kind)[name] == len(expected)
             second = expected.T @ expected / len(expected)
@@ -129,7 +129,7 @@ def test_eigenvalues_are_corrected_by_a_second_pass() -> None:
     for kind, first in covariances.items():
         for name, found in statistics.covariance(kind).items():
             assert torch.equal(found, first[name])
-    for name, rows in rows_of("grad", masked=False).items():
+    for name, rows in flatten_log("grad", masked=False).items():
         forward, backward = statistics.eigenbases[name]
         values, vectors = torch.linalg.eigh(covariances["forward"][name])
         torch.testing.assert_close(forward * values @ forward.T, covariances["forward"][name])

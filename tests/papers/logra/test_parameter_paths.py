@@ -15,7 +15,7 @@ from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.parameter_paths import SecondPathError, TiedWeightError
 from papers.logra.gradients.watching import watched
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from tests.papers.logra.one_at_a_time import autograd_gradients
 from tests.papers.logra.test_capture import mlp, state_of
 
@@ -105,7 +105,7 @@ def test_neither_is_it_in_logged_activations(new_run: Callable[..., LogIX]) -> N
     expected = autograd_gradients(model, {"4": model[4]}, perturbed(model), data(), bias=True)
     # The bias's gradient is the output's.
     torch.testing.assert_close(log["4"]["backward"], expected["4"][..., -1])
-    assert rows_of(run.get_log(), run.layout).isfinite().all()
+    assert flatten_log(run.get_log(), run.layout).isfinite().all()
 
 
 def test_a_weight_that_a_function_is_given_too_is_refused() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from papers.logra.benchmarks.peers import Kronfluence, peers, silent
 from papers.logra.benchmarks.ratios import Ours
-from papers.logra.methods.attribution import InfluenceFunction, InfluenceSettings
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
 from papers.logra.tasks.samples import Samples
 
 
@@ -46,7 +46,7 @@ def test_ekfac_is_kronfluences(trained: tuple[nn.Module, Samples, Samples], tmp_
         peer.log(train)
         theirs = peer.score(queries)
     settings = InfluenceSettings(projection="none", hessian="ekfac")
-    ours = InfluenceFunction(settings, model, train, seed=0).scores(queries)
+    ours = LoggedTrainingSet(settings, model, train, 0, tmp_path / "ours").scores(queries)
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3 * float(theirs.abs().max()))
 
 
@@ -63,7 +63,7 @@ def test_every_library_thinks_much_the_same(
         found = peer.score(queries)
     assert found.shape == (30, 60)
     settings = InfluenceSettings(projection="none", hessian="ekfac")
-    whole = InfluenceFunction(settings, model, train, seed=0).scores(queries)
+    whole = LoggedTrainingSet(settings, model, train, 0, tmp_path / "ours").scores(queries)
     # TRAK scores margins, not losses, through a projection that knows no layers. From 0.10, others
     # from 0.52, with points and models of seeds 0 to 4.
     assert correlation(found.float(), whole) > (0.05 if name == "traker" else 0.4)

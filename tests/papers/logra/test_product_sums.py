@@ -16,9 +16,9 @@ from papers.logra.curvature.product_sums import (
     PANEL,
     PackedMoment,
     ProductSum,
+    infer_width,
     packed_size,
     unpacked,
-    width_of,
 )
 
 
@@ -74,7 +74,7 @@ def test_a_sum_goes_on_from_its_state_to_the_last_bit(kept: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 100, PANEL, PANEL + 1, 4096])
 def test_the_width_follows_from_the_size(width: int) -> None:
-    assert width_of(torch.empty(packed_size(width), device="meta")) == width
+    assert infer_width(torch.empty(packed_size(width), device="meta")) == width
 
 
 def test_wide_sums_keep_little_more_than_a_triangle() -> None:

@@ -78,11 +78,11 @@ def test_queries_are_the_first_ones_and_those_that_relatif_changes_most() -> Non
 
 
 def test_a_run_keeps_lists_that_a_listing_shows() -> None:
-    found = metrics_of("retrieval", "topics", mixed=0.1)
+    found = metrics_of("retrieval", "lists", mixed=0.1)
     methods = ("influence", "relatif", "gradient_dot", "representation")
     assert {name.rpartition("_topic")[0] for name in found if "topic" in name} == set(methods)
     results = Results.load(FOLDER, "smoke", experiments=["retrieval"])
-    kept = results.records("retrieval", "topics")[0].read_json("examples.json")
+    kept = results.first("retrieval", "lists", "topics").read_json("examples.json")
     for query in kept:
         for texts in query["lists"].values():
             scores = [text["score"] for text in texts]
@@ -111,9 +111,9 @@ def test_a_run_keeps_lists_that_a_listing_shows() -> None:
 
 
 def test_no_text_gets_into_the_archive(tmp_path: Path) -> None:
-    metrics_of("retrieval", "topics")
+    metrics_of("retrieval", "lists")
     results = Results.load(FOLDER, "smoke", experiments=["retrieval"])
-    kept = results.records("retrieval", "topics")[0].read_json("examples.json")
+    kept = results.first("retrieval", "lists", "topics").read_json("examples.json")
     archived = write_archive(results, tmp_path).read_text(encoding="utf8")
     strings = {word for query in kept for word in query["words"]}
     assert not strings & set(json.dumps(archived).replace('\\"', " ").split())

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import InputError
-from papers.logra.curvature.hessians import Identity, Raw
+from papers.logra.curvature.hessians import EmpiricalFisher, IdentityHessian
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.scoring.scores import (
-    blocks_of,
     gather_scores,
     group_columns,
+    iterate_blocks,
     scores,
     self_influences,
     share_of_rows,
@@ -32,9 +32,9 @@ def rows(n: int, seed: int = 0) -> Tensor:
     return torch.randn(n, LAYOUT.width, generator=generator, dtype=torch.float64)
 
 
-def raw_of(train: Tensor) -> Raw:
+def raw_of(train: Tensor) -> EmpiricalFisher:
     moments = {k: train[:, s].T @ train[:, s] / len(train) for k, s in LAYOUT.slices.items()}
-    return Raw(LAYOUT, moments)
+    return EmpiricalFisher(LAYOUT, moments)
 
 
 @settings(max_examples=25, deadline=None)
@@ -51,8 +51,10 @@ def test_neither_scores_nor_the_highest_depend_on_blocks(
     queries, train = rows(q, seed=1), rows(n)
     hessian = raw_of(train)
     queries = hessian.precondition(queries)
-    own = self_influences(blocks_of(train, block), n, hessian)
-    found = scores(queries, blocks_of(train, block), n, mode=mode, self_influences=own)["total"]
+    own = self_influences(iterate_blocks(train, block), n, hessian)
+    found = scores(queries, iterate_blocks(train, block), n, mode=mode, self_influences=own)[
+        "total"
+    ]
     expected = queries @ train.T
     itself = torch.einsum("nk,nk->n", train, hessian.precondition(train))
     torch.testing.assert_close(own["total"], itself)
@@ -61,7 +63,7 @@ def test_neither_scores_nor_the_highest_depend_on_blocks(
     elif mode == "l2":
         expected = expected - itself / 2
     torch.testing.assert_close(found, expected)
-    top = top_scores(queries, blocks_of(train, block), k, mode=mode, self_influences=own)
+    top = top_scores(queries, iterate_blocks(train, block), k, mode=mode, self_influences=own)
     order = expected.argsort(dim=1, descending=True, stable=True)[:, :k]
     assert torch.equal(top.positions, order)
     torch.testing.assert_close(top.scores, expected.gather(1, order))
@@ -77,7 +79,7 @@ def test_of_equal_scores_the_earlier_row_comes_first(values: list[int], block: i
     train[:, 0] = torch.tensor(values)
     query = torch.ones(1, LAYOUT.width, dtype=torch.float64)
     expected = sorted(range(len(values)), key=lambda place: (-values[place], place))[:k]
-    assert top_scores(query, blocks_of(train, block), k).positions[0].tolist() == expected
+    assert top_scores(query, iterate_blocks(train, block), k).positions[0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["dot", "l2"])
@@ -85,8 +87,10 @@ def test_groups_that_part_the_layers_add_up(mode: Any) -> None:
     train, queries = rows(9), rows(2, seed=1)
     hessian, groups = raw_of(train), group_columns(LAYOUT, ["h.0.", "h.1."])
     queries = hessian.precondition(queries)
-    own = self_influences(blocks_of(train, 4), 9, hessian, groups=groups)
-    found = scores(queries, blocks_of(train, 4), 9, mode=mode, self_influences=own, groups=groups)
+    own = self_influences(iterate_blocks(train, 4), 9, hessian, groups=groups)
+    found = scores(
+        queries, iterate_blocks(train, 4), 9, mode=mode, self_influences=own, groups=groups
+    )
     assert list(found) == ["total", "h.0.", "h.1."]
     torch.testing.assert_close(found["h.0."] + found["h.1."], found["total"])
     torch.testing.assert_close(own["h.0."] + own["h.1."], own["total"])
@@ -97,22 +101,24 @@ def test_cosine_of_a_group_is_normalised_by_the_group() -> None:
     train, queries = rows(9), rows(2, seed=1)
     groups = group_columns(LAYOUT, ["mlp"])
     columns = [*range(6), *range(10, 14)]
-    own = self_influences(blocks_of(train), 9, Identity(LAYOUT), groups=groups)
-    found = scores(queries, blocks_of(train), 9, mode="cosine", self_influences=own, groups=groups)[
-        "mlp"
-    ]
+    own = self_influences(iterate_blocks(train), 9, IdentityHessian(LAYOUT), groups=groups)
+    found = scores(
+        queries, iterate_blocks(train), 9, mode="cosine", self_influences=own, groups=groups
+    )["mlp"]
     part = train[:, columns]
     torch.testing.assert_close(found, queries[:, columns] @ part.T / part.norm(dim=1))
 
 
 def test_cosine_divides_by_the_training_sample_alone() -> None:
     train, queries = rows(9), rows(2, seed=1)
-    own = self_influences(blocks_of(train), 9, Identity(LAYOUT))
+    own = self_influences(iterate_blocks(train), 9, IdentityHessian(LAYOUT))
     factors = torch.arange(1.0, 10.0, dtype=torch.float64).unsqueeze(1)
 
     def relatif(queries: Tensor, train: Tensor) -> Tensor:
-        own = self_influences(blocks_of(train), 9, Identity(LAYOUT))
-        return scores(queries, blocks_of(train), 9, mode="cosine", self_influences=own)["total"]
+        own = self_influences(iterate_blocks(train), 9, IdentityHessian(LAYOUT))
+        return scores(queries, iterate_blocks(train), 9, mode="cosine", self_influences=own)[
+            "total"
+        ]
 
     torch.testing.assert_close(own["total"], train.square().sum(1))
     first = relatif(queries, train)
@@ -122,9 +128,11 @@ def test_cosine_divides_by_the_training_sample_alone() -> None:
 
 def test_a_sample_without_a_gradient_has_no_influence_in_any_mode() -> None:
     train = rows(3).index_fill(0, torch.tensor([1]), 0.0)
-    own = self_influences(blocks_of(train), 3, Identity(LAYOUT))
+    own = self_influences(iterate_blocks(train), 3, IdentityHessian(LAYOUT))
     for mode in ("dot", "cosine", "l2"):
-        found = scores(rows(2, 1), blocks_of(train), 3, mode=mode, self_influences=own)["total"]
+        found = scores(rows(2, 1), iterate_blocks(train), 3, mode=mode, self_influences=own)[
+            "total"
+        ]
         assert found[:, 1].tolist() == [0.0, 0.0]
         assert found[:, [0, 2]].isfinite().all()
 
@@ -147,12 +155,12 @@ def test_defect_18_no_product_of_all_pairs_and_columns_is_made() -> None:
     train, queries = rows(64), rows(64, seed=1)
     hessian = raw_of(train)
     with Largest() as largest:
-        own = self_influences(blocks_of(train, 16), 64, hessian)
+        own = self_influences(iterate_blocks(train, 16), 64, hessian)
         for mode in ("dot", "cosine"):
-            scores(queries, blocks_of(train, 16), 64, mode=mode, self_influences=own)
+            scores(queries, iterate_blocks(train, 16), 64, mode=mode, self_influences=own)
         assert largest.numbers == 64 * 64
         largest.numbers = 0
-        top_scores(queries, blocks_of(train, 16), 4)
+        top_scores(queries, iterate_blocks(train, 16), 4)
         assert largest.numbers == 64 * 16
 
 
@@ -160,7 +168,7 @@ def test_types_and_devices_are_those_of_the_queries() -> None:
     train, queries = rows(5), rows(2, seed=1)
     exact = queries @ train.T
     for kind, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
-        found = scores(queries.to(kind), blocks_of(train.half()), 5)["total"]
+        found = scores(queries.to(kind), iterate_blocks(train.half()), 5)["total"]
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=max(tolerance, 0.02))
 
@@ -168,19 +176,19 @@ def test_types_and_devices_are_those_of_the_queries() -> None:
 def test_unusable_input_says_what_is_allowed() -> None:
     train, queries = rows(5), rows(2, seed=1)
     with pytest.raises(InputError, match="mode 'cosin'; allowed: dot, cosine, l2"):
-        scores(queries, blocks_of(train), 5, mode="cosin")  # type: ignore[arg-type]
+        scores(queries, iterate_blocks(train), 5, mode="cosin")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="mode 'l2' without self-influences of total"):
-        scores(queries, blocks_of(train), 5, mode="l2")
+        scores(queries, iterate_blocks(train), 5, mode="l2")
     with pytest.raises(InputError, match=r"training gradients \(13,\) wide; allowed: \(14,\)"):
-        scores(queries, blocks_of(train[:, 1:]), 5)
+        scores(queries, iterate_blocks(train[:, 1:]), 5)
     with pytest.raises(InputError, match="5 training rows; allowed: 6"):
-        scores(queries, blocks_of(train), 6)
+        scores(queries, iterate_blocks(train), 6)
     with pytest.raises(InputError, match="more than 4 training rows"):
-        scores(queries, blocks_of(train), 4)
+        scores(queries, iterate_blocks(train), 4)
     with pytest.raises(InputError, match="k=0; allowed: at least 1"):
-        top_scores(queries, blocks_of(train), 0)
+        top_scores(queries, iterate_blocks(train), 0)
     with pytest.raises(InputError, match="0 training rows; allowed: at least 1"):
-        top_scores(queries, blocks_of(train[:0]), 1)
+        top_scores(queries, iterate_blocks(train[:0]), 1)
     with pytest.raises(InputError, match=r"influence group 'h.7.'; allowed: a part of one of h.0"):
         group_columns(LAYOUT, ["h.7."])
     with pytest.raises(InputError, match="influence group 'total'"):

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from common.errors import InputError
 from papers.logra import LogIX, LogIXScheduler, LoRAConfig
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from tests.papers.logra.logged_network import (
     N,
     batches,
@@ -42,9 +42,9 @@ def test_defect_8_a_log_keeps_what_it_holds(new_run: Callable[..., LogIX]) -> No
     run, model = new_run(), network()
     run.watch(model)
     first = queried(run, model)
-    held = rows_of(first, run.layout).clone()
+    held = flatten_log(first, run.layout).clone()
     log_all(run, model)
-    assert torch.equal(rows_of(first, run.layout), held)
+    assert torch.equal(flatten_log(first, run.layout), held)
     assert run.get_log()[0] == ["18", "19", "20"]
     copied = run.get_log(copy=True)[1]
     assert isinstance(copied, dict)
@@ -75,12 +75,12 @@ def test_defect_20_the_scale_of_a_loss_is_divided_out(new_run: Callable[..., Log
     run, model = new_run(), network()
     run.watch(model)
     inputs, targets = data(4, seed=2)
-    expected = rows_of(queried(run, model), run.layout)
+    expected = flatten_log(queried(run, model), run.layout)
     for scale, reduction in ((1024.0, "sum"), (0.25, "mean")):
         with run(data_id=range(4), loss_scale=scale):
             value = cross_entropy(model(inputs), targets, reduction=reduction)
             (value * 1024 if reduction == "sum" else value).backward()
-        torch.testing.assert_close(rows_of(run.get_log(), run.layout), expected)
+        torch.testing.assert_close(flatten_log(run.get_log(), run.layout), expected)
 
 
 def test_a_pass_of_kfac_gathers_without_gradients(new_run: Callable[..., LogIX]) -> None:
@@ -108,7 +108,7 @@ def test_start_and_end_are_a_with_block(new_run: Callable[..., LogIX]) -> None:
     loss(model, inputs, targets).backward()
     run.end(save=True)
     assert run.get_log()[0] == expected[0]
-    assert torch.equal(rows_of(run.get_log(), run.layout), rows_of(expected, run.layout))
+    assert torch.equal(flatten_log(run.get_log(), run.layout), flatten_log(expected, run.layout))
     run.start(["e"])
     run.clear()
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -182,7 +182,7 @@ def test_defect_13_models_of_half_precision_are_projected(
         run.add_lora(lora_config=LoRAConfig(rank=3))
         with run(data_id=range(4)):
             loss(model, inputs.to(dtype).to(kind), targets).backward()
-        rows.append(rows_of(run.get_log(), run.layout).double())
+        rows.append(flatten_log(run.get_log(), run.layout).double())
     exact, half = rows
     assert 0 < float((half - exact).norm() / exact.norm()) < 0.03
 
@@ -197,7 +197,7 @@ def test_defect_13_convolutions_keep_dilation_and_groups(new_run: Callable[..., 
     run.add_lora(lora_config=LoRAConfig(rank=3))
     with run(data_id=range(3)):
         model(images).square().sum().backward()
-    found = rows_of(run.get_log(), run.layout)
+    found = flatten_log(run.get_log(), run.layout)
     whole = autograd_gradients(model, {"0": model[0]}, lambda x: model(x).square().sum(), images)[
         "0"
     ]

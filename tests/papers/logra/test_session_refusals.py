@@ -103,7 +103,7 @@ def test_unknown_options_of_a_run(new_run: Run) -> None:
     ("options", "message"),
     [
         ({"mode": "max"}, "mode 'max'; allowed: dot, "),
-        ({"hessian": "row"}, "hessian 'row'; allowed: auto, none, raw, kfac, ekfac"),
+        ({"hessian": "row"}, "hessian 'row'; allowed: auto, none, empirical_fisher, kfac"),
         ({"damping": -1.0}, "damping=-1.0; allowed: a finite number, at least 0"),
         ({"influence_groups": ["mlp"]}, "'mlp'"),
         ({"hessian": "kfac"}, "no forward covariance was gathered; gathered: grad products"),

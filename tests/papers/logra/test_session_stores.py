@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common import ROOT
 from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig, merge_logs
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from papers.logra.session.log_folder import LogFolder
 from tests.papers.logra.logged_network import (
     N,
@@ -135,7 +135,7 @@ def test_defect_21_each_call_builds_the_loader_it_asks_for(new_run: Callable[...
     nested = merge_logs(first)
     flat = merge_logs(second)
     assert nested[0] == flat[0]
-    assert torch.equal(rows_of(nested, run.layout), rows_of(flat, run.layout))
+    assert torch.equal(flatten_log(nested, run.layout), flatten_log(flat, run.layout))
     assert run.build_log_dataset(flatten=True)[3][1].shape == (run.layout.width,)
     name, row = run.build_log_dataset()[3]
     assert (name, row["2"]["grad"].shape) == ("3", (4, 5))  # type: ignore[call-overload]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from common.errors import InputError
 from papers.logra.curvature.layout import Block, Layout
-from papers.logra.experiments.store_precision import differences, stored
+from papers.logra.experiments.store_precision import differences
 from papers.logra.log_store import LogStore
+from papers.logra.methods.attribution import InfluenceSettings, LoggedTrainingSet
+from papers.logra.tasks.networks import Mlp
+from papers.logra.tasks.samples import Samples
 from tests.papers.logra.runs import metrics_of
 
 
@@ -50,33 +50,23 @@ def test_the_overlap_is_of_the_ten_highest_alone() -> None:
     assert both["mean_rank_correlation"] == pytest.approx(1 - 6 * 4496 / 63960)
 
 
-def test_a_store_that_a_killed_run_left_is_made_anew(tmp_path: Path) -> None:
-    layout, folder = Layout([Block("h", 2, 3)]), tmp_path / "log"
-    rows = torch.randn(5, 6)
-    function: Any = SimpleNamespace(
-        layout=layout, train=None, gradients=lambda _: [(0, rows[:3]), (3, rows[3:])]
-    )
-    writer = LogStore.create(folder, layout, identity={}, rows_per_chunk=2)
-    writer.append(["old"] * 4, torch.zeros(4, 6))
-    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert LogStore.open(folder).ids == ["old"] * 4
+def test_a_log_that_a_killed_run_left_is_made_anew(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, folder = Mlp((5, 4, 3)), tmp_path / "log"
+    train = Samples(torch.randn(6, 5), torch.arange(6) % 3)
+    old = LogStore.create(folder / "log", Layout([Block("h", 2, 3)]), identity={}, rows_per_chunk=2)
+    old.append(["old"] * 4, torch.zeros(4, 6))
+    old.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     for _ in range(2):  # and one that was done
-        store = stored(function, folder, "float32")
-        assert store.ids == ["0", "1", "2", "3", "4"]
-        assert torch.equal(store.rows(0, 5), rows)
-    other = tmp_path / "mine"
-    other.mkdir()
-    (other / "notes.txt").write_text("of the user")
-    with pytest.raises(InputError, match=r"holds notes.txt; allowed: an empty folder"):
-        stored(function, other, "float32")
-    assert (other / "notes.txt").exists()
+        logged = LoggedTrainingSet(InfluenceSettings(rank=2), model, train, 0, folder)
+        assert logged.run.build_log_dataset().store.ids == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_fewer_bits_take_less_room_and_move_scores_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    metrics_of("subset_retraining", "images")
+    metrics_of("subset_retraining", "half")
     exact, half, byte = (
         metrics_of("precision", "int8", dtype=dtype) for dtype in ("float32", "bfloat16", "int8")
     )

@@ -17,7 +17,7 @@ from papers.logra.curvature.moments import Statistics
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.token_masks import _say_once
 from papers.logra.gradients.watching import watched
-from papers.logra.scoring.influence import rows_of
+from papers.logra.scoring.influence import flatten_log
 from tests.papers.logra.one_at_a_time import gradient_of
 
 SOURCE, TARGET = 9, 5
@@ -143,7 +143,7 @@ def test_every_hessian_of_an_encoder_and_a_decoder_of_other_lengths(
     torch.testing.assert_close(every.diagonal(), own, rtol=1e-6, atol=1e-9)  # type: ignore[union-attr]
     assert float(torch.linalg.eigvalsh(every).min()) > -1e-6 * float(every.max())  # type: ignore[arg-type, union-attr]
     if lora == "none":
-        found = rows_of(log, run.layout)
+        found = flatten_log(log, run.layout)
         for place in range(3):
             model.zero_grad()
             loss_of(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from papers.mmt_how2.translation.training import Schedule, Training, TranslationModel, train
+from papers.mmt_how2.translation.training import Training, train
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.papers.mmt_how2 import scenes
 
 SMALL = {

@@ -17,15 +17,17 @@ from common.runs.record import Record
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
-from papers.mmt_how2.corpora.heard_speech import HeardSpeech, how2
+from papers.mmt_how2.corpora.heard_speech import HeardSpeech, read_how2_speech
 from papers.mmt_how2.corpora.pictured_text import Sizes
 from papers.mmt_how2.corpora.spoken_words import NOTHING
+from papers.mmt_how2.correction.word_language_model import WordLanguageModel
 from papers.mmt_how2.experiments.correction import CorrectionSettings
 from papers.mmt_how2.targets.correction_figures import asr_figure2, asr_figure3
 from papers.mmt_how2.targets.correction_tables import (
     FULL,
+    RECOGNISED,
     ROWS,
     asr_table3,
     asr_table4,
@@ -41,7 +43,7 @@ RATES = ("substitution_pct", "deletion_pct", "insertion_pct")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """All five systems and rescoring, hardly trained."""
     folder = tmp_path_factory.mktemp("results")
-    return folder, record_of("correction", "recogniser", folder)[0]
+    return folder, record_of("correction", "recognised", "units", folder)[0]
 
 
 def results_of(small: tuple[Path, Record]) -> Results:
@@ -69,7 +71,7 @@ def test_kinds_of_errors_add_up_and_gains_are_over_the_input(small: tuple[Path, 
 
 def test_substitutions_listed_are_those_counted(small: tuple[Path, Record]) -> None:
     results = results_of(small)
-    stored = results.records("correction", "recogniser")[0]
+    stored = results.records(*RECOGNISED)[0]
     lists = stored.read_json("substitutions.json")
     text = CorrectionSettings.model_validate(small[1].settings).text
     words = sum(len(line.split()) for line in correction_corpus(text, 0)["test"].target)
@@ -101,7 +103,7 @@ def test_rescoring_does_no_harm_where_it_was_chosen_and_overlaps_as_it_says(
 def test_tables_hold_the_printed_numbers(small: tuple[Path, Record]) -> None:
     results = results_of(small)
     printed = {cell.row: cell.published for cell in asr_table3(results).cells}
-    assert [printed[row] for _, row, theirs in ROWS if theirs] == [
+    assert [printed[one.title] for one in ROWS if one.published] == [
         *(20.41, 26.70, 23.08, 22.18, 20.75, 20.37, 20.16, 20.17, 20.15)
     ]
     left = asr_table4(results)
@@ -131,7 +133,7 @@ def test_the_picture_repairs_what_the_scene_tells_and_misleads_where_it_is_anoth
 ) -> None:
     sizes = {"train": 1200, "valid": 50, "test": 200}
     record, _ = record_of(
-        "correction", "context_dominated", tmp_path, "laptop", text={"sizes": sizes}
+        "correction", "context_dominated", "pictures", tmp_path, "laptop", text={"sizes": sizes}
     )
     found = record.metrics
     assert found["visual_wer_pct"] < found["floor_wer_pct"] + 1
@@ -151,7 +153,7 @@ def test_lost_and_added_words_are_as_many_as_asked_and_leave_no_floor() -> None:
     words = [sum(len(line.split()) for line in lines) for lines in (more.source, more.target)]
     assert words[0] / words[1] == pytest.approx(1.1, abs=0.01)
     with pytest.raises(InputError, match="the floor is known where both are 0"):
-        floor_wer_of(lost)
+        measure_floor_wer(lost)
 
 
 @pytest.mark.parametrize("unit", ["words", "characters", "byte_pairs"])
@@ -179,18 +181,18 @@ def how2_below(root: Path, heard: str, said: str) -> Path:
 
 def test_how2_is_lower_case_without_signs_and_keeps_its_empty_lines(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "so it's a pike\n\n", "So, it's a PIPE!\nHi.\n")
-    speech = how2(tmp_path / "pictures", root)
+    speech = read_how2_speech(tmp_path / "pictures", root)
     assert speech.heard["test"] == ("so it's a pike", "")
     assert speech.said["valid"] == ("so it's a pipe", "hi")
-    assert speech.pictures_of("train").shape == (2, 2048)
+    assert speech.read_pictures("train").shape == (2, 2048)
 
 
 def test_how2_without_a_line_for_each_transcript_is_refused(tmp_path: Path) -> None:
     root = how2_below(tmp_path, "one\n", "one\ntwo\n")
     with pytest.raises(InputError, match="1 lines of train for 2 transcripts"):
-        how2(tmp_path / "pictures", root)
+        read_how2_speech(tmp_path / "pictures", root)
     with pytest.raises(InputError, match="'how2_recognised' is in none of"):
-        how2(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
+        read_how2_speech(tmp_path / "pictures", how2_below(tmp_path / "b", "", "").parent / "none")
 
 
 @pytest.mark.parametrize(
@@ -202,9 +204,31 @@ def test_how2_without_a_line_for_each_transcript_is_refused(tmp_path: Path) -> N
     ],
 )
 def test_settings_that_are_refused(change: dict[str, Any], says: str) -> None:
-    raw = load_paper(FOLDER).settings("correction", "recogniser", "smoke", change)
+    raw = load_paper(FOLDER).settings("correction", "recognised", "units", "smoke", change)
     with pytest.raises(InputError, match=says):
         validated(CorrectionSettings, raw, "correction")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_record(
+    small: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the language model learns: systems and the joint embedding are there."""
+    monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(WordLanguageModel, "sums", lambda *_: next(iter(())))
+        with pytest.raises(StopIteration):
+            record_of("correction", "recogniser", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("papers.mmt_how2.translation.training.one_epoch", None)
+        patch.setattr("papers.mmt_how2.correction.joint_embedding.two_way_hinge", None)
+        record, _ = record_of("correction", "recogniser", tmp_path)
+    whole = small[1]
+
+    def repeated(one: Record) -> dict[str, float]:
+        return {k: v for k, v in one.metrics.items() if not k.endswith(("_per_s", "_cpu_s"))}
+
+    assert repeated(record) == repeated(whole)
+    assert record.artifacts == whole.artifacts
 
 
 def test_a_gpu_that_is_not_there_is_refused(
@@ -212,4 +236,4 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=r"schedule\.gpu: true; there is no GPU here"):
-        record_of("correction", "recogniser", tmp_path, schedule={"gpu": True})
+        record_of("correction", "recognised", "units", tmp_path, schedule={"gpu": True})

@@ -19,13 +19,13 @@ from papers.mmt_how2.corpora.correction_corpus import (
     TWINS,
     CorrectionText,
     correction_corpus,
-    floor_wer_of,
+    measure_floor_wer,
 )
 from papers.mmt_how2.corpora.function_words import is_function_word
 from papers.mmt_how2.corpora.noise_channel import NoiseChannel, confusions
 from papers.mmt_how2.corpora.picture_vectors import Pictures
 from papers.mmt_how2.corpora.pictured_text import Sizes
-from papers.mmt_how2.corpora.spoken_words import spoken
+from papers.mmt_how2.corpora.spoken_words import normalise_transcript
 from papers.mmt_how2.translation.scoring import word_errors
 from tests.common.data.real_data import skip_without
 
@@ -46,7 +46,7 @@ def test_as_many_words_are_wrong_as_expected_and_all_of_them_replaced(
     text = correction_corpus(knobs, 1)["test"]
     errors = word_errors(text.source, text.target)
     assert errors.wer_pct == pytest.approx(knobs.input_wer_pct, abs=0.7)
-    assert floor_wer_of(text) == pytest.approx(knobs.floor_wer_pct, abs=0.7)
+    assert measure_floor_wer(text) == pytest.approx(knobs.floor_wer_pct, abs=0.7)
     assert errors.deletions == errors.insertions == 0
     assert errors.substitutions == sum(
         heard != said
@@ -166,4 +166,4 @@ def test_the_picture_of_a_caption_shows_its_twins() -> None:
     assert text.target == ("a man", "a man with a dog", "men", "nothing of note")
     assert np.dot(man, both) > np.dot(men, both)
     assert not nothing.any()
-    assert spoken('Two men\'s hats,  "old"-style.') == "two men's hats old style"
+    assert normalise_transcript('Two men\'s hats,  "old"-style.') == "two men's hats old style"

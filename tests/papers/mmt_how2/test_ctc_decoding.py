@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import InputError
-from papers.mmt_how2.correction.ctc_decoding import Prefix, best_path, prefix_search
+from papers.mmt_how2.correction.ctc_decoding import Prefix, decode_best_path, prefix_search
 
 FRAMES, SYMBOLS = 4, 3
 
@@ -72,7 +72,7 @@ def test_a_narrow_search_never_overrates_a_text(seed: int, beam: int) -> None:
 def test_the_greedy_text_is_that_of_the_best_path(seed: int) -> None:
     frames = chances(seed)
     paths = all_paths(frames)
-    assert tuple(best_path(frames)) == text_of(max(paths, key=lambda path: paths[path]))
+    assert tuple(decode_best_path(frames)) == text_of(max(paths, key=lambda path: paths[path]))
 
 
 def test_the_search_agrees_with_the_loss_that_trains() -> None:
@@ -89,7 +89,7 @@ def test_the_search_agrees_with_the_loss_that_trains() -> None:
 def test_the_best_text_need_not_be_that_of_the_best_path() -> None:
     # Blank twice has 0.36, but "a" has a-blank, blank-a and a-a: 0.64.
     frames = torch.tensor([[0.6, 0.4], [0.6, 0.4]]).log()
-    assert best_path(frames) == []
+    assert decode_best_path(frames) == []
     ((text, value), *_) = prefix_search(frames, beam=2)
     assert text == (1,)
     assert math.exp(value) == pytest.approx(0.64)
@@ -97,7 +97,7 @@ def test_the_best_text_need_not_be_that_of_the_best_path() -> None:
 
 def test_a_symbol_comes_twice_only_around_a_blank() -> None:
     certain = torch.full((4, 2), -1e9).scatter(1, torch.tensor([[1], [1], [0], [1]]), 0.0)
-    assert best_path(certain) == [1, 1]
+    assert decode_best_path(certain) == [1, 1]
     assert prefix_search(certain, beam=3)[0][0] == (1, 1)
     with pytest.raises(InputError, match="beam 0"):
         prefix_search(certain, beam=0)

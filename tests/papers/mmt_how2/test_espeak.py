@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.mmt_how2.speech.espeak import EspeakVoices, spoken_by_espeak
+from papers.mmt_how2.speech.espeak import EspeakVoices, synthesise_by_espeak
 
 #: Writes as many samples as its text has letters, and a line for each call.
 STAND_IN = """#!{python}
@@ -44,19 +44,19 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_sentence_is_said_once_by_voices_in_turn(calls: Path, tmp_path: Path) -> None:
     settings = EspeakVoices(voices=("en+m1", "en+f1"), words_per_minute=120, sample_rate=22050)
     texts = ["the pike", "-a pipe", "chalk"]
-    waves = spoken_by_espeak(texts, settings, tmp_path / "waves")
+    waves = synthesise_by_espeak(texts, settings, tmp_path / "waves")
     assert [len(wave) for wave in waves] == [800, 700, 500]
     assert torch.equal(waves[0], torch.full((800,), 0.5))
     said = ["en+m1 120 the pike", "en+f1 120 -a pipe", "en+m1 120 chalk"]
     assert calls.read_text().splitlines() == said
-    again = spoken_by_espeak(texts[:2], settings, tmp_path / "waves")
+    again = synthesise_by_espeak(texts[:2], settings, tmp_path / "waves")
     assert torch.equal(again[1], waves[1])
     assert calls.read_text().splitlines() == said
 
 
 def test_a_failure_leaves_no_file(calls: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"espeak-ng: status 1 .* \(no such voice\)"):
-        spoken_by_espeak(["fail"], EspeakVoices(), tmp_path / "waves")
+        synthesise_by_espeak(["fail"], EspeakVoices(), tmp_path / "waves")
     assert calls.read_text().endswith("fail\n")
     assert list((tmp_path / "waves").iterdir()) == []
 
@@ -66,14 +66,14 @@ def test_without_the_program_there_is_another_way(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"espeak-ng: not found; install .* built-in"):
-        spoken_by_espeak(["the"], EspeakVoices(), tmp_path)
+        synthesise_by_espeak(["the"], EspeakVoices(), tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs the program espeak-ng")
 def test_the_real_program_speaks(tmp_path: Path) -> None:
     voices = EspeakVoices(voices=("en-us+m3", "en-us+f3"))
     texts = ["the pike swims", "the pike swims", "the pike swims in the old green pipe", "a"]
-    waves = spoken_by_espeak(texts, voices, tmp_path)
+    waves = synthesise_by_espeak(texts, voices, tmp_path)
     for wave in waves:
         assert 0.02 < wave.abs().max() <= 1
     first, other_voice, longer, short = (len(wave) / voices.sample_rate for wave in waves)

@@ -57,10 +57,10 @@ def test_the_embedding_of_a_text_does_not_depend_on_its_padding() -> None:
     model = untrained()
     text = encoded(TEXTS, model.vocabulary)
     wider = text._replace(ids=torch.nn.functional.pad(text.ids, (0, 5), value=3))
-    torch.testing.assert_close(model.of_text(wider), model.of_text(text))
+    torch.testing.assert_close(model.encode_text(wider), model.encode_text(text))
     mixed = padded([[2, 3], [2, 3, 4, 4, 4, 4]])
     torch.testing.assert_close(
-        model.of_text(mixed)[:1], model.of_text(mixed.take(torch.tensor([0])))
+        model.encode_text(mixed)[:1], model.encode_text(mixed.take(torch.tensor([0])))
     )
 
 
@@ -68,9 +68,9 @@ def test_embeddings_are_unit_vectors_whatever_the_size_of_a_feature() -> None:
     model = untrained()
     torch.nn.init.zeros_(model.picture.bias)
     features = torch.eye(6)
-    vectors = model.embedded_pictures(features, batch_size=4)
+    vectors = model.embed_pictures(features, batch_size=4)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(6))
-    torch.testing.assert_close(model.embedded_pictures(7 * features), vectors)
+    torch.testing.assert_close(model.embed_pictures(7 * features), vectors)
 
 
 def test_recall_of_a_perfect_embedding_is_one_and_of_a_collapsed_one_nothing() -> None:
@@ -108,7 +108,7 @@ def trained() -> JointEmbedding:
 
 def test_it_learns_which_text_goes_with_a_picture(trained: JointEmbedding) -> None:
     features, texts = pictures(1)
-    similarity = trained.embedded_pictures(features) @ trained.embedded_text(texts).T
+    similarity = trained.embed_pictures(features) @ trained.embed_text(texts).T
     assert recall_at(similarity, 1) == 1
     assert recall_at(similarity.T, 1) == 1
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from common.errors import InputError
-from papers.mmt_how2.correction.minibatch_training import Minibatches, epochs, train
+from common.training.checkpoint import Checkpoint
+from papers.mmt_how2.correction.minibatch_training import (
+    EagerAdam,
+    Minibatches,
+    epochs,
+    train_network,
+)
+from tests.papers.mmt_how2.runs import opened, settings_of
 
 
 def test_an_epoch_is_a_permutation_that_the_seed_decides() -> None:
@@ -27,7 +37,7 @@ def line(schedule: Minibatches) -> tuple[nn.Linear, list[float]]:
     def loss(places: Tensor) -> Tensor:
         return (network(x[places]) - 3 * x[places] - 1).pow(2).mean()
 
-    return network, train(network, loss, len(x), schedule, seed=0)
+    return network, train_network(network, loss, len(x), schedule, seed=0)
 
 
 def test_a_rate_that_falls_to_zero_ends_at_the_minimum() -> None:
@@ -40,3 +50,49 @@ def test_a_rate_that_falls_to_zero_ends_at_the_minimum() -> None:
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
     with pytest.raises(InputError, match="learning_rate 1e\\+30: the loss is"):
         line(Minibatches(epochs=3, learning_rate=1e30))
+
+
+def test_adam_takes_the_steps_of_torchs() -> None:
+    found = []
+    for kind in (Adam, EagerAdam):
+        torch.manual_seed(1)
+        network = nn.Linear(3, 2)
+        optimizer = kind(network.parameters(), lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+        found.append(network.weight.detach().clone())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("updates", [2, 7, 12])
+def test_a_training_that_was_killed_ends_with_the_same_bits(
+    updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network with dropout, killed in its first, third and last epoch of three updates."""
+    schedule = Minibatches(epochs=5, batch_size=3, decay="linear")
+    x = torch.linspace(-1, 1, 8).unsqueeze(1)
+    run = opened("splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path)
+
+    def trained(states: Checkpoint | None, most: int) -> tuple[Tensor, list[float]]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        left = iter(range(most))
+
+        def loss(places: Tensor) -> Tensor:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return (network(x[places]) - 3 * x[places]).pow(2).mean()
+
+        history = train_network(network, loss, len(x), schedule, seed=0, states=states)
+        return nn.utils.parameters_to_vector(network.parameters()).detach(), history
+
+    with run:
+        whole, losses = trained(None, 15)
+        with pytest.raises(KeyboardInterrupt):
+            trained(Checkpoint(run, "line", seconds=0), updates)
+        # As many updates are left as the epochs that were not whole have.
+        again, history = trained(Checkpoint(run, "line", seconds=0), 15 - updates // 3 * 3)
+    assert torch.equal(whole, again)
+    assert losses == history

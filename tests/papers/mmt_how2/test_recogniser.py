@@ -9,14 +9,14 @@ from torch import Tensor
 from common.errors import InputError
 from papers.mmt_how2.correction.minibatch_training import Minibatches
 from papers.mmt_how2.correction.recogniser import (
-    BLANK,
+    CTC_BLANK,
     Recogniser,
     RecogniserSettings,
     train_recogniser,
     turned,
 )
 from papers.mmt_how2.speech.speech import SpeechFeatures, features
-from papers.mmt_how2.speech.synthetic_speech import SyntheticSpeech, spoken
+from papers.mmt_how2.speech.synthetic_speech import SyntheticSpeech, synthesise
 
 SMALL = RecogniserSettings(width=32, hidden=32)
 TEXTS = ["the pike", "a chalk in", "bedding to"]
@@ -24,7 +24,7 @@ TEXTS = ["the pike", "a chalk in", "bedding to"]
 
 @pytest.fixture(scope="module")
 def heard() -> list[Tensor]:
-    speech = spoken(TEXTS, SyntheticSpeech(noise_db=-20), seed=0)
+    speech = synthesise(TEXTS, SyntheticSpeech(noise_db=-20), seed=0)
     return features(speech, SpeechFeatures(sample_rate=8_000))
 
 
@@ -37,7 +37,7 @@ def trained(heard: list[Tensor]) -> Recogniser:
 def test_three_utterances_are_learnt_by_heart(trained: Recogniser, heard: list[Tensor]) -> None:
     assert trained.transcribed(heard) == TEXTS
     assert trained.transcribed(heard, beam=4) == TEXTS
-    assert trained.alphabet.tokens[0] == BLANK
+    assert trained.alphabet.tokens[0] == CTC_BLANK
 
 
 def test_frames_are_halved_and_chances_sum_to_one(trained: Recogniser, heard: list[Tensor]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from papers.mmt_how2.experiments.recognition_errors import classes_of
+from common.experiments.schema import Scale
+from papers.mmt_how2.experiments.recognition_errors import classify_substitutions
 from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import record_of
 
 
-def metrics_at(scale: str, folder: Path) -> dict[str, float]:
-    return record_of("recognition", "recogniser", folder, scale)[0].metrics
+def metrics_at(scale: Scale, folder: Path) -> dict[str, float]:
+    return record_of("recognition", "test", "recogniser", folder, scale)[0].metrics
 
 
 def test_the_public_transcripts_have_their_known_errors(
@@ -47,7 +48,7 @@ def test_kinds_of_errors_add_up(tmp_path: Path) -> None:
 
 def test_substitutions_are_counted_by_how_many_of_both_are_function_words() -> None:
     pairs = Counter({("the", "a"): 6, ("pipe", "to"): 3, ("pipe", "pike"): 1})
-    assert classes_of(pairs) == {
+    assert classify_substitutions(pairs) == {
         "no_function_word_pct": 10,
         "one_function_word_pct": 30,
         "two_function_words_pct": 60,

@@ -19,13 +19,9 @@ from papers import mmt_how2
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise, read_pairs
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import (
-    Schedule,
-    TranslationModel,
-    configuration,
-    train,
-)
+from papers.mmt_how2.translation.training import configuration, seed_update, train
 from papers.mmt_how2.translation.training_folder import last_path, training_fingerprint
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.papers.mmt_how2 import scenes
 from tests.papers.mmt_how2.conftest import MODEL, SCHEDULE, SMALL, Trained
 
@@ -132,7 +128,7 @@ def test_reading_a_checkpoint_again_gives_identical_translations(trained: Traine
 
 
 def test_training_is_repeatable_and_goes_on_after_a_kill(
-    corpus: tuple[Path, Path], tmp_path: Path
+    corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, visual = corpus
     model = MODEL.model_copy(update={"dropout": 0.2})
@@ -140,8 +136,19 @@ def test_training_is_repeatable_and_goes_on_after_a_kill(
     whole = train(data, tmp_path / "whole", model, brief, seed=3, visual=visual)
     one = brief.model_copy(update={"epochs": 1})
     train(data, tmp_path / "parts", model, one, seed=3, visual=visual)
-    # Killed while it wrote the next checkpoint.
-    (tmp_path / "parts" / ".checkpoint_last.pt.partial").write_bytes(b"half")
+    # Killed in the midst of the next epoch, and once more while it wrote a checkpoint.
+    updates = iter(range(5))
+
+    def seed_or_die(trainer: Any) -> None:
+        if next(updates, None) is None:
+            raise KeyboardInterrupt
+        seed_update(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("papers.mmt_how2.translation.training.seed_update", seed_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "parts", model, brief, seed=3, visual=visual)
+    (tmp_path / "parts" / ".checkpoint.partial").write_bytes(b"half")
     parts = train(data, tmp_path / "parts", model, brief, seed=3, visual=visual)
     assert (whole.resumed, parts.resumed) == (0, 1)
     assert [epoch.updates for epoch in parts.history] == [10, 20]
@@ -304,7 +311,8 @@ def test_sequences_of_vectors_and_fairseqs_own_models(tmp_path: Path) -> None:
 
 
 def test_patience_ends_a_training() -> None:
-    from papers.mmt_how2.translation.training import Epoch, out_of_patience
+    from papers.mmt_how2.translation.training import out_of_patience
+    from papers.mmt_how2.translation.training_folder import Epoch
 
     def history(*losses: float) -> list[Epoch]:
         return [Epoch(n, n, 1.0, loss, loss, 1, 1.0, 1.0) for n, loss in enumerate(losses)]
@@ -322,6 +330,10 @@ def test_fairseq_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
         "data, visual = scenes.write(Path(sys.argv[1]), train=9, valid=2, test=3)\n"
         "one = SCHEDULE.model_copy(update={'epochs': 1})\n"
         "train(data, Path(sys.argv[1]) / 'work', MODEL, one, 1, visual)\n"
+        "from papers.mmt_how2.correction.minibatch_training import Minibatches, train_network\n"
+        "line = torch.nn.Linear(1, 1)\n"
+        "loss = lambda places: line(places[:, None].float()).sum()\n"
+        "train_network(line, loss, 2, Minibatches(epochs=1), 0)\n"
         "print(sorted({'sklearn', 'pandas', 'torch._dynamo', 'scipy.stats'} & set(sys.modules)))\n"
         "import fairseq.criterions.sentence_prediction as late\n"
         "print(hasattr(late, '__file__') and late.__file__ is not None)\n"

@@ -22,14 +22,14 @@ from papers.mmt_how2.corpora.compositional_corpus import (
 from papers.mmt_how2.corpora.parallel_corpora import multi30k_pairs
 from papers.mmt_how2.corpora.picture_vectors import Pictures, nearest_scene
 from papers.mmt_how2.corpora.pictured_text import Sizes
-from papers.mmt_how2.corpora.spoken_words import spoken
-from papers.mmt_how2.experiments.translation import Text, TranslationSettings
+from papers.mmt_how2.corpora.spoken_words import normalise_transcript
+from papers.mmt_how2.experiments.translation import TranslationCorpus, TranslationSettings
 from papers.mmt_how2.methods.systems import CorpusText, System, TrainedSystem
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.generation import Search
 from papers.mmt_how2.translation.scoring import bleu
 from papers.mmt_how2.translation.subwords import Units
-from papers.mmt_how2.translation.training import Schedule, TranslationModel
+from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.common.data.real_data import skip_without
 from tests.papers.mmt_how2.runs import opened, record_of, settings_of
 
@@ -37,7 +37,7 @@ TINY = Sizes(train=60, valid=9, test=11)
 
 
 def test_a_run_compares_its_systems(tmp_path: Path) -> None:
-    record, out = record_of("fusions", "en_pt", tmp_path)
+    record, out = record_of("fusions", "en_pt", "systems", tmp_path)
     found = record.metrics
     translations = json.loads((out / "translations.json").read_text())
     references = translations.pop("reference")
@@ -55,7 +55,7 @@ def test_a_run_compares_its_systems(tmp_path: Path) -> None:
 
 
 def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> None:
-    record, out = record_of("unrelated_pictures", "made_up", tmp_path)
+    record, out = record_of("unrelated_pictures", "compositional", "systems", tmp_path)
     for maps in json.loads((out / "attention.json").read_text()).values():
         for one in maps.values():
             text, visual = np.array(one["text"]), np.array(one["visual"])
@@ -69,10 +69,10 @@ def test_attention_maps_are_distributions_over_the_source(tmp_path: Path) -> Non
 
 
 def test_text_and_pictures_of_the_knobs(tmp_path: Path) -> None:
-    def text(**changes: Any) -> Text:
-        settings = settings_of("masked_text", "made_up", **changes)
-        with opened("masked_text", "made_up", settings, tmp_path) as run:
-            found = Text(settings, run)
+    def text(**changes: Any) -> TranslationCorpus:
+        settings = settings_of("masked_text", "compositional", "systems", **changes)
+        with opened("masked_text", "compositional", "systems", settings, tmp_path) as run:
+            found = TranslationCorpus(settings, run)
             for system in settings.systems.values():
                 found.pictures(system)
         return found
@@ -173,26 +173,26 @@ def test_multi30k_is_read_as_published_and_has_no_pictures(
     sizes = {name: len(pairs.source) for name, pairs in splits.items()}
     assert sizes == {"train": 29_000, "valid": 1014, "test": 1000}
     with pytest.raises(InputError, match="multi30k has text alone"):
-        record_of("fusions", "en_pt", tmp_path, corpus="multi30k", target="de")
+        record_of("fusions", "en_pt", "systems", tmp_path, corpus="multi30k", target="de")
 
 
 def test_lines_lose_punctuation() -> None:
-    assert spoken("I'm on-site, it’s 5 o'clock!") == "i'm on site it's 5 o'clock"
-    assert spoken("Não é “assim”.") == "não é assim"
-    assert spoken("...") == ""
-    assert spoken("'tis rock''n_roll 'quoted' x'1½") == "tis rock n roll quoted x'1½"
+    assert normalise_transcript("I'm on-site, it’s 5 o'clock!") == "i'm on site it's 5 o'clock"
+    assert normalise_transcript("Não é “assim”.") == "não é assim"
+    assert normalise_transcript("...") == ""
+    assert normalise_transcript("'tis rock''n_roll 'quoted' x'1½") == "tis rock n roll quoted x'1½"
 
 
 def test_combining_marks_belong_to_their_letters() -> None:
     for word in ("não", "İzmir", "ção", "ἄνθρωπος"):
         stored = [unicodedata.normalize(form, word) for form in ("NFC", "NFD")]
-        assert spoken(stored[0]) == spoken(stored[1])
-        assert len(spoken(stored[1]).split()) == 1
-    assert spoken("na\u0303o") == "não"
+        assert normalise_transcript(stored[0]) == normalise_transcript(stored[1])
+        assert len(normalise_transcript(stored[1]).split()) == 1
+    assert normalise_transcript("na\u0303o") == "não"
     # Vowel signs and the virama; a letter that has no composed form; a joiner; a vowelled word.
     for word in ("हिन्दी", "q\u0303a", "می\u200cخواهم", "كِتَاب"):
-        assert spoken(f"({word}), {word}.") == f"{word} {word}"
-    assert spoken("co\u00adoperate \u0303 - \u200d") == "cooperate"
+        assert normalise_transcript(f"({word}), {word}.") == f"{word} {word}"
+    assert normalise_transcript("co\u00adoperate \u0303 - \u200d") == "cooperate"
 
 
 def test_spoken_words_of_text_without_marks_are_runs_of_letters_and_digits() -> None:
@@ -203,7 +203,7 @@ def test_spoken_words_of_text_without_marks_are_runs_of_letters_and_digits() -> 
         plain = line.lower().replace("’", "'")
         if any(map(unicodedata.combining, plain)):  # i with a dot above
             continue
-        assert spoken(line) == " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", plain))
+        assert normalise_transcript(line) == " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", plain))
 
 
 def test_settings_need_a_system() -> None:

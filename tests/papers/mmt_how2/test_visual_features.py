@@ -97,12 +97,12 @@ def test_features_are_checked_in_float32_and_block_by_block(tmp_path: Path) -> N
 def test_pictures_of_speech_are_checked(tmp_path: Path) -> None:
     speech = HeardSpeech({}, {}, tmp_path)
     with pytest.raises(InputError, match=r"train\.npy: no such file"):
-        speech.pictures_of("train")
+        speech.read_pictures("train")
     np.save(tmp_path / "train.npy", np.array([[0.5, 1.0], [np.nan, 2.0]]))
     with pytest.raises(InputError, match=r"train\.npy: row 2 holds NaN or infinity"):
-        speech.pictures_of("train")
+        speech.read_pictures("train")
     np.save(tmp_path / "train.npy", np.array([[0.5, 1.0]]))
-    np.testing.assert_array_equal(speech.pictures_of("train"), np.float32([[0.5, 1.0]]))
+    np.testing.assert_array_equal(speech.read_pictures("train"), np.float32([[0.5, 1.0]]))
 
 
 def test_the_leading_share_rises_with_common_directions_though_scenes_stay_visible() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.data.how2 import transcripts
-from papers.mmt_how2.experiments.recognition_errors import kinds_of, ranked_pairs
+from papers.mmt_how2.experiments.recognition_errors import ranked_pairs, summarise_errors
 from papers.mmt_how2.translation.scoring import word_errors
 from papers.mmt_how2.translation.word_alignment import Edit, sclite_edits
 from tests.common.data.real_data import skip_without
@@ -76,7 +76,7 @@ def test_the_recogniser_by_either_weights(data_root: Path) -> None:
     kinds = {}
     for weights in ("unit", "sclite"):
         errors = word_errors(found.hypotheses, found.references, weights)  # type: ignore[arg-type]
-        kinds[weights] = kinds_of(errors)
+        kinds[weights] = summarise_errors(errors)
         top = ranked_pairs(errors)[:4]
         assert (("you", "you're", 45) in top) == (weights == "unit")
         assert (("are", "you're", 33) in top) == (weights == "sclite")
@@ -95,10 +95,10 @@ def test_an_experiment_may_ask_for_sclites_weights(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     pytest.importorskip("jiwer")
-    records = [
-        record_of("recognition", "recogniser", tmp_path_factory.mktemp(kind), weights=kind)[0]
-        for kind in ("unit", "sclite")
-    ]
+    records = []
+    for kind in ("unit", "sclite"):
+        folder = tmp_path_factory.mktemp(kind)
+        records.append(record_of("recognition", "test", "recogniser", folder, weights=kind)[0])
     assert [record.settings["weights"] for record in records] == ["unit", "sclite"]
     unit, sclite = (record.metrics for record in records)
     assert sclite["wer_pct"] >= unit["wer_pct"]

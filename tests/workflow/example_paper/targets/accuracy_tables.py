@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from common.results.records import Results
-from common.results.tables import Table, cell
+from common.results.tables import Measure, Table, grid
 
 
 def table1(results: Results) -> Table:
-    """Accuracy of both arms."""
+    """Accuracy by regularisation and data, and the network's."""
+    accuracy = [Measure("accuracy", published="accuracy")]
     return Table(
-        row_header="arm",
+        row_header="Classifier",
         cells=[
-            cell(
-                results,
-                row=arm,
-                column="digits",
-                experiment="digits",
-                arm=arm,
-                metric="accuracy",
-                published=("table1", arm, "digits", "accuracy"),
-            )
-            for arm in results.paper.experiments["digits"].arms
+            *grid(results, "regularisation", accuracy, columns="cases", table="table1"),
+            *grid(results, "hidden_layer", accuracy, columns="cases"),
         ],
     )

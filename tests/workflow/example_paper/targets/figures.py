@@ -9,12 +9,13 @@ from common.results.records import Results
 
 
 def figure1(results: Results) -> Figure:
-    """Accuracy of each arm, one point a seed."""
+    """Accuracy of each arm on digits, one point a seed."""
     from papers.example_paper.targets import drawing
 
     figure, axes = plt.subplots()
-    for place, arm in enumerate(results.paper.experiments["digits"].arms):
-        drawing.points(axes, place, results.values("digits", arm, "accuracy"), arm)
+    for place, arm in enumerate(results.paper.experiments["regularisation"].arms):
+        values = results.values("regularisation", arm, "accuracy", case="digits")
+        drawing.points(axes, place, values, arm)
     axes.set_ylabel("accuracy")
     axes.legend()
     return figure
