@@ -30,7 +30,7 @@ def overrun() -> None:
 def core() -> None:
     """The smallest network whose channels-last form is known to fail, as the core prepares it."""
     with tempfile.TemporaryDirectory() as folder:
-        key = RunKey("test", "memory", "only", 0, "smoke")
+        key = RunKey("test", "memory", "only", "arm", 0, "smoke")
         run = Run(key, "memory", Settings(), Path(folder) / "out", Path(folder) / "work")
         with run:
             prepared = Core(CoreSettings(device="cpu", global_batch_size=64), run)
