@@ -46,7 +46,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str | None]:
 def test_a_gpu_is_held_for_a_run_of_which_one_schedule_asks_for_it(
     asked: list[str | None], tmp_path: Path
 ) -> None:
-    with opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path) as run:
+    with opened(
+        "splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path
+    ) as run:
         with claimed_device([CPU, GPU], run) as device:
             assert device.type == "cuda"
             del os.environ["CUDA_VISIBLE_DEVICES"]  # as another process beside it has it
@@ -61,7 +63,9 @@ def test_a_gpu_is_held_for_a_run_of_which_one_schedule_asks_for_it(
 def test_a_run_on_the_cpu_claims_nothing_and_asks_nothing(
     asked: list[str | None], tmp_path: Path
 ) -> None:
-    with opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path) as run:
+    with opened(
+        "splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path
+    ) as run:
         with claimed_device([CPU], run) as device:
             assert device.type == "cpu"
         assert (run.device, run.precision) == ("cpu", "float32")
@@ -74,7 +78,9 @@ def test_a_gpu_that_is_not_there_is_refused_and_the_claim_given_back(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
-        opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path) as run,
+        opened(
+            "splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path
+        ) as run,
         pytest.raises(InputError, match=r"schedule\.gpu: true; there is no GPU here"),
         claimed_device([GPU], run),
     ):

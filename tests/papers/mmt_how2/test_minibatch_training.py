@@ -74,7 +74,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
     schedule = Minibatches(epochs=5, batch_size=3, decay="linear")
     x = torch.linspace(-1, 1, 8).unsqueeze(1)
-    run = opened("splits", "corpus", settings_of("splits", "corpus"), tmp_path)
+    run = opened("splits", "corpus", "sizes", settings_of("splits", "corpus", "sizes"), tmp_path)
 
     def trained(states: RunStates | None, most: int) -> tuple[Tensor, list[float]]:
         torch.manual_seed(0)
@@ -102,8 +102,8 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 def test_a_state_is_kept_where_the_last_is_old_and_belongs_to_one_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of("splits", "corpus")
-    with opened("splits", "corpus", settings, tmp_path) as run:
+    settings = settings_of("splits", "corpus", "sizes")
+    with opened("splits", "corpus", "sizes", settings, tmp_path) as run:
         states = RunStates(run, "line")
         states.write(1, {"x": 1})
         assert states.read() is None
@@ -113,7 +113,7 @@ def test_a_state_is_kept_where_the_last_is_old_and_belongs_to_one_run(
         assert RunStates(run, "another").read() is None
     other = settings.model_copy(update={"text": settings.text.model_copy(update={"cue": 0.5})})
     with (
-        opened("splits", "corpus", other, tmp_path) as run,
+        opened("splits", "corpus", "sizes", other, tmp_path) as run,
         pytest.raises(InputError, match="belongs to a run with other settings"),
     ):
         RunStates(run, "line").read()
