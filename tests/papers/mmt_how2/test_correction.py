@@ -217,11 +217,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_record(
     with monkeypatch.context() as patch:
         patch.setattr(WordLanguageModel, "sums", lambda *_: next(iter(())))
         with pytest.raises(StopIteration):
-            record_of("correction", "recogniser", tmp_path)
+            record_of("correction", "recognised", "units", tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("papers.mmt_how2.translation.training.one_epoch", None)
         patch.setattr("papers.mmt_how2.correction.joint_embedding.two_way_hinge", None)
-        record, _ = record_of("correction", "recogniser", tmp_path)
+        record, _ = record_of("correction", "recognised", "units", tmp_path)
     whole = small[1]
 
     def repeated(one: Record) -> dict[str, float]:
