@@ -282,7 +282,9 @@ def test_merged_logs_are_scored_as_one() -> None:
 
 def test_unusable_input_says_what_is_allowed(store: LogStore, tmp_path: Path) -> None:
     influence = Influence(LAYOUT, gathered("raw"))
-    with pytest.raises(InputError, match="hessian 'row'; allowed: auto, none, raw, kfac, ekfac"):
+    with pytest.raises(
+        InputError, match="hessian 'row'; allowed: auto, none, empirical_fisher, kfac"
+    ):
         influence.compute_influence(QUERIES, TRAIN, hessian="row")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="mode 'max'; allowed"):
         influence.compute_influence(QUERIES, TRAIN, mode="max")  # type: ignore[arg-type]

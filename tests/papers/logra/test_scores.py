@@ -175,7 +175,7 @@ def test_types_and_devices_are_those_of_the_queries() -> None:
 
 def test_unusable_input_says_what_is_allowed() -> None:
     train, queries = rows(5), rows(2, seed=1)
-    with pytest.raises(InputError, match="mode 'cosin'; allowed: dot, cosine, l2"):
+    with pytest.raises(InputError, match="mode 'cosin'; allowed: dot, relatif, l2"):
         scores(queries, iterate_blocks(train), 5, mode="cosin")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="mode 'l2' without self-influences of total"):
         scores(queries, iterate_blocks(train), 5, mode="l2")
