@@ -1,4 +1,4 @@
-"""Entry point: ``python papers/betty/train.py EXPERIMENT --arm A --seed S``."""
+"""Entry point: ``python papers/betty/train.py EXPERIMENT --case C --arm A``."""
 
 from __future__ import annotations
 

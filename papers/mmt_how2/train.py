@@ -1,4 +1,4 @@
-"""Entry point: ``python papers/mmt_how2/train.py EXPERIMENT --arm A --seed S``."""
+"""Entry point: ``python papers/mmt_how2/train.py EXPERIMENT --case C --arm A``."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.results.records import Results, StoredRecord
 from common.results.tables import Cell, Measure, Table, make_cell
-from papers.mmt_how2.targets.rows import Place, System, metric_of, row_of
+from papers.mmt_how2.targets.rows import Place, System, name_metric, make_row
 
 #: Of the paper's own tables.
 RECOGNISED: Final = Place("correction", "units", "recognised")
@@ -78,13 +78,13 @@ def asr_table3(results: Results) -> Table:
         cells=[
             entry
             for one in ROWS
-            for entry in row_of(results, RECOGNISED, one, [rate], "ASR Table 3")
+            for entry in make_row(results, RECOGNISED, one, [rate], "ASR Table 3")
         ],
         notes=[
             *(
                 weights_note(stored, name)
                 for name in RESCORED
-                if metric_of(name, "je_wer_pct") in known
+                if name_metric(name, "je_wer_pct") in known
             ),
             f"The joint embedding finds {average_metric(stored, 'recall_at_1_pct'):.1f} % of the"
             " test transcripts by their picture, nearest first (the paper: 17.6 %; chance:"
@@ -99,13 +99,13 @@ def weights_note(stored: Sequence[StoredRecord], name: str) -> str:
     chosen = ", ".join(
         "({:g}, {:g}, {:.0f})".format(
             *(
-                item.record.metrics[metric_of(name, part)]
+                item.record.metrics[name_metric(name, part)]
                 for part in ("je_lm_alpha_share", "je_lm_beta_share", "je_lm_beam_count")
             )
         )
         for item in stored
     )
-    oracle = average_metric(stored, metric_of(name, "oracle_wer_pct"))
+    oracle = average_metric(stored, name_metric(name, "oracle_wer_pct"))
     return (
         f"(alpha, beta, beam) of JE + LM {RESCORED[name]}: {chosen}; the paper's:"
         f" (0.1, 0.2, 13). The best of the candidates have {oracle:.1f} % of words wrong."
@@ -134,7 +134,7 @@ def asr_table4(results: Results) -> Table:
         ):
             cells.append(count_cell(results, row, column, values, theirs))
     kept, changed = (
-        average_metric(stored, metric_of(name, "function_pairs_count"))
+        average_metric(stored, name_metric(name, "function_pairs_count"))
         for name in (INPUT, LISTED_SYSTEM)
     )
     return Table(
@@ -165,9 +165,9 @@ def corrected_cells(results: Results) -> list[Cell]:
     after = System("+ correction + picture + JE + LM", FULL, "+ EC + Visual + JE + LM")
     in_table3 = after._replace(published="+ EC (c2w) + Visual + JE + LM")
     return [
-        *row_of(results, RECOGNISED, before, (*RATES, ALL)),
-        *row_of(results, RECOGNISED, after, RATES, "ASR Table 5"),
-        *row_of(results, RECOGNISED, in_table3, [ALL], "ASR Table 3"),
+        *make_row(results, RECOGNISED, before, (*RATES, ALL)),
+        *make_row(results, RECOGNISED, after, RATES, "ASR Table 5"),
+        *make_row(results, RECOGNISED, in_table3, [ALL], "ASR Table 3"),
     ]
 
 
@@ -179,7 +179,7 @@ def table_correction(results: Results) -> Table:
         cells=[
             entry
             for case in ("function_dominated", "context_dominated")
-            for entry in row_of(
+            for entry in make_row(
                 results,
                 Place("correction", "pictures", case),
                 System(cases[case].title, ""),

@@ -12,8 +12,8 @@ from common.results.figures import COLOURS, MARKERS, FigureWithCaption
 from common.results.records import Results
 from papers.mmt_how2.targets import correction_figures, translation_figures
 from papers.mmt_how2.targets.correction_tables import KINDS
-from papers.mmt_how2.targets.rows import values_of
-from papers.mmt_how2.targets.tables import KNOBS, LEADING, PICTURES, RECOGNISER, features_of
+from papers.mmt_how2.targets.rows import read_values
+from papers.mmt_how2.targets.tables import KNOBS, LEADING, PICTURES, RECOGNISER, place_features
 
 #: Cases of Figure 2 and their styles.
 STYLES: Final[dict[str, dict[str, Any]]] = {
@@ -31,14 +31,14 @@ def nmt_figure2(results: Results) -> FigureWithCaption:
     origin = "ours" if results.scale == "paper" else "made up"
     cases = results.paper.experiments["training_features"].cases
     for case, look in STYLES.items():
-        place, name = features_of(case), cases[case].title
+        place, name = place_features(case), cases[case].title
         frame = results.first(*place).read_csv("spectrum.csv")
         colour, marker = look["color"], look["marker"]
         top.plot(
             frame["component"] + 1, frame["share_pct"], color=colour, label=f"{name}, {origin}"
         )
         ours = [
-            float(values_of(results, place, f"top{count}_pct", "features").mean())
+            float(read_values(results, place, f"top{count}_pct", "features").mean())
             for count in LEADING
         ]
         bottom.plot(LEADING, ours, color=colour, marker=marker)
@@ -85,7 +85,7 @@ def knob_bars(ax: Axes, results: Results) -> None:
     places = np.arange(len(KNOBS))[::-1]
 
     def means(measure: str) -> list[float]:
-        return [float(values_of(results, PICTURES, measure, knob.name).mean()) for knob in KNOBS]
+        return [float(read_values(results, PICTURES, measure, knob.name).mean()) for knob in KNOBS]
 
     ax.barh(places, means("top10_pct"), color=COLOURS[2], label="top 10")
     ax.plot(means("scene_accuracy_pct"), places, "o", color=COLOURS[6], label="scenes told")
@@ -106,7 +106,7 @@ def asr_figure1(results: Results) -> FigureWithCaption:
     }
     ours = "ours, test" if results.scale == "paper" else "ours, made up"
     rows[ours.replace(", ", ",\n")] = [
-        float(values_of(results, RECOGNISER, f"{kind}_share_pct").mean()) for kind in KINDS
+        float(read_values(results, RECOGNISER, f"{kind}_share_pct").mean()) for kind in KINDS
     ]
     left = np.zeros(len(rows))
     places = np.arange(len(rows))[::-1]

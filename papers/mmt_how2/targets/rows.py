@@ -31,19 +31,19 @@ class System(NamedTuple):
     published: str = ""
 
 
-def metric_of(system: str, measure: str) -> str:
+def name_metric(system: str, measure: str) -> str:
     """The metric of a system; of the run itself where ``system`` is empty."""
     return f"{system}_{measure}" if system else measure
 
 
-def values_of(
+def read_values(
     results: Results, place: Place, measure: str, system: str = ""
 ) -> npt.NDArray[np.float64]:
     """A system's values over seeds, shape (seeds,)."""
-    return results.values(place.experiment, place.arm, metric_of(system, measure), place.case)
+    return results.values(place.experiment, place.arm, name_metric(system, measure), place.case)
 
 
-def row_of(
+def make_row(
     results: Results, place: Place, row: System, measures: Iterable[Measure], table: str = ""
 ) -> list[Cell]:
     """A row: a cell for each measure that the records have; without records, empty ones.
@@ -60,11 +60,11 @@ def row_of(
             row.title,
             measure.title,
             **place._asdict(),
-            metric=metric_of(row.name, measure.metric),
+            metric=name_metric(row.name, measure.metric),
             label="",
             unit=measure.unit,
             published=(table, row.published, measure.column or case.published, measure.published),
         )
         for measure in measures
-        if known is None or metric_of(row.name, measure.metric) in known
+        if known is None or name_metric(row.name, measure.metric) in known
     ]

@@ -9,7 +9,7 @@ from common.results.records import Published, Results
 from common.results.tables import Cell, Measure, Table, grid
 from papers.mmt_how2.targets import correction_tables, translation_tables
 from papers.mmt_how2.targets.correction_tables import ALL, RATES
-from papers.mmt_how2.targets.rows import Place, System, row_of
+from papers.mmt_how2.targets.rows import Place, System, make_row
 
 #: Splits: row in the papers' tables, and what metrics begin with.
 SPLITS: Final = tuple(
@@ -229,7 +229,7 @@ def table_recogniser(results: Results) -> Table:
     )
 
 
-def features_of(case: str) -> Place:
+def place_features(case: str) -> Place:
     """Records of the training features of a corpus."""
     return Place("training_features", "spectrum", case)
 
@@ -239,10 +239,10 @@ def table_spectra(results: Results) -> Table:
     cells = []
     for case, body in results.paper.experiments["training_features"].cases.items():
         corpus = System(body.title, "features", body.title)
-        cells += row_of(results, features_of(case), corpus, SPECTRUM, "NMT Figure 2 bottom")
+        cells += make_row(results, place_features(case), corpus, SPECTRUM, "NMT Figure 2 bottom")
     for knob in KNOBS:
         made_up = knob._replace(title=f"Made up: {knob.title}")
-        cells += row_of(results, PICTURES, made_up, SPECTRUM)
+        cells += make_row(results, PICTURES, made_up, SPECTRUM)
     return Table(
         row_header="Features",
         cells=cells,

@@ -10,7 +10,7 @@ import numpy as np
 from common.results.diagrams import graph
 from common.results.figures import FigureWithCaption
 from common.results.records import Results
-from papers.mmt_how2.targets.rows import Place, metric_of, values_of
+from papers.mmt_how2.targets.rows import Place, name_metric, read_values
 
 #: Where the maps are from.
 PLACE: Final = Place("fusions", "systems", "en_pt")
@@ -20,7 +20,7 @@ def nmt_figure1(results: Results) -> FigureWithCaption:
     """The translator with the three ways in of the picture, and its sizes."""
     systems = results.first(*PLACE).record.settings["systems"]
     known = results.first_metrics(*PLACE)
-    weights = {name: known[metric_of(name, "parameters_count")] for name in systems}
+    weights = {name: known[name_metric(name, "parameters_count")] for name in systems}
     added = {name: count - weights["text"] for name, count in weights.items()}
     gamma = systems["attention"]["model"]["visual_gamma"]
     figure, ax = plt.subplots(figsize=(9.6, 3.6))
@@ -99,7 +99,7 @@ def draw_attention_maps(results: Results, which: str, name: str) -> FigureWithCa
     axes[0].set_yticks(range(len(found["target"])), found["target"])
     figure.colorbar(image, ax=axes, shrink=0.8, label="weight")
     known = {
-        key: values_of(results, PLACE, key, "attention").mean()
+        key: read_values(results, PLACE, key, "attention").mean()
         for key in ("visual_largest_weight", "visual_entropy_nats", "text_entropy_nats")
     }
     alike = ""

@@ -8,7 +8,7 @@ from typing import Final
 from common.results.lineage import list_runs
 from common.results.records import Results
 from common.results.tables import Cell, Measure, Table, make_cell
-from papers.mmt_how2.targets.rows import Place, System, row_of, values_of
+from papers.mmt_how2.targets.rows import Place, System, make_row, read_values
 
 #: Of Tables 2 and 4.
 FUSION_SYSTEMS: Final = (
@@ -90,7 +90,7 @@ def table_visual_gamma(results: Results) -> Table:
     measures = (BLEU, Measure("valid_bits_per_token", "validation loss", "bits a token"))
     return Table(
         row_header="Share of the visual attention",
-        cells=[entry for system in GAMMAS for entry in row_of(results, place, system, measures)],
+        cells=[entry for system in GAMMAS for entry in make_row(results, place, system, measures)],
         notes=[NOTE],
     )
 
@@ -101,7 +101,7 @@ def table_captioner(results: Results) -> Table:
     different = Measure("distinct_outputs_pct", "different captions", "% of lines")
     picture = System("picture alone", "step_wise")
     return Table(
-        row_header="Source", cells=row_of(results, place, picture, (different, BLEU, WRONG))
+        row_header="Source", cells=make_row(results, place, picture, (different, BLEU, WRONG))
     )
 
 
@@ -127,7 +127,7 @@ def systems_cells(
     first, *others = (system for system in systems if system.name in trained)
     cells = []
     for system in (first, *others):
-        cells += row_of(results, place, system, measures, table)
+        cells += make_row(results, place, system, measures, table)
         if system is not first:
             cells += gain_cells(results, place, system, first, table)
     return cells
@@ -137,9 +137,9 @@ def gain_cells(
     results: Results, place: Place, system: System, first: System, table: str
 ) -> list[Cell]:
     """What a system gains over the first one, and the largest p of that."""
-    bleu = values_of(results, place, "bleu", system.name)
-    least = values_of(results, place, "bleu", first.name)
-    p = values_of(results, place, "p_value", system.name)
+    bleu = read_values(results, place, "bleu", system.name)
+    least = read_values(results, place, "bleu", first.name)
+    p = read_values(results, place, "p_value", system.name)
     column = results.paper.experiments[place.experiment].cases[place.case].published
     printed = (table, system.published, column, "BLEU gain over baseline")
     runs = list_runs(results.records(*place))
