@@ -16,6 +16,7 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.training.checkpoint import note_code
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
@@ -92,6 +93,7 @@ class Outputs:
 def run_correction(settings: CorrectionSettings, run: Run) -> dict[str, float]:
     """Train all systems, correct the test split, and count what is left of its errors."""
     device = take_device(settings.schedule, settings.systems.values(), run)
+    note_code(run)  # fairseq keeps the checkpoints
     speech, floor = open_speech(settings, run)
     outputs = Outputs(speech.said["test"])
     outputs.add(INPUT, speech.heard["test"])

@@ -14,6 +14,7 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.training.checkpoint import note_code
 from papers.mmt_how2.corpora.compositional_corpus import (
     MASK,
     CompositionalText,
@@ -138,6 +139,7 @@ class TranslationCorpus:
 def run_translation(settings: TranslationSettings, run: Run) -> dict[str, float]:
     """Train, translate and score each system; metrics begin with its name."""
     take_device(settings.schedule, settings.systems.values(), run)
+    note_code(run)  # fairseq keeps the checkpoints
     text = TranslationCorpus(settings, run)
     references = text.splits["test"].target
     corpus = CorpusText(text.splits, run.work / "text")

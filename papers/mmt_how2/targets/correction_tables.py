@@ -10,7 +10,7 @@ import numpy as np
 
 from common.results.records import Results, StoredRecord
 from common.results.tables import Cell, Measure, Table, make_cell
-from papers.mmt_how2.targets.rows import Place, System, name_metric, make_row
+from papers.mmt_how2.targets.rows import Place, System, make_row, name_metric
 
 #: Of the paper's own tables.
 RECOGNISED: Final = Place("correction", "units", "recognised")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from common.errors import InputError
 from common.experiments.schema import RunKey
 from common.experiments.settings import Settings
+from common.runs.fingerprint import EDITED
 from common.runs.run import Run
-from common.training.checkpoint import Checkpoint
+from common.training.checkpoint import Checkpoint, note_code
 
 
 class Rate(Settings):
@@ -57,3 +59,18 @@ def test_the_record_of_a_run_that_other_code_began_says_so(
         assert "old.py" not in run.code()
         assert Checkpoint(run, "line").read() == {}
         assert "old.py" in run.code()
+
+
+def test_a_run_that_a_library_resumes_says_that_other_code_began_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        note_code(run)
+        note = run.work / "code.json"
+        begun = json.loads(note.read_text(encoding="utf8"))
+        module = "common/training/checkpoint.py"
+        note_code(run)
+        assert run.code()[module] == begun[module]
+        begun[module]["note_code"] = "another fingerprint"
+        note.write_text(json.dumps(begun), encoding="utf8")
+        note_code(run)
+        assert run.code()[module] != begun[module]
+        assert run.code()[module] == dict(EDITED)
