@@ -61,10 +61,13 @@ ArmsByScale = Annotated[
 ]
 
 
+Title = Annotated[str, Field(min_length=1)]
+
+
 class Case(Settings):
     """What the arms of an experiment are compared on: a data set, a size, a corpus."""
 
-    title: str = Field(min_length=1)
+    title: Title | dict[Scale, Title] = Field(description="by scale where the data are others")
     published: str = Field("", description="its name in published.csv, where the title is another")
     at: ArmsByScale = Field(
         min_length=1, description="arms that run, by scale; a list of scales means all arms"
@@ -80,6 +83,10 @@ class Case(Settings):
     seeds: dict[Scale, list[int]] = Field({}, description="instead of the experiment's")
     resources: dict[Scale, Resources] = Field({}, description="instead of the experiment's")
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
+
+    def title_at(self, scale: str) -> str:
+        """The title at a scale at which it runs."""
+        return self.title if isinstance(self.title, str) else self.title[scale]  # type: ignore[index]
 
 
 class Experiment(Settings):
@@ -124,6 +131,10 @@ class Experiment(Settings):
             unknown = sorted(set(case.arms) - set(self.arms))
             if unknown:
                 raise ValueError(f"cases.{name}.arms: {unknown} not among {list(self.arms)}")
+            if isinstance(case.title, dict) and case.title.keys() != case.at.keys():
+                raise ValueError(
+                    f"cases.{name}.title: has {list(case.title)}; needed: {list(case.at)}"
+                )
             if case.smaller and "paper" not in case.at:
                 raise ValueError(
                     f"cases.{name}.smaller: it does not run at scale paper; at the other scales"

@@ -311,7 +311,10 @@ def _listed(papers: list[PaperView], scale: Scale) -> list[ListedClaim]:
         judged += [(kept.scale, f"-{kept.scale}", kept.claims) for kept in paper.archives]
         found += [
             ListedClaim(
-                one, at, f"{paper.paper.paper}{part}-claim-{one.claim}", _cases(one, paper.paper)
+                one,
+                at,
+                f"{paper.paper.paper}{part}-claim-{one.claim}",
+                _cases(one, paper.paper, at),
             )
             for at, part, claims in judged
             for one in claims
@@ -319,11 +322,11 @@ def _listed(papers: list[PaperView], scale: Scale) -> list[ListedClaim]:
     return found
 
 
-def _cases(claim: Judged, paper: Paper) -> str:
+def _cases(claim: Judged, paper: Paper, scale: str) -> str:
     """Titles of the cases of a claim's operands."""
     sides = (claim.a, claim.b or claim.a)
-    titles = (paper.experiments[side.experiment].cases[side.case].title for side in sides)
-    return " / ".join(dict.fromkeys(titles))
+    cases = (paper.experiments[side.experiment].cases[side.case] for side in sides)
+    return " / ".join(dict.fromkeys(case.title_at(scale) for case in cases))
 
 
 def _totals(papers: list[PaperView]) -> dict[str, Any]:

@@ -341,13 +341,14 @@ def grid(
 
     def place(case: Case, arm: Arm, measure: Measure) -> tuple[str, str]:
         if columns == "cases":
-            return arm.title, case.title
-        return f"{case.title}: {arm.title}" if several else arm.title, measure.title
+            return arm.title, case.title_at(results.scale)
+        row = f"{case.title_at(results.scale)}: {arm.title}" if several else arm.title
+        return row, measure.title
 
     def published(case: Case, arm: Arm, measure: Measure) -> tuple[str, str, str, str] | None:
         if not (table and measure.published):
             return None
-        column = measure.column or case.published or case.title
+        column = measure.column or case.published or case.title_at(results.scale)
         return table, arm.published or arm.title, column, measure.published
 
     return [

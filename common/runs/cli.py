@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from common.errors import InputError
 from common.experiments.documents import user_path
-from common.experiments.schema import SCALES, Paper, RunKey, load_paper
+from common.experiments.schema import SCALES, Case, Paper, RunKey, load_paper
 from common.experiments.settings import parse_overrides, validated
 from common.runs.files import disk_failure
 from common.runs.programs import Program, Programs
@@ -71,8 +71,11 @@ def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parse
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, experiment in paper.experiments.items():
         parts = "\n\n".join(
-            f"{kind}:\n" + "\n".join(f"  {part:24} {body.title}" for part, body in bodies.items())
-            for kind, bodies in (("cases", experiment.cases), ("arms", experiment.arms))
+            f"{kind}:\n" + "\n".join(f"  {part:24} {title}" for part, title in titles.items())
+            for kind, titles in (
+                ("cases", {name: _titles(case) for name, case in experiment.cases.items()}),
+                ("arms", {name: arm.title for name, arm in experiment.arms.items()}),
+            )
         )
         command = commands.add_parser(
             name,
@@ -104,6 +107,11 @@ def paper_parser(paper: Paper) -> tuple[Parser, argparse._SubParsersAction[Parse
             help="override a setting; may be given several times",
         )
     return parser, commands
+
+
+def _titles(case: Case) -> str:
+    """A case's titles at the scales at which it runs, in one line."""
+    return " / ".join(dict.fromkeys(case.title_at(scale) for scale in case.at))
 
 
 def run_experiment(

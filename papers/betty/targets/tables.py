@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from common.results.records import Results
@@ -74,7 +73,7 @@ def table3(results: Results) -> Table:
     """Test accuracy by method; columns are digits, or the WRENCH sets, once more with BERT."""
     made = partial(grid, results, "label_correction", columns="cases")
     if results.scale != "paper":
-        cells = [*in_column("digits", made([ACCURACY])), vote(results, "main", "digits")]
+        cells = [*made([ACCURACY]), vote(results, "main", "digits")]
         return Table(row_header="Method", cells=cells)
     accuracy = ACCURACY._replace(published=WRENCH)
     others = {"semeval": "SemEval", "youtube": "YouTube", "sms": "SMS"}
@@ -82,7 +81,7 @@ def table3(results: Results) -> Table:
     return Table(
         row_header="Method",
         cells=[
-            *in_column("TREC", made([accuracy], table="Table 3", cases=["main"])),
+            *made([accuracy], table="Table 3", cases=["main"]),
             *made([accuracy], table="Table 3", cases=[*others, *with_bert]),
             # Votes read no features.
             *(vote(results, case, name) for case, name in {"main": "TREC", **others}.items()),
@@ -106,17 +105,12 @@ def vote(results: Results, case: str, column: str) -> Cell:
     )
 
 
-def in_column(title: str, cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of a main case in a column named after the data that it has at their scale."""
-    return [item.model_copy(update={"column": title}) for item in cells]
-
-
 def table4(results: Results) -> Table:
     """Accuracy on the target by levels; columns are digits, or pairs of domains."""
     made = partial(grid, results, "domain_adaptation", table="Table 4")
     main = made([ACCURACY], columns="cases", cases=["main"])
     if results.scale != "paper":
-        return Table(row_header="Program", cells=in_column("digits", main))
+        return Table(row_header="Program", cells=main)
     best = ACCURACY._replace(metric="best_accuracy_pct", published=OFFICE_HOME)
     memory = MEMORY._replace(metric="memory_bytes", unit="GiB", factor=1 / 2**30)
     seconds = TIME._replace(unit="s", factor=1.0)
@@ -127,7 +121,7 @@ def table4(results: Results) -> Table:
         cells=[
             *made([best], columns="cases", cases=home),
             *made([memory, seconds], columns="measures", cases=["home_cl_ar"]),
-            *in_column("Caltech→Amazon", main),
+            *main,
             *made([ACCURACY], columns="cases", cases=caltech),
         ],
         notes=[

@@ -120,12 +120,6 @@ def add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
 
 
-def name_panel(results: Results, experiment: str, case: str) -> str:
-    """Title of a case's panel; at paper scale the paper's own name of it, where there is one."""
-    body = results.paper.experiments[experiment].cases[case]
-    return (body.published if results.scale == "paper" else "") or body.title
-
-
 def curves(ax: Axes, results: Results, experiment: str, case: str, column: str) -> None:
     """One line a method from its runs' curves."""
     for arm in running(results, experiment)[case]:
@@ -139,7 +133,7 @@ def curves(ax: Axes, results: Results, experiment: str, case: str, column: str) 
             capsize=2,
             **STYLES[arm],
         )
-    ax.set_title(name_panel(results, experiment, case))
+    ax.set_title(results.paper.experiments[experiment].cases[case].title_at(results.scale))
 
 
 def figure4b(results: Results) -> FigureWithCaption:
@@ -164,7 +158,10 @@ def figure4b(results: Results) -> FigureWithCaption:
         ax.set_yticks(range(len(arms)), [names[arm].title for arm in arms])
         ax.invert_yaxis()
         ax.axvline(0, color="0.6", linewidth=0.8)
-        ax.set(title=name_panel(results, experiment, case), xlabel="linear datamodeling score")
+        ax.set(
+            title=results.paper.experiments[experiment].cases[case].title_at(results.scale),
+            xlabel="linear datamodeling score",
+        )
     return FigureWithCaption(
         figure,
         "Points are attributed models, bars their mean. The score correlates summed scores with"

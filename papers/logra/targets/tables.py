@@ -21,7 +21,11 @@ def name_row(results: Results, experiment: str, case: str, arm: str) -> str:
     """A row's name as :func:`grid` gives it: the arm's, and the case's where several run."""
     study = results.paper.experiments[experiment]
     name = study.arms[arm].title
-    return f"{study.cases[case].title}: {name}" if len(running(results, experiment)) > 1 else name
+    return (
+        f"{study.cases[case].title_at(results.scale)}: {name}"
+        if len(running(results, experiment)) > 1
+        else name
+    )
 
 
 #: Columns of Table 1: phase, label, metric, unit (MB are GB at paper scale), (column, metric) in
@@ -117,7 +121,7 @@ def crossover(results: Results, model: str) -> str:
 
     Times are of one training sequence, as arms value different numbers of them.
     """
-    name = results.paper.experiments["efficiency"].cases[model].title
+    name = results.paper.experiments["efficiency"].cases[model].title_at(results.scale)
     logging, scoring, batches = {}, {}, {}
     for arm in ("ekfac", "logra_1_4", "logra_16_256"):
         raw = results.paper.settings("efficiency", model, arm, results.scale)
@@ -167,7 +171,7 @@ def table2(results: Results) -> Table:
     cells, words = [], []
     for experiment, cases in BENCHMARKS:
         named = results.paper.experiments[experiment].cases[cases[0]]
-        benchmark = named.published or named.title
+        benchmark = named.published or named.title_at(results.scale)
         present = running(results, experiment)
         case = next((name for name in cases if SHOWN in present.get(name, ())), None)
         ours, runs = {}, []

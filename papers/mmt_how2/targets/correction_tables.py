@@ -182,7 +182,7 @@ def table_correction(results: Results) -> Table:
             for entry in make_row(
                 results,
                 Place("correction", "pictures", case),
-                System(cases[case].title, ""),
+                System(cases[case].title_at(results.scale), ""),
                 REPAIRS,
             )
         ],

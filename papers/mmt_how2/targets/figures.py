@@ -31,7 +31,7 @@ def nmt_figure2(results: Results) -> FigureWithCaption:
     origin = "ours" if results.scale == "paper" else "made up"
     cases = results.paper.experiments["training_features"].cases
     for case, look in STYLES.items():
-        place, name = place_features(case), cases[case].title
+        place, name = place_features(case), cases[case].title_at(results.scale)
         frame = results.first(*place).read_csv("spectrum.csv")
         colour, marker = look["color"], look["marker"]
         top.plot(

@@ -238,7 +238,8 @@ def table_spectra(results: Results) -> Table:
     """Cumulative shares of variance, and how many pictures tell their scene."""
     cells = []
     for case, body in results.paper.experiments["training_features"].cases.items():
-        corpus = System(body.title, "features", body.title)
+        name = body.title_at(results.scale)
+        corpus = System(name, "features", name)
         cells += make_row(results, place_features(case), corpus, SPECTRUM, "NMT Figure 2 bottom")
     for knob in KNOBS:
         made_up = knob._replace(title=f"Made up: {knob.title}")

@@ -71,7 +71,7 @@ def nmt_table3(results: Results) -> Table:
     running = study.runs(results.scale)
     cells = []
     for case, arm in running:
-        prefix = f"{study.cases[case].title}: " if len(running) > 1 else ""
+        prefix = f"{study.cases[case].title_at(results.scale)}: " if len(running) > 1 else ""
         rows = [system._replace(title=prefix + system.title) for system in LARGER]
         place = Place("larger_models", arm, case)
         cells += systems_cells(results, place, rows, (*SCORES, WEIGHTS), "NMT Table 3")

@@ -168,7 +168,8 @@ def table_workloads(results: Results) -> Table:
     for arm, body in study.arms.items():
         for seed, value in results.metric("job_load", arm, "avg_jct_s", LOAD).items():
             theirs = f"avg JCT of workload {seed}"
-            found = results.published_value("fig8a", body.title, study.cases[LOAD].title, theirs)
+            load = study.cases[LOAD].title_at(results.scale)
+            found = results.published_value("fig8a", body.title, load, theirs)
             shown = found if found and results.scale == "paper" else None
             cells.append(
                 Cell(

@@ -209,6 +209,14 @@ def test_a_case_need_not_be_named_where_there_is_one() -> None:
         study.case("huge", "here", "smoke")
 
 
+def test_a_case_whose_data_differ_by_scale_has_a_title_at_each() -> None:
+    titles = {"smoke": "Digits", "laptop": "Clothes"}
+    study = Paper.model_validate(frame(experiments__study__cases__main__title=titles))
+    main, large = study.experiments["study"].cases.values()
+    assert [main.title_at(scale) for scale in main.at] == ["Digits", "Clothes"]
+    assert large.title_at("paper") == "Large"
+
+
 def test_resources_are_the_case_s_or_the_experiment_s_or_none() -> None:
     paper = Paper.model_validate(FRAME)
     assert paper.resources("study", "main", "paper").gpu == 1
@@ -242,6 +250,10 @@ def test_resources_are_the_case_s_or_the_experiment_s_or_none() -> None:
         ({"experiments__study__cases__main__arms": {"mine": {}}}, ["main.arms: ['mine'] not"]),
         ({"experiments__study__cases__large__seeds": {"paper": []}}, ["large.seeds.paper", "one"]),
         ({"experiments__study__cases__main__smaller": "few"}, ["main.smaller", "scale paper"]),
+        (
+            {"experiments__study__cases__main__title": {"smoke": "Small"}},
+            ["cases.main.title", "['smoke']", "needed: ['smoke', 'laptop']"],
+        ),
         ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
         ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),
         ({"targets__table1__kind": "tabel"}, ["targets.table1.kind", "'tabel'", "'figure'"]),
