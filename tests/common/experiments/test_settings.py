@@ -252,7 +252,7 @@ def test_resources_are_the_case_s_or_the_experiment_s_or_none() -> None:
         ({"experiments__study__cases__main__smaller": "few"}, ["main.smaller", "scale paper"]),
         (
             {"experiments__study__cases__main__title": {"smoke": "Small"}},
-            ["cases.main.title", "['smoke']", "needed: ['smoke', 'laptop']"],
+            ["cases.main.title", "['smoke']", "needed: ['laptop', 'smoke']"],
         ),
         ({"experiments__study__resources": {"paper": {"gpu": -1}}}, ["resources.paper.gpu", "-1"]),
         ({"experiments__study__scales": {"huge": {}}}, ["'smoke', 'laptop' or 'paper'"]),
