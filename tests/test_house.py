@@ -6,7 +6,7 @@ import ast
 import importlib
 import subprocess
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,7 @@ from common.experiments.settings import schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
 from common.results.records import read_published
 from common.results.summary import list_papers
-from common.runs.imports import resolve_source
+from common.runs.imports import list_imports, resolve_source
 from common.runs.programs import Programs
 from common.runs.record import Record
 from workflow import environment, pins
@@ -46,17 +46,6 @@ def committed() -> list[Path]:
     return [ROOT / name for name in done.stdout.decode().split("\0") if name]
 
 
-def imported(source: str, package: tuple[str, ...]) -> Iterator[str]:
-    """Dotted names of the modules that a module of ``package`` imports, relative ones resolved."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = resolve_source(node, package)
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
 def papers_among(modules: Iterable[str]) -> set[str]:
     """Names of the papers that modules belong to."""
     parts = [name.split(".") for name in modules]
@@ -66,7 +55,7 @@ def papers_among(modules: Iterable[str]) -> set[str]:
 def papers_imported(path: Path) -> set[str]:
     """Names of the papers whose modules a file imports."""
     package = path.relative_to(ROOT).parts[:-1]
-    return papers_among(imported(path.read_text(encoding="utf8"), package))
+    return papers_among(list_imports(path.read_text(encoding="utf8"), package))
 
 
 def test_the_core_knows_no_paper() -> None:
@@ -101,7 +90,7 @@ def test_results_know_recipes_and_recipes_the_library_and_not_the_other_way_roun
         if part in ("__init__.py", "train.py"):
             continue  # the doors: of the library, and of the experiments
         package = path.relative_to(ROOT).parts[:-1]
-        for module in imported(path.read_text(encoding="utf8"), package):
+        for module in list_imports(path.read_text(encoding="utf8"), package):
             of_runs = any(f"{module}.".startswith(f"{other}.") for other in OF_RUNS)
             assert floor_of(part) > 0 or not of_runs, f"{path} imports {module}"
             if module.startswith(f"papers.{name}."):
@@ -134,8 +123,8 @@ def test_each_module_of_experiments_is_the_program_of_some(name: str) -> None:
 
 def test_every_way_to_import_a_paper_is_seen() -> None:
     source = "from ..two import x\nfrom papers import three\nimport papers.four.five\nimport os"
-    assert papers_among(imported(source, ("papers", "one"))) == {"two", "three", "four"}
-    assert papers_among(imported("from . import x", ("papers", "one"))) == {"one"}
+    assert papers_among(list_imports(source, ("papers", "one"))) == {"two", "three", "four"}
+    assert papers_among(list_imports("from . import x", ("papers", "one"))) == {"one"}
 
 
 def test_schemas_are_those_of_the_models() -> None:

@@ -420,7 +420,28 @@ def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
     if same:
         wanted = paper.settings(record.experiment, record.case, record.arm, record.scale)
         same = _contains(record.settings, wanted)
-    return Changes(tuple(tree.changed(record.provenance.code)), not same)
+    return Changes(tuple(_changed(record, tree)), not same)
+
+
+def _changed(record: Record, tree: Tree) -> list[str]:
+    """Definitions of a record's code that have changed, but for those of other programs.
+
+    Runs of old loaded all programs of their paper. A run of today loads that of its experiment, so
+    what this one does not import cannot change a number of it.
+    """
+    code, changed = record.provenance.code, tree.changed(record.provenance.code)
+    paths = {item.partition(": ")[0] for item in changed}
+    places = tree.places({path: code[path] for path in paths})
+    programs = f"papers/{record.paper}/experiments/"
+    if not any(place.startswith(programs) for place in places.values()):
+        return changed
+    reached = tree.reached(f"{programs}{record.program}.py")
+    others = {
+        path
+        for path, place in places.items()
+        if place.startswith(programs) and place not in reached
+    }
+    return [item for item in changed if item.partition(": ")[0] not in others]
 
 
 def _stored(

@@ -26,6 +26,7 @@ from typing import Final
 
 from common import ROOT
 from common.runs.definitions import PACKAGES, PUBLIC, STATEMENTS, Definition, Module, read_module
+from common.runs.imports import list_imports
 
 #: Path of a module in the tree -> definition -> its fingerprint, then ``name=fingerprint`` of each
 #: other definition of this project that it uses, of its own module or of another one.
@@ -137,6 +138,27 @@ class Tree:
         if known not in self._changed:
             self._changed[known] = self._find_changed(code)
         return self._changed[known]
+
+    def reached(self, path: str) -> frozenset[str]:
+        """The module at ``path``, all that it imports, wherever in it, and so on.
+
+        Of a package all count that it brings when asked for. What is imported by a name that is
+        computed is not seen.
+        """
+        found: set[str] = set()
+        pending = [path]
+        while pending:
+            path = pending.pop()
+            module = self.module(path)
+            if path in found or module is None:
+                continue
+            found.add(path)
+            names = {".".join(filter(None, source)) for source in module.imported.values()}
+            names |= set(list_imports(self._sources[path], Path(path).parent.parts))
+            parts = [name.split(".") for name in names]
+            above = {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)}
+            pending += filter(None, map(self._locate, above))
+        return frozenset(found)
 
     def places(self, code: Code) -> dict[str, str]:
         """Where the modules of ``code`` are now: path -> the one that holds most of it."""

@@ -70,6 +70,17 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
             yield from _imported(child, package, in_functions)
 
 
+def list_imports(text: str, package: tuple[str, ...]) -> Iterator[str]:
+    """Dotted names that a module of ``package`` imports anywhere, for type checkers too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_source(node, package)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
 def resolve_source(node: ast.ImportFrom, package: tuple[str, ...]) -> str:
     """Dotted name of the module that names are imported from, a relative one resolved."""
     above = package[: len(package) - node.level + 1] if node.level else ()

@@ -17,10 +17,12 @@ from common.results import figures, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
 from common.results.lineage import list_runs
-from common.results.records import Confidence, Context, Results, read_published
+from common.results.records import Confidence, Context, Results, changes, read_published
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
 from common.results.targets import context_notes
+from common.runs.fingerprint import Tree
+from common.runs.record import read_record
 from tests.common.results.example_results import COSTS, write_paper, write_records
 
 CONTEXT = Context(
@@ -403,3 +405,23 @@ def test_a_number_computed_from_files_is_shown_with_four_digits_a_printed_one_as
         "2109.1438 (1)",
         "2088.7688 ± 12.3456",
     )
+
+
+def test_a_record_is_not_stale_over_a_program_that_its_own_does_not_import(root: Path) -> None:
+    """Records of old name all programs of their paper."""
+    own, other = (f"papers/annealing/experiments/{name}.py" for name in ("anneal", "melt"))
+    old = {own: "def run(x): return x", other: "LIMIT = 3"}
+    path = root / "results/laptop/annealing/search/cities/fast/seed2/record.json"
+    record = read_record(path)
+    made = record.provenance.model_copy(update={"code": Tree(old).code(old)})
+    record = record.model_copy(update={"provenance": made})
+    paper = load_paper(root / "papers" / "annealing")
+
+    def changed(**sources: str) -> tuple[str, ...]:
+        now = dict(zip((own, other), sources.values(), strict=True))
+        return changes(record, paper, Tree(now)).code
+
+    assert changed(anneal=old[own], melt="LIMIT = 4") == ()
+    assert changed(anneal="def run(x): return 2 * x", melt="LIMIT = 4") == (f"{own}: run",)
+    imports = "def run(x): return x\nfrom papers.annealing.experiments import melt"
+    assert changed(anneal=imports, melt="LIMIT = 4") == (f"{other}: LIMIT",)

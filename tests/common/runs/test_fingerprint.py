@@ -373,3 +373,22 @@ def test_text_that_is_not_python_is_refused_and_not_kept(tmp_path: Path) -> None
     with pytest.raises(SyntaxError):
         read_module("papers/a.py", "A = ", tmp_path / "a.py")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_module_reaches_is_all_that_it_may_import() -> None:
+    lazily = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
+    sources = {
+        "papers/some/__init__.py": lazily.replace("{}", "{'library': ['dot']}"),
+        "papers/some/library.py": "def dot(a, b): return a @ b",
+        "papers/some/experiments/one.py": "def run():\n    from papers.some import dot",
+        "papers/some/experiments/two.py": "from . import one",
+        "papers/some/experiments/three.py": "if TYPE_CHECKING:\n    from .two import run",
+        "papers/some/alone.py": "",
+    }
+    tree = Tree(sources)
+    package = {"papers/some/__init__.py", "papers/some/library.py"}
+    one, two, three = (f"papers/some/experiments/{name}.py" for name in ("one", "two", "three"))
+    assert tree.reached(one) == {one, *package}
+    assert tree.reached(two) == {two, one, *package}
+    assert tree.reached(three) == {three, two, one, *package}
+    assert tree.reached("papers/some/gone.py") == set()
