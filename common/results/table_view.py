@@ -74,7 +74,7 @@ def _parts(table: Table, results: Results) -> list[Part]:
         )
     return [
         Part(_only(table, block), smaller)
-        for smaller in sorted(groups)
+        for smaller in sorted(groups, key=bool)
         for block in _blocks(groups[smaller])
     ]
 
