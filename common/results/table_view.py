@@ -1,7 +1,8 @@
 """What the report shows of a table: what was run, and what may be set against the paper's numbers.
 
-Rows and columns without any number of ours are named below it, with what they wait for. Rows of a
-case that is smaller than the paper's have the published numbers apart, without a difference.
+Rows and columns without any number of ours are named below it, with what they wait for. Cases that
+are smaller than the paper's have the published numbers apart, without a difference, and rows that
+share no column stand below one another.
 """
 
 from __future__ import annotations
@@ -64,13 +65,35 @@ def arrange(table: Table, results: Results) -> TableView:
 
 
 def _parts(table: Table, results: Results) -> list[Part]:
-    """Rows of the paper's size, then smaller ones; all in one part without published numbers."""
-    if not table.has_published:
-        return [Part(table)]
+    """Cases of the paper's size, then smaller ones, each without the columns of the others."""
     if results.scale != "paper":
-        return [Part(table, f"scale {results.scale}")]
-    found = _by(lambda cell: _smaller(table.runs_behind(cell) or cell.runs, results), table.cells)
-    return [Part(_only(table, found[smaller]), smaller) for smaller in sorted(found)]
+        groups = {f"scale {results.scale}" if table.has_published else "": table.cells}
+    else:
+        groups = _by(
+            lambda cell: _smaller(table.runs_behind(cell) or cell.runs, results), table.cells
+        )
+    return [
+        Part(_only(table, block), smaller)
+        for smaller in sorted(groups, key=bool)
+        for block in _blocks(groups[smaller])
+    ]
+
+
+def _blocks(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells by rows that share no column with those of another block: beside them are dashes."""
+    blocks: list[set[tuple[str, ...]]] = []
+    for cell in cells:
+        if cell.mean is not None or cell.published_text:
+            ends = set(_ends(cell))
+            touched = [block for block in blocks if block & ends]
+            blocks = [block for block in blocks if not block & ends]
+            blocks.append(ends.union(*touched))
+    found = [[cell for cell in cells if block.issuperset(_ends(cell))] for block in blocks]
+    return sorted(found, key=lambda block: cells.index(block[0]))
+
+
+def _ends(cell: Cell) -> tuple[tuple[str, ...], ...]:
+    return ("row", cell.row), ("column", cell.column, cell.metric)
 
 
 def _by(key: Callable[[Cell], Key], cells: Iterable[Cell]) -> dict[Key, list[Cell]]:

@@ -126,3 +126,17 @@ def test_a_number_that_is_computed_of_records_is_as_small_as_those(tmp_path: Pat
     results = paper_with(tmp_path, "paper", smaller="ten of twenty cities")
     found = arrange(tables.build(gain, results, "table1"), results)
     assert shown(found) == [("ten of twenty cities", ["gain"])]
+
+
+def test_rows_that_share_no_column_stand_below_one_another(tmp_path: Path) -> None:
+    text = [
+        Cell(row=row, column=column, metric="score", mean=1.0, n=1)
+        for row, column in (("a", "words"), ("b", "words"), ("b", "letters"))
+    ]
+    empty = Cell(row="a", column="city", metric="cost")
+    found = viewed(paper_with(tmp_path, "laptop"), *text, empty)
+    assert shown(found) == [
+        ("scale laptop", ["slow", "fast", "greedy"]),
+        ("scale laptop", ["a", "b"]),
+    ]
+    assert found.parts[1].table.layout == [("words", "score"), ("letters", "score")]
