@@ -4,18 +4,18 @@
 
     adaptation = Adaptation(optimizer)  # InputError if the optimiser has no rule
     sama = SAMA(net, weigher, adaptation)
-    for step, (batch, clean) in enumerate(zip(noisy_batches, clean_batches), 1):
-        losses = cross_entropy(net(batch.x), batch.y, reduction="none")
-        seen = losses.detach()  # a constant of the base cost
-        (weigher(seen) * losses).mean().backward()
+    for number, (x, y) in enumerate(noisy_batches, 1):
+        seen = losses(net, x, y).detach()  # of the weight network a constant
+
+        def base_cost():
+            return (weigher(seen) * losses(net, x, y)).mean()
+
+        base_cost().backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step % 5 == 0:
+        if number % 5 == 0:
             meta_optimizer.zero_grad()
-            sama.backward(
-                meta_cost=lambda: cross_entropy(net(clean.x), clean.y),
-                base_cost=lambda: (weigher(seen) * losses_of(net, batch)).mean(),
-            )
+            sama.backward(lambda: losses(net, *next(clean_batches)).mean(), base_cost)
             meta_optimizer.step()
 """
 
@@ -27,14 +27,14 @@ import lazy_loader as lazy
 
 if TYPE_CHECKING:
     from papers.sama.adaptation import Adaptation, Diagonal, Step, register, supported
-    from papers.sama.hypergradient import hypergradient
     from papers.sama.meta_step import SAMA
+    from papers.sama.three_passes import hypergradient
 
 __getattr__, _, _ = lazy.attach(
     __name__,
     submod_attrs={
         "adaptation": ["Adaptation", "Diagonal", "Step", "register", "supported"],
-        "hypergradient": ["hypergradient"],
+        "three_passes": ["hypergradient"],
         "meta_step": ["SAMA"],
     },
 )

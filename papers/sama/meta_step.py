@@ -19,7 +19,7 @@ from papers.betty.problems.replay import MicroBatch, Replay
 from papers.sama.adaptation import Adaptation
 from papers.sama.adaptation.shards import is_sharded
 from papers.sama.central_difference import Shift, warn_of_rounding
-from papers.sama.hypergradient import Cost, adapted, check_depends, pull_back, shared_weights
+from papers.sama.three_passes import Cost, adapted, check_depends, pull_back, shared_weights
 
 #: Relative difference of two equal base costs, by the order in which a GPU sums.
 SAME = 1e-3
@@ -58,22 +58,26 @@ class SAMA:
     ) -> None:
         if not alpha > 0:
             raise InputError(f"SAMA: alpha={alpha!r}; allowed: above 0")
-        if weights is None and adaptation is None:
-            weights = [weight for weight in base.parameters() if weight.requires_grad]
-        self.weights = list(shared_weights(weights, adaptation))
-        self.params = [param for param in meta.parameters() if param.requires_grad]
         self.base, self.meta, self.adaptation = base, meta, adaptation
         self.alpha, self.nudge = alpha, nudge
+        self._forget_gathered()
+        self._base_params = list(base.parameters())
+        if weights is None and adaptation is None:
+            weights = [weight for weight in self._base_params if weight.requires_grad]
+        self.weights = list(shared_weights(weights, adaptation))
+        self.params = [param for param in meta.parameters() if param.requires_grad]
         self._sharded = any(is_sharded(weight) for weight in self.weights)
         self._buffered = [m for part in (base, meta) for m in part.modules() if m._buffers]
         self._replay = Replay()
         self._first = True
 
-    def backward(self, meta_cost: Cost, base_cost: Cost) -> Tensor:
+    def backward(self, meta_cost: Cost, base_cost: Cost, *, keep: bool = False) -> Tensor:
         """Add the meta cost's total derivative to ``.grad`` of the meta parameters.
 
         Args:
             meta_cost, base_cost: as for :func:`hypergradient`.
+            keep: the last base step's gradients, which are freed otherwise, for another call
+                before the next step (of several meta batches, say).
 
         Returns:
             The meta cost, detached.
@@ -85,6 +89,7 @@ class SAMA:
         moment = MicroBatch(None, device)
 
         def replayed() -> Tensor:
+            self._forget_gathered()
             with self._replay.again(moment, device, self._buffered):
                 return base_cost()
 
@@ -93,6 +98,8 @@ class SAMA:
         with _unsynchronised(self.base, self.meta):
             value, vector, direct = pull_back(meta_cost, self.weights, self.params, self._gradients)
         vector = adapted(vector, self.adaptation)
+        if self.adaptation is not None and not keep:
+            self.adaptation.forget()
         with Shift(self.weights, vector, self.alpha, self.nudge) as shift:
             shift.to(1)
             with _unsynchronised(self.base, self.meta):
@@ -104,6 +111,7 @@ class SAMA:
                 below = replayed()
                 scale = torch.full_like(below, 0.5 / shift.eps)
                 torch.autograd.backward(below, scale, inputs=self.params)
+        self._forget_gathered()
         if self.nudge and self._replicated:
             here = Processes(dist.get_rank(), dist.get_world_size(), device)
             DataParallel(here).average_values(self.weights)
@@ -119,6 +127,13 @@ class SAMA:
                 elif part is not None and param.grad is not None:
                     param.grad.add_(part, alpha=factor)
 
+    def _forget_gathered(self) -> None:
+        """Let FSDP2 gather weights anew: they have moved, and not all passes go back to them."""
+        for module in self.base.modules():
+            reshard = getattr(module, "reshard", None)
+            if callable(reshard):
+                reshard()
+
     @property
     def _replicated(self) -> bool:
         """Whether other processes hold the same weights."""
@@ -130,7 +145,7 @@ class SAMA:
         if not self._sharded:
             return list(torch.autograd.grad(cost, tensors, allow_unused=True))
         # FSDP2 averages gradients outside of autograd's graph, into .grad of its shards.
-        with _set_aside([*self.base.parameters(), *self.params]):
+        with _set_aside([*self._base_params, *self.params]):
             cost.backward()  # type: ignore[no-untyped-call]
             return [tensor.grad for tensor in tensors]
 

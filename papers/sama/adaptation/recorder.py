@@ -64,6 +64,7 @@ class Adaptation:
         self._check(stepping, held)
         self._shares: Shares | None = None
         self._own: set[int] = set()
+        self._ready = False
         self._recorded: list[Record] = []
         self._coming: list[Record] = []
         self._coming_clip: _Clipped | None = None
@@ -139,7 +140,7 @@ class Adaptation:
             return  # loss scaling has skipped the step: the last one is that before
         for record in coming:
             record.keep_gradients()
-        self._recorded, self._clip = coming, clip
+        self._recorded, self._clip, self._ready = coming, clip, True
 
     # Products.
 
@@ -157,8 +158,11 @@ class Adaptation:
         Raises:
             InputError: there was no step, or its gradients have been overwritten.
         """
-        if not self._own:
-            raise InputError("SAMA: the base optimiser has not stepped; allowed: after its steps")
+        if not self._ready:
+            raise InputError(
+                "SAMA: no step of the base optimiser is at hand; allowed: after a step, and once a"
+                " step unless its gradients are kept"
+            )
         parts = precise(local(vector))
         if self.group is None:
             parts = self._multiplied(parts)
@@ -179,6 +183,10 @@ class Adaptation:
                 "SAMA: the base optimiser has taken one step, whose length does not depend on the"
                 " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
             )
+
+    def forget(self) -> None:
+        """Free the gradients of the last step; its Jacobian is then no more at hand."""
+        self._recorded, self._clip, self._ready = [], None, False
 
     def close(self) -> None:
         """Stop watching."""
