@@ -8,7 +8,7 @@ from torch import Tensor
 from papers.betty.hypergradient.vectors import Vector
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
-#: Stands for zero where a zero is divided by it.
+#: Stands for zero where zero is divided by it.
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -33,15 +33,13 @@ def quotient_slope(
         correction: c.
     """
     root = list(torch._foreach_sqrt(radicand))
-    torch._foreach_clamp_min_(root, TINY)
-    scale = torch._foreach_div(root, correction)
-    torch._foreach_add_(scale, eps)
-    slope = list(torch._foreach_mul(numerator, along))
+    divisor = list(torch._foreach_mul(root, 1 / correction))
+    torch._foreach_add_(divisor, eps)
+    # Over sqrt(r) Q, so that a zero r gives 0 / TINY.
+    slope = list(torch._foreach_mul(root, factor * numerator_slope))
+    products = list(torch._foreach_mul(numerator, along))
+    torch._foreach_addcdiv_(slope, products, divisor, value=-factor * weight / correction)
+    torch._foreach_mul_(root, divisor)
+    torch._foreach_add_(root, TINY)
     torch._foreach_div_(slope, root)
-    torch._foreach_div_(slope, scale)
-    torch._foreach_mul_(slope, -weight / correction)
-    torch._foreach_add_(slope, numerator_slope)
-    torch._foreach_div_(slope, scale)
-    torch._foreach_mul_(slope, list(torch._foreach_sign(radicand)))
-    torch._foreach_mul_(slope, factor)
     return slope

@@ -14,6 +14,9 @@ from papers.betty.hypergradient.vectors import Vector, local
 from .registry import Rule
 from .step import Step, numbers, precise
 
+#: Numbers that a rule is applied to at a time.
+PIECE, PIECE_ON_CPU = 2**25, 2**15
+
 
 class Kept:
     """Tensors that are kept without a copy, and that nobody may overwrite meanwhile."""
@@ -30,6 +33,11 @@ class Kept:
                 " zero_grad(set_to_none=True) after it, and no backward() before the meta step"
             )
         return self._tensors
+
+    def are(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the ones, by where they lie."""
+        mine, others = ([t.data_ptr() for t in part] for part in (self._tensors, local(tensors)))
+        return mine == others
 
 
 class Record:
@@ -82,22 +90,38 @@ class Record:
         return numbers([state["step"] for state in states])
 
     def steps(self) -> Iterator[tuple[list[int], Step]]:
-        """(places of weights, their step), for each number of steps that was taken."""
+        """(places of weights, their step), in pieces: alike in their number of steps, and small
+        enough that what a rule computes in between is small, and on a CPU in the cache."""
         counted = self.numbers
         grads = self._grads.get() if self._grads is not None else []
         for number in dict.fromkeys(counted):
-            which = [index for index, each in enumerate(counted) if each == number]
+            alike = [index for index, each in enumerate(counted) if each == number]
+            for piece in _pieces(alike, self._params):
 
-            def chosen(values: Sequence[Any], which: Sequence[int] = which) -> list[Any]:
-                return [values[index] for index in which]
+                def chosen(values: Sequence[Any], piece: Sequence[int] = piece) -> list[Any]:
+                    return [values[index] for index in piece]
 
-            yield (
-                chosen(self.places),
-                Step(
-                    self.settings,
-                    [self._all_states.get(param, {}) for param in chosen(self._params)],
-                    chosen(grads) if grads else [],
-                    {name: chosen(values) for name, values in self._remembered.items()},
-                    number,
-                ),
-            )
+                yield (
+                    chosen(self.places),
+                    Step(
+                        self.settings,
+                        [self._all_states.get(param, {}) for param in chosen(self._params)],
+                        chosen(grads) if grads else [],
+                        {name: chosen(values) for name, values in self._remembered.items()},
+                        number,
+                    ),
+                )
+
+
+def _pieces(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Runs of ``indices`` whose parameters have not many more numbers than a piece should."""
+    piece: list[int] = []
+    size = 0
+    for index in indices:
+        piece.append(index)
+        size += params[index].numel()
+        if size >= (PIECE_ON_CPU if params[index].is_cpu else PIECE):
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece

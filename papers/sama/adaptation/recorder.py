@@ -111,8 +111,10 @@ class Adaptation:
     def clipped(self, clip: Clip) -> None:
         """Say that gradients have been clipped for the step to come."""
         places = [place for place, p in enumerate(self.weights) if p.grad is not None]
-        grads = [grad for p in self.weights if (grad := p.grad) is not None]
-        self._coming_clip = _Clipped(clip, places, Kept(grads))
+        self._coming_clip = _Clipped(clip, places, Kept(self._grads()))
+
+    def _grads(self) -> Vector:
+        return [grad for p in self.weights if (grad := p.grad) is not None]
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         name = type(optimizer).__name__
@@ -121,6 +123,8 @@ class Adaptation:
                 f"optimizer {name}: step() was given a closure, which computes gradients inside"
                 " of it; allowed: backward() before step()"
             )
+        if self._coming_clip is not None and not self._coming_clip.grads.are(self._grads()):
+            self._coming_clip = None  # of gradients that loss scaling did not step along
         self._coming = []
         for group in optimizer.param_groups:
             params = [p for p in group["params"] if id(p) in self._places]

@@ -75,9 +75,9 @@ def register(
 
     ::
 
-        @register(SignedMomentum, reads_gradient=False)
-        def signed_momentum(step: Step) -> Diagonal:
-            return step.sign * step["lr"]
+        @register(Cubic)  # of u = lr (g + g^3)
+        def cubic(step: Step) -> Diagonal:
+            return [step["lr"] * (1 + 3 * grad**2) for grad in step.gradient()]
     """
 
     def registered(function: Function) -> Function:

@@ -39,10 +39,6 @@ class Step:
         """A part of the optimiser's state."""
         return precise(local([state[name] for state in self.states]))
 
-    def scalars(self, name: str) -> list[float]:
-        """A part of the state that is one number a parameter; one transfer from a GPU."""
-        return numbers([state[name] for state in self.states])
-
     def gradient(self) -> Vector:
         """The gradient that enters the update: of the minimised cost, with its L2 penalty."""
         grads = precise(self.raw)
@@ -70,7 +66,7 @@ class Step:
 
 def precise(tensors: Sequence[Tensor]) -> Vector:
     """Half-precision tensors in single precision, others as they are."""
-    if all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors):
+    if {tensor.dtype for tensor in tensors} <= {torch.float32, torch.float64}:
         return list(tensors)
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
@@ -78,5 +74,5 @@ def precise(tensors: Sequence[Tensor]) -> Vector:
 def numbers(values: Sequence[Any]) -> list[float]:
     """Numbers, or tensors of one number, as floats."""
     if values and all(isinstance(value, Tensor) for value in values):
-        return torch.stack([value.reshape(()) for value in values]).tolist()  # type: ignore[no-any-return]
+        return torch.stack(list(values)).flatten().tolist()  # type: ignore[no-any-return]
     return [float(value) for value in values]

@@ -189,6 +189,14 @@ def test_a_step_that_loss_scaling_skips_is_none() -> None:
     assert_close(stepped.adaptation(stepped.vector), wanted, rtol=0, atol=0)
 
 
+def test_the_clip_of_a_step_that_was_not_taken_is_forgotten() -> None:
+    plain, other = Stepped(KINDS["sgd"], 3), Stepped(KINDS["sgd"], 3)
+    for param in other.params:
+        param.grad = torch.full_like(param, 9.0)
+    other.adaptation.clip_grad_norm_(0.1)
+    assert_close(other.product(), plain.product(), rtol=0, atol=0)
+
+
 def test_the_loss_scale_is_no_part_of_the_gradient() -> None:
     plain, scaled = Stepped(KINDS["adam"], 3, fused=True), Stepped(KINDS["adam"], 3, fused=True)
     scaled.optimizer.grad_scale = torch.tensor(8.0)  # type: ignore[attr-defined]
