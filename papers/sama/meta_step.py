@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.distributed as dist
@@ -178,9 +177,8 @@ def _set_aside(tensors: Sequence[Tensor]) -> Iterator[None]:
 @contextmanager
 def _unsynchronised(*modules: nn.Module) -> Iterator[None]:
     """Inside, backward passes through wrapped modules send nothing."""
-    first, *others = [*modules]
-    quiet: AbstractContextManager[Any] = nullcontext()
-    if isinstance(first, DistributedDataParallel):
-        quiet = first.no_sync()
-    with quiet, _unsynchronised(*others) if others else nullcontext():
+    with ExitStack() as stack:
+        for module in modules:
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
         yield
