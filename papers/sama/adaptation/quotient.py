@@ -1,0 +1,45 @@
+"""The derivative that all optimisers share which divide by the root of a mean of squares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from papers.betty.hypergradient.vectors import Vector
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+#: Stands for zero where zero is divided by it.
+TINY = torch.finfo(torch.float32).tiny
+
+
+def quotient_slope(
+    numerator: Tensors,
+    numerator_slope: float,
+    radicand: Tensors,
+    along: Tensors,
+    weight: float,
+    eps: float,
+    factor: float,
+    correction: float = 1.0,
+) -> Vector:
+    """``du/dg = factor (N' - N Q' / Q) / Q`` of ``u = factor N / Q``, ``Q = sqrt(r) / c + eps``.
+
+    Args:
+        numerator, numerator_slope: N and N'.
+        radicand: r, not negative. Where it is zero no gradient has ever come, the mixed derivative
+            by which D is multiplied is zero too, and so is D here, for ``1 / eps`` would make up
+            all of a vector's norm.
+        along, weight: ``r' / 2``, as a product.
+        correction: c.
+    """
+    root = list(torch._foreach_sqrt(radicand))
+    divisor = list(torch._foreach_mul(root, 1 / correction))
+    torch._foreach_add_(divisor, eps)
+    # Over sqrt(r) Q, so that a zero r gives 0 / TINY.
+    slope = list(torch._foreach_mul(root, factor * numerator_slope))
+    products = list(torch._foreach_mul(numerator, along))
+    torch._foreach_addcdiv_(slope, products, divisor, value=-factor * weight / correction)
+    torch._foreach_mul_(root, divisor)
+    torch._foreach_add_(root, TINY)
+    torch._foreach_div_(slope, root)
+    return slope
