@@ -44,8 +44,12 @@ rule:
     threads: lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "threads")
     resources:
         gpu=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "gpu"),
-        mem_mb=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "mem_mb"),
-        runtime=lambda wildcards: jobs.resource(wildcards.experiment, wildcards.case, "runtime"),
+        mem_mb=lambda wildcards: jobs.resource(
+            wildcards.experiment, wildcards.case, "mem_mb"
+        ),
+        runtime=lambda wildcards: jobs.resource(
+            wildcards.experiment, wildcards.case, "runtime"
+        ),
     params:
         scale=SCALE,
         settings=lambda wildcards: jobs.settings(*run(wildcards)),

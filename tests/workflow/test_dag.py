@@ -67,7 +67,7 @@ def test_where_time_went_is_measured_and_shown(copy_of_built: Checkout) -> None:
     house = read_house_time(copy_of_built.folder / "results", "smoke")
     assert house is not None
     (paper,) = house.papers
-    assert paper.accounted_runs == paper.runs == 6
+    assert paper.accounted_runs == paper.runs == 7
     assert paper.accounted_products == paper.products == 3
     assert all(seconds > 0 for seconds in (*paper.surroundings_s.values(), paper.cpu_s))
     assert all(seconds and seconds > 0 for seconds in house.shared_s.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.experiments.schema import load_paper
 from common.experiments.settings import validated
 from common.results.records import Results
 from common.runs.record import Record
+from common.training.checkpoint import Checkpoint
 from papers.mmt_how2.corpora.correction_corpus import (
     CorrectionText,
     correction_corpus,
@@ -213,7 +215,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_record(
     small: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while the language model learns: systems and the joint embedding are there."""
-    monkeypatch.setattr("papers.mmt_how2.methods.run_states.SAVE_EVERY_S", 0)
+    always = partial(Checkpoint, seconds=0)
+    monkeypatch.setattr("papers.mmt_how2.methods.rescored_correction.Checkpoint", always)
     with monkeypatch.context() as patch:
         patch.setattr(WordLanguageModel, "sums", lambda *_: next(iter(())))
         with pytest.raises(StopIteration):
@@ -235,5 +238,5 @@ def test_a_gpu_that_is_not_there_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(InputError, match=r"schedule\.gpu: true; there is no GPU here"):
+    with pytest.raises(InputError, match=r"schedule\.gpu: true: there is no GPU here"):
         record_of("correction", "recognised", "units", tmp_path, schedule={"gpu": True})
