@@ -52,7 +52,8 @@ class Arm(Settings):
 
 def _all_arms(given: Any) -> Any:
     """Scales alone mean all arms there."""
-    return dict.fromkeys(given, "all") if isinstance(given, list) else given
+    scales = isinstance(given, list) and all(isinstance(scale, str) for scale in given)
+    return dict.fromkeys(given, "all") if scales else given
 
 
 _Arms = dict[Scale, Literal["all"] | list[str]]
@@ -85,8 +86,10 @@ class Case(Settings):
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
 
     def title_at(self, scale: str) -> str:
-        """The title at a scale at which it runs."""
-        return self.title if isinstance(self.title, str) else self.title[scale]  # type: ignore[index]
+        """The title at a scale; where it does not run there, that of another."""
+        if isinstance(self.title, str):
+            return self.title
+        return self.title.get(scale) or next(iter(self.title.values()))  # type: ignore[call-overload, no-any-return]
 
 
 class Experiment(Settings):
@@ -128,9 +131,14 @@ class Experiment(Settings):
                     )
             for scale, seeds in case.seeds.items():
                 _check_seeds(f"cases.{name}.seeds.{scale}", seeds)
-            unknown = sorted(set(case.arms) - set(self.arms))
+            here = {arm for scale in case.at for other, arm in self.runs(scale) if other == name}
+            unknown = sorted(set(case.arms) - here)
             if unknown:
-                raise ValueError(f"cases.{name}.arms: {unknown} not among {list(self.arms)}")
+                raise ValueError(f"cases.{name}.arms: {unknown} not among {sorted(here)}")
+            for key in ("scales", "seeds", "resources"):
+                unknown = sorted(set(getattr(case, key)) - set(case.at))
+                if unknown:
+                    raise ValueError(f"cases.{name}.{key}: {unknown} not among {list(case.at)}")
             if isinstance(case.title, dict) and case.title.keys() != case.at.keys():
                 raise ValueError(
                     f"cases.{name}.title: has {list(case.title)}; needed: {list(case.at)}"
@@ -140,6 +148,15 @@ class Experiment(Settings):
                     f"cases.{name}.smaller: it does not run at scale paper; at the other scales"
                     " every case is smaller"
                 )
+        run = {arm for scale in SCALES for _, arm in self.runs(scale)}
+        if idle := sorted(set(self.arms) - run):
+            raise ValueError(f"arms: {idle} run in no case")
+        for scale in SCALES:
+            cases = dict.fromkeys(case for case, _ in self.runs(scale))
+            _check_distinct(
+                f"cases at {scale}", [self.cases[case].title_at(scale) for case in cases]
+            )
+        _check_distinct("arms", [arm.title for arm in self.arms.values()])
         return self
 
     def runs(self, scale: Scale) -> list[tuple[str, str]]:
@@ -165,6 +182,13 @@ class Experiment(Settings):
             said = "a case is needed" if name is None else f"no case {name!r}"
             raise InputError(f"{where}: {said}; it has {', '.join(self.cases)}")
         return name
+
+
+def _check_distinct(kind: str, titles: list[str]) -> None:
+    """Raise ValueError for a title that two have: their rows or columns would be one."""
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise ValueError(f"{kind}: two have the title {twice[0]!r}")
 
 
 def _check_seeds(where: str, seeds: list[int] | None) -> None:
@@ -223,6 +247,8 @@ class Paper(Settings):
         _check_names("targets", self.targets, NAME)
         _check_names("benchmarks", self.benchmarks, NAME)
         for name, target in self.targets.items():
+            if len(set(target.experiments)) < len(target.experiments):
+                raise ValueError(f"targets.{name}.experiments: one is named twice")
             unknown = sorted(set(target.experiments) - set(self.experiments))
             if unknown:
                 raise ValueError(

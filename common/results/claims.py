@@ -199,6 +199,11 @@ def _with_cases(claim: Claim, paper: Paper, where: str) -> Claim:
             raise InputError(
                 f"{where}: {operand.experiment} has no arm {operand.arm!r}; known: {known}"
             )
+        if not any((case, operand.arm) in study.runs(scale) for scale in claim.scales):
+            raise InputError(
+                f"{where}: {operand.experiment}: {operand.arm} does not run in case {case} at"
+                f" {', '.join(claim.scales)}: it would never be judged"
+            )
         seeds = [paper.seeds(operand.experiment, case, scale) for scale in study.cases[case].at]
         if claim.deterministic and max(map(len, seeds)) > 1:
             raise InputError(

@@ -231,7 +231,13 @@ class Results:
                     f"{path}: line {number}: is of {item.paper} at scale {item.scale};"
                     f" allowed: {paper.paper} at {scale}"
                 )
-        known = [item for item in records if item.experiment in paper.experiments]
+        known = [
+            item
+            for item in records
+            if item.experiment in paper.experiments
+            and item.case in paper.experiments[item.experiment].cases
+            and item.arm in paper.experiments[item.experiment].arms
+        ]
         stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
@@ -417,6 +423,8 @@ def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
         and record.arm in study.arms
         and study.program == record.program
     )
+    # What was set by hand stands nowhere in the file.
+    same = same and not any(word.startswith("--set") for word in record.provenance.command)
     if same:
         wanted = paper.settings(record.experiment, record.case, record.arm, record.scale)
         same = _contains(record.settings, wanted)
@@ -439,7 +447,7 @@ def _changed(record: Record, tree: Tree) -> list[str]:
     others = {
         path
         for path, place in places.items()
-        if place.startswith(programs) and place not in reached
+        if place.startswith(programs) and place not in reached and tree.module(place)
     }
     return [item for item in changed if item.partition(": ")[0] not in others]
 

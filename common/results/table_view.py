@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from common.results.lineage import Runs
 from common.results.records import Results
 from common.results.tables import Cell, Table
 
@@ -69,9 +68,7 @@ def _parts(table: Table, results: Results) -> list[Part]:
     if results.scale != "paper":
         groups = {f"scale {results.scale}" if table.has_published else "": table.cells}
     else:
-        groups = _by(
-            lambda cell: _smaller(table.runs_behind(cell) or cell.runs, results), table.cells
-        )
+        groups = _by(lambda cell: cell.smaller, table.cells)
     return [
         Part(_only(table, block), smaller)
         for smaller in sorted(groups, key=bool)
@@ -126,10 +123,3 @@ def _reason(table: Table, cells: Iterable[Cell], results: Results) -> str:
     others = {(name, case) for name in unread for case, _ in paper.experiments[name].runs(scale)}
     waits = all(paper.resources(*place, scale).gpu > 0 for place in named or others)
     return WAITS_FOR_GPU if waits else NOT_RUN
-
-
-def _smaller(runs: Iterable[Runs], results: Results) -> str:
-    """By what the cases of ``runs`` are smaller than the paper's; empty if by nothing."""
-    studies = results.paper.experiments
-    texts = dict.fromkeys(studies[run.experiment].cases[run.case].smaller for run in runs)
-    return "; ".join(filter(None, texts))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from common.errors import InputError
 from common.experiments.schema import Arm, Case
@@ -50,11 +50,12 @@ class Cell(Settings):
     published_text: str = ""
     confidence: Confidence | None = None
     runs: list[Runs] = Field([])
+    smaller: str = Field("", description="what is less than in the paper in the case that it is of")
 
     @property
     def difference(self) -> float | None:
-        """Ours minus published; None where one is missing."""
-        if self.mean is None or self.published is None:
+        """Ours minus published; None where one is missing, or ours is of a smaller case."""
+        if self.mean is None or self.published is None or self.smaller:
             return None
         return self.mean - self.published
 
@@ -216,7 +217,12 @@ class Table(Target):
         """What must be said below the table, the made-from line first."""
         if self.context is None:
             return self.notes
-        return [*context_notes(self.context, self.has_published), *self.notes]
+        smaller = dict.fromkeys(cell.smaller for cell in self.cells if cell.smaller)
+        told = [
+            f"A smaller case than the paper's, so no difference is taken: {text}."
+            for text in smaller
+        ]
+        return [*context_notes(self.context, self.has_published), *told, *self.notes]
 
 
 def cell(
@@ -372,8 +378,30 @@ def grid(
 
 
 def build(function: Callable[[Results], Table], results: Results, target: str) -> Table:
-    """The finished table that a paper's function makes of ``results``."""
-    return built(function, results, target)
+    """The finished table that a paper's function makes of ``results``.
+
+    Raises:
+        InputError: it is not a table, as where two rows have one name.
+    """
+    try:
+        made = built(function, results, target)
+    except ValidationError as error:
+        reason = "; ".join(detail["msg"] for detail in error.errors())
+        raise InputError(f"targets/tables.py: {target}: {reason}") from None
+    if results.scale != "paper":
+        return made  # all is smaller there, and the page and every file say so
+    cells = [
+        cell.model_copy(update={"smaller": _smaller(made.runs_behind(cell) or cell.runs, results)})
+        for cell in made.cells
+    ]
+    return made.model_copy(update={"cells": cells})
+
+
+def _smaller(runs: Iterable[Runs], results: Results) -> str:
+    """By what the cases of ``runs`` are smaller than the paper's; empty if by nothing."""
+    studies = results.paper.experiments
+    texts = dict.fromkeys(studies[run.experiment].cases[run.case].smaller for run in runs)
+    return "; ".join(filter(None, texts))
 
 
 def write(table: Table, folder: Path) -> list[Path]:

@@ -123,6 +123,9 @@ def run_experiment(
         raise InputError(f"--arm {options.arm!r}: must be one of {', '.join(experiment.arms)}")
     where = f"--case of {options.command} at {options.scale}"
     case = experiment.case(options.case, where, options.scale)
+    if options.scale not in experiment.cases[case].at:
+        there = [name for name, body in experiment.cases.items() if options.scale in body.at]
+        raise InputError(f"{where}: {case} does not run there; allowed: {', '.join(there)}")
     where = f"experiments.yaml: {paper.paper}.{options.command}"
     if experiment.program not in programs:
         raise InputError(

@@ -256,7 +256,8 @@ def load_jobs(name: str, scale: Scale) -> PaperJobs:
 def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     """Files that make the report: it also holds tables of archived records."""
     tables = (f"papers.{name}.targets.tables" for name in papers)
-    others = (*STYLES["listing"], "papers/*/archive/*", "papers/*/claims.yaml")
+    read = ("archive/*", "claims.yaml", "experiments.yaml", "published.csv")
+    others = (*STYLES["listing"], *(f"papers/*/{name}" for name in read))
     return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
 
 

@@ -81,11 +81,14 @@ def test_changing_an_arm_reruns_that_arm_and_what_depends_on_it(copy_of_built: C
     assert copy_of_built.planned() == RUNS["usual"] | NETWORK | TABLE | FIGURE | CLAIMS | PAGES
 
 
-def test_changing_an_arm_at_another_scale_reruns_nothing(copy_of_built: Checkout) -> None:
+def test_changing_an_arm_at_another_scale_reruns_nothing_and_draws_the_report(
+    copy_of_built: Checkout,
+) -> None:
     copy_of_built.edit(
         "experiments.yaml", "settings: {c: 1.0}", "settings: {c: 1.0}, scales: {paper: {c: 3.0}}"
     )
-    assert copy_of_built.planned() == set()
+    # It shows archived records of other scales, and says which are stale.
+    assert copy_of_built.planned() == {"report/index.html"}
 
 
 def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:

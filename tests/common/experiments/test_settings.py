@@ -67,6 +67,13 @@ FRAME: dict[str, Any] = {
 }
 
 
+#: Of a third arm that runs nowhere.
+ALL_BUT_THIRD = {
+    "experiments__study__cases__main__at": {"smoke": ["ours"], "laptop": ["ours", "theirs"]},
+    "experiments__study__cases__large__at": {"laptop": ["theirs"], "paper": ["theirs"]},
+}
+
+
 def frame(**changes: Any) -> dict[str, Any]:
     """The frame with values set by dotted path, ``__`` between keys."""
     data = copy.deepcopy(FRAME)
@@ -250,6 +257,15 @@ def test_resources_are_the_case_s_or_the_experiment_s_or_none() -> None:
         ({"experiments__study__cases__main__arms": {"mine": {}}}, ["main.arms: ['mine'] not"]),
         ({"experiments__study__cases__large__seeds": {"paper": []}}, ["large.seeds.paper", "one"]),
         ({"experiments__study__cases__main__smaller": "few"}, ["main.smaller", "scale paper"]),
+        (
+            {"experiments__study__cases__main__scales": {"paper": {}}},
+            ["main.scales: ['paper'] not"],
+        ),
+        ({"experiments__study__cases__large__title": "Main"}, ["at laptop", "title 'Main'"]),
+        ({"experiments__study__arms__theirs__title": "Ours"}, ["arms: two", "title 'Ours'"]),
+        ({"experiments__study__arms__third": {"title": "T"}} | ALL_BUT_THIRD, ["['third'] run in"]),
+        ({"experiments__study__cases__main__at": [["smoke"]]}, ["cases.main.at"]),
+        ({"targets__table1__experiments": ["study", "study"]}, ["table1.experiments", "twice"]),
         (
             {"experiments__study__cases__main__title": {"smoke": "Small"}},
             ["cases.main.title", "['smoke']", "needed: ['laptop', 'smoke']"],

@@ -425,3 +425,14 @@ def test_a_record_is_not_stale_over_a_program_that_its_own_does_not_import(root:
     assert changed(anneal="def run(x): return 2 * x", melt="LIMIT = 4") == (f"{own}: run",)
     imports = "def run(x): return x\nfrom papers.annealing.experiments import melt"
     assert changed(anneal=imports, melt="LIMIT = 4") == (f"{other}: LIMIT",)
+    # What is gone may have gone into a module that is imported.
+    assert changes(record, paper, Tree({own: old[own]})).code == (f"{other}: LIMIT",)
+
+
+def test_what_was_set_by_hand_is_no_setting_of_the_file(root: Path) -> None:
+    record = read_record(root / "results/laptop/annealing/search/cities/fast/seed2/record.json")
+    paper, tree = load_paper(root / "papers" / "annealing"), Tree({})
+    assert not changes(record, paper, tree).settings
+    words = ["train.py", "search", "--arm", "fast", "--set", "tolerance=5"]
+    by_hand = record.provenance.model_copy(update={"command": words})
+    assert changes(record.model_copy(update={"provenance": by_hand}), paper, tree).settings

@@ -115,6 +115,16 @@ def test_cases_of_the_papers_size_come_before_smaller_ones(tmp_path: Path) -> No
     assert shown(found) == [("", arms), ("ten of twenty cities", small)]
 
 
+def test_of_a_smaller_case_no_difference_is_taken_in_any_file(tmp_path: Path) -> None:
+    results = paper_with(tmp_path, "paper", smaller="ten of twenty cities")
+    made = tables.build(costs, results, "table1")
+    assert made.cell("slow", "city", "cost").difference_text.startswith("−0.25")
+    assert made.cell("few: slow", "city", "cost").difference is None
+    assert "so no difference is taken: ten of twenty cities." in tables.to_markdown(made)
+    (line,) = [line for line in tables.to_csv(made).splitlines() if ",few: slow,city," in line]
+    assert ",ten of twenty cities," in line
+
+
 def test_a_number_that_is_computed_of_records_is_as_small_as_those(tmp_path: Path) -> None:
     def gain(results: Results) -> Table:
         few, whole = (
