@@ -224,7 +224,7 @@ class _Clipped(NamedTuple):
         of = [weights[place] for place in self.places]
         found = list(vector)  # what had no gradient is zero already
         for place, part in zip(
-            self.places, self.clip.product(parts, precise(self.grads.get()), of), strict=True
+            self.places, self.clip.product(parts, self.grads.get(), of), strict=True
         ):
             found[place] = part
         return found

@@ -74,6 +74,19 @@ def test_clipping_is_a_link_of_the_chain(name: str, clip: str) -> None:
     assert_close(stepped.product(), wanted, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("bound", [0.1, 0.3, 0.7])
+def test_a_bound_is_rounded_as_the_gradients_are(dtype: torch.dtype, bound: float) -> None:
+    param = torch.zeros(3, dtype=dtype, requires_grad=True)
+    optimizer = SGD([param], lr=1.0)
+    adaptation = Adaptation(optimizer)
+    param.grad = torch.tensor([5.0, 0.01, -2.0], dtype=dtype)
+    adaptation.clip_grad_value_(bound)
+    optimizer.step()
+    (found,) = adaptation([torch.ones(3)])
+    assert found.tolist() == [0, 1, 0]
+
+
 def test_clipping_takes_away_what_lies_along_the_gradient() -> None:
     """With SGD the update keeps its length: ``v'g = 0`` up to torch's 1e-6 in the divisor."""
     stepped = Stepped((SGD, {}), 1, CLIPS["norm"])
