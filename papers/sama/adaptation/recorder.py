@@ -98,6 +98,7 @@ class Adaptation:
 
         Returns the norm before. Clipping of another kind is told by :meth:`clipped`.
         """
+        self._refuse_a_second_clip()
         total = torch.nn.utils.clip_grad_norm_(self._held, max_norm)
         total = total.full_tensor() if is_sharded(total) else total  # type: ignore[attr-defined]
         self.clipped(NormClip(total, max_norm))
@@ -105,13 +106,26 @@ class Adaptation:
 
     def clip_grad_value_(self, clip_value: float) -> None:
         """Clip each element, as torch does."""
+        self._refuse_a_second_clip()
         torch.nn.utils.clip_grad_value_(self._held, clip_value)
         self.clipped(ValueClip(clip_value))
 
     def clipped(self, clip: Clip) -> None:
-        """Say that gradients have been clipped for the step to come."""
+        """Say that gradients have been clipped for the step to come.
+
+        Raises:
+            InputError: they have been clipped before.
+        """
+        self._refuse_a_second_clip()
         places = [place for place, p in enumerate(self.weights) if p.grad is not None]
         self._coming_clip = _Clipped(clip, places, Kept(self._grads()))
+
+    def _refuse_a_second_clip(self) -> None:
+        if self._coming_clip is not None and self._coming_clip.grads.any_of(self._grads()):
+            raise InputError(
+                "SAMA: gradients are clipped twice before a step; allowed: one clip, and"
+                " zero_grad(set_to_none=True) after a step that was skipped"
+            )
 
     def _grads(self) -> Vector:
         return [grad for p in self.weights if (grad := p.grad) is not None]
@@ -124,6 +138,11 @@ class Adaptation:
                 " of it; allowed: backward() before step()"
             )
         if self._coming_clip is not None and not self._coming_clip.grads.are(self._grads()):
+            if self._coming_clip.grads.any_of(self._grads()):
+                raise InputError(
+                    f"optimizer {name}: a gradient was replaced between clipping and the step;"
+                    " allowed: clipping as the last change"
+                )
             self._coming_clip = None  # of gradients that loss scaling did not step along
         self._coming = []
         for group in optimizer.param_groups:

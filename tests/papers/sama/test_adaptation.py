@@ -210,6 +210,19 @@ def test_the_clip_of_a_step_that_was_not_taken_is_forgotten() -> None:
     assert_close(other.product(), plain.product(), rtol=0, atol=0)
 
 
+def test_what_changes_gradients_between_clip_and_step_is_refused() -> None:
+    stepped = Stepped(KINDS["sgd"], 3)
+    for param in stepped.params:
+        param.grad = torch.ones_like(param)
+    stepped.adaptation.clip_grad_norm_(0.5)
+    for again in (stepped.adaptation.clip_grad_norm_, stepped.adaptation.clip_grad_value_):
+        with pytest.raises(InputError, match="clipped twice"):
+            again(0.1)
+    stepped.params[0].grad = torch.ones_like(stepped.params[0])
+    with pytest.raises(InputError, match="replaced between clipping and the step"):
+        stepped.optimizer.step()
+
+
 def test_the_loss_scale_is_no_part_of_the_gradient() -> None:
     plain, scaled = Stepped(KINDS["adam"], 3, fused=True), Stepped(KINDS["adam"], 3, fused=True)
     scaled.optimizer.grad_scale = torch.tensor(8.0)  # type: ignore[attr-defined]
