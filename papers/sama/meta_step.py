@@ -64,7 +64,6 @@ class SAMA:
         if weights is None and adaptation is None:
             weights = [weight for weight in self._base_params if weight.requires_grad]
         self.weights = list(shared_weights(weights, adaptation))
-        self.params = [param for param in meta.parameters() if param.requires_grad]
         self._sharded = any(is_sharded(weight) for weight in self.weights)
         self._buffered = [m for part in (base, meta) for m in part.modules() if m._buffers]
         self._replay = Replay()
@@ -84,6 +83,10 @@ class SAMA:
         Raises:
             InputError: as :func:`hypergradient` does, or the base cost is not the same twice.
         """
+        if not self.params:
+            raise InputError(
+                "SAMA: the meta module has no parameter that requires a gradient; allowed: one"
+            )
         device = self.weights[0].device
         moment = MicroBatch(None, device)
 
@@ -115,6 +118,11 @@ class SAMA:
             here = Processes(dist.get_rank(), dist.get_world_size(), device)
             DataParallel(here).average_values(self.weights)
         return value
+
+    @property
+    def params(self) -> list[nn.Parameter]:
+        """The meta parameters that require a gradient now."""
+        return [param for param in self.meta.parameters() if param.requires_grad]
 
     @torch.no_grad()
     def _accumulate(self, direct: Partial, above: Sequence[Tensor | None], eps: float) -> None:

@@ -87,8 +87,14 @@ def pull_back(
     """Pass 1: (meta cost, its derivative by the weights, shards of it, that by the parameters).
 
     Raises:
-        InputError: the meta cost depends on no weight.
+        InputError: the meta cost depends on no weight, or one is frozen.
     """
+    for weight in weights:
+        if not weight.requires_grad:
+            raise InputError(
+                f"SAMA: a base weight of shape {tuple(weight.shape)} requires no gradient;"
+                " allowed: weights that do, or an Adaptation made after freezing"
+            )
     cost = meta_cost()
     found = (gradients or _local_gradients)(cost, [*weights, *params])
     vector, direct = found[: len(weights)], found[len(weights) :]

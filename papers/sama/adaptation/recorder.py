@@ -55,7 +55,8 @@ class Adaptation:
         if stepping is not optimizer:
             group = getattr(optimizer, "process_group", group)
         self.rule: Rule = find_rule(stepping)
-        self._held = held = [p for part in optimizer.param_groups for p in part["params"]]
+        self._optimizer, self._takes_all = optimizer, weights is None
+        held = self._held()
         self.weights: list[Tensor] = (
             [p for p in held if p.requires_grad] if weights is None else list(weights)
         )
@@ -93,13 +94,17 @@ class Adaptation:
 
     # Around a step.
 
+    def _held(self) -> list[Tensor]:
+        """The optimiser's parameters, groups that were added since included."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Clip all gradients of the optimiser's parameters together, as torch does.
 
         Returns the norm before. Clipping of another kind is told by :meth:`clipped`.
         """
         self._refuse_a_second_clip()
-        total = torch.nn.utils.clip_grad_norm_(self._held, max_norm)
+        total = torch.nn.utils.clip_grad_norm_(self._held(), max_norm)
         total = total.full_tensor() if is_sharded(total) else total  # type: ignore[attr-defined]
         self.clipped(NormClip(total, max_norm))
         return total
@@ -107,7 +112,7 @@ class Adaptation:
     def clip_grad_value_(self, clip_value: float) -> None:
         """Clip each element, as torch does."""
         self._refuse_a_second_clip()
-        torch.nn.utils.clip_grad_value_(self._held, clip_value)
+        torch.nn.utils.clip_grad_value_(self._held(), clip_value)
         self.clipped(ValueClip(clip_value))
 
     def clipped(self, clip: Clip) -> None:
@@ -147,6 +152,8 @@ class Adaptation:
         self._coming = []
         for group in optimizer.param_groups:
             params = [p for p in group["params"] if id(p) in self._places]
+            if self._takes_all:
+                self._refuse_new_ones(name, group["params"])
             self._own.update(self._places[id(p)] for p in params)
             params = [p for p in params if p.grad is not None]
             if any(p.grad.layout != torch.strided for p in params):
@@ -154,6 +161,14 @@ class Adaptation:
             if params:
                 places = [self._places[id(p)] for p in params]
                 self._coming.append(Record(self.rule, optimizer.state, group, params, places))
+
+    def _refuse_new_ones(self, name: str, params: Sequence[Tensor]) -> None:
+        for p in params:
+            if p.grad is not None and id(p) not in self._places:
+                raise InputError(
+                    f"optimizer {name}: a parameter of shape {tuple(p.shape)} has joined or been"
+                    " unfrozen; allowed: an Adaptation made afterwards, or with `weights`"
+                )
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)

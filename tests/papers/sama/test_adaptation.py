@@ -223,6 +223,23 @@ def test_what_changes_gradients_between_clip_and_step_is_refused() -> None:
         stepped.optimizer.step()
 
 
+def test_parameters_that_join_are_clipped_too_or_refused() -> None:
+    first, late = (torch.zeros(2, requires_grad=True) for _ in range(2))
+    for weights in (None, [first]):
+        optimizer = SGD([first], lr=1.0)
+        adaptation = Adaptation(optimizer, weights)
+        optimizer.add_param_group({"params": [late]})
+        first.grad, late.grad = torch.ones(2), torch.ones(2)
+        assert float(adaptation.clip_grad_norm_(1.0)) == pytest.approx(2.0)
+        assert float(late.grad[0]) == pytest.approx(0.5)
+        if weights is None:
+            with pytest.raises(InputError, match="has joined or been unfrozen"):
+                optimizer.step()
+        else:
+            optimizer.step()
+            assert adaptation([torch.ones(2)])[0].abs().max() < 1
+
+
 def test_the_loss_scale_is_no_part_of_the_gradient() -> None:
     plain, scaled = Stepped(KINDS["adam"], 3, fused=True), Stepped(KINDS["adam"], 3, fused=True)
     scaled.optimizer.grad_scale = torch.tensor(8.0)  # type: ignore[attr-defined]

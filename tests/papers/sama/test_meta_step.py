@@ -133,6 +133,20 @@ def test_a_base_cost_on_another_batch_each_time_is_refused() -> None:
         sama.backward(program.meta_cost, lambda: program.base_cost() * next(batches))
 
 
+def test_parameters_are_those_that_require_a_gradient_now() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    costs = program.meta_cost, program.base_cost
+    program.l.requires_grad_(False)
+    with pytest.raises(InputError, match="no parameter that requires a gradient"):
+        sama.backward(*costs)
+    program.l.requires_grad_()
+    sama.backward(*costs, keep=True)
+    program.w.requires_grad_(False)
+    with pytest.raises(InputError, match="requires no gradient"):
+        sama.backward(*costs)
+
+
 def test_bad_settings_are_refused() -> None:
     program = Quadratic(adam)
     with pytest.raises(InputError, match="alpha"):
