@@ -107,12 +107,14 @@ class SAMA:
             with _unsynchronised(self.base, self.meta):
                 above = torch.autograd.grad(replayed(), self.params, allow_unused=True)
             check_depends(list(above))
-            self._accumulate(direct, above, shift.eps)
+            self._check_synchronised(above)
             shift.to(-1)
-            with _unsynchronised(self.base):
+            with _unsynchronised(self.base), _restored_on_error(self.params):
+                self._accumulate(direct, above, shift.eps)
                 below = replayed()
                 scale = torch.full_like(below, 0.5 / shift.eps)
                 torch.autograd.backward(below, scale, inputs=self.params)
+                self._average_unused(above)
         self._forget_gathered()
         if self.nudge and self._replicated:
             here = Processes(dist.get_rank(), dist.get_world_size(), device)
@@ -133,6 +135,35 @@ class SAMA:
                     param.grad = part * factor
                 elif part is not None and param.grad is not None:
                     param.grad.add_(part, alpha=factor)
+
+    def _check_synchronised(self, above: Sequence[Tensor | None]) -> None:
+        """Raise InputError if the last pass would leave a parameter of the processes' own."""
+        if isinstance(self.meta, DistributedDataParallel) and not self.meta.find_unused_parameters:
+            names = [name for name, param in self.meta.named_parameters() if param.requires_grad]
+            for name, part in zip(names, above, strict=True):
+                if part is None:
+                    raise InputError(
+                        f"SAMA: the base cost does not depend on the meta parameter {name}, which"
+                        " DistributedDataParallel waits for; allowed: find_unused_parameters=True"
+                    )
+
+    @torch.no_grad()
+    def _average_unused(self, above: Sequence[Tensor | None]) -> None:
+        """Average ``.grad`` where no process's base cost depends on it, so that DDP does not."""
+        if not isinstance(self.meta, DistributedDataParallel):
+            return
+        if not self.meta.find_unused_parameters:
+            return
+        params, group = self.params, self.meta.process_group
+        has = [[part is not None for part in above], [p.grad is not None for p in params]]
+        anywhere = torch.tensor(has, dtype=torch.int32, device=params[0].device)
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=group)
+        for param, used, given in zip(params, *anywhere.tolist(), strict=True):
+            if given and not used:
+                if param.grad is None:
+                    param.grad = torch.zeros_like(param)
+                dist.all_reduce(param.grad, group=group)
+                param.grad.div_(dist.get_world_size(group))
 
     def _forget_gathered(self) -> None:
         """Let FSDP2 gather weights anew: they have moved, and not all passes go back to them."""
@@ -180,6 +211,18 @@ def _set_aside(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for tensor, grad in zip(tensors, earlier, strict=True):
             tensor.grad = grad
+
+
+@contextmanager
+def _restored_on_error(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """``.grad`` is what it was if there is an exception inside; takes a copy of it."""
+    earlier = [None if tensor.grad is None else tensor.grad.clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        for tensor, grad in zip(tensors, earlier, strict=True):
+            tensor.grad = grad
+        raise
 
 
 @contextmanager

@@ -147,6 +147,27 @@ def test_parameters_are_those_that_require_a_gradient_now() -> None:
         sama.backward(*costs)
 
 
+def test_a_last_pass_that_fails_leaves_grad_as_it_was() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    calls = iter(range(9))
+
+    def fails() -> Tensor:
+        if next(calls) == 3:
+            raise RuntimeError("out of memory")
+        return program.base_cost()
+
+    program.l.grad = torch.ones_like(program.l)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sama.backward(program.meta_cost, fails, keep=True)
+    assert torch.equal(program.l.grad, torch.ones_like(program.l))
+    program.l.grad = None
+    calls = iter(range(2, 9))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sama.backward(program.meta_cost, fails, keep=True)
+    assert program.l.grad is None
+
+
 def test_bad_settings_are_refused() -> None:
     program = Quadratic(adam)
     with pytest.raises(InputError, match="alpha"):
