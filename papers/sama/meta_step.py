@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -193,6 +194,11 @@ class SAMA:
         self._first = False
         warn_of_rounding(self.weights, self.alpha)
         first, second = float(replayed()), float(replayed())
+        if not (math.isfinite(first) and math.isfinite(second)):
+            raise InputError(
+                f"SAMA: the base cost is {first:.6g} and, called again, {second:.6g}; allowed: a"
+                " finite cost"
+            )
         if not abs(first - second) <= SAME * abs(first):
             raise InputError(
                 f"SAMA: the base cost is {first:.6g}, and {second:.6g} when it is called again at"

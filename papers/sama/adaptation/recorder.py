@@ -50,8 +50,7 @@ class Adaptation:
         weights: Iterable[Tensor] | None = None,
         group: Any = None,
     ) -> None:
-        inner = getattr(optimizer, "optim", None)
-        stepping = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+        stepping = _unwrapped(optimizer)
         if stepping is not optimizer:
             group = getattr(optimizer, "process_group", group)
         self.rule: Rule = find_rule(stepping)
@@ -194,12 +193,18 @@ class Adaptation:
             Of sharded weights their shards.
 
         Raises:
-            InputError: there was no step, or its gradients have been overwritten.
+            InputError: there was no step, or one without gradients, or they were overwritten.
         """
         if not self._ready:
             raise InputError(
                 "SAMA: no step of the base optimiser is at hand; allowed: after a step, and once a"
-                " step unless its gradients are kept"
+                " step unless its gradients are kept, or loss scaling skipped it: then skip the"
+                " meta step"
+            )
+        if self.group is None and not self._recorded:
+            raise InputError(
+                "SAMA: no watched weight had a gradient in the last base step; allowed: one that"
+                " steps some of them"
             )
         parts = precise(local(vector))
         if self.group is None:
@@ -216,7 +221,9 @@ class Adaptation:
     def check_not_flat(self) -> None:
         """Raise InputError after the first step of an optimiser whose first D vanishes."""
         counts = [max(record.numbers) for record in self._recorded]
-        if self.rule.flat_start and counts and max(counts) < 2:
+        # Adagrad may start from squares that are not 0.
+        started = any(record.settings.get("initial_accumulator_value") for record in self._recorded)
+        if self.rule.flat_start and not started and counts and max(counts) < 2:
             raise InputError(
                 "SAMA: the base optimiser has taken one step, whose length does not depend on the"
                 " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
@@ -243,6 +250,17 @@ class Adaptation:
             torch.zeros_like(part) if product is None else product
             for product, part in zip(found, vector, strict=True)
         ]
+
+
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that a ``ZeroRedundancyOptimizer`` steps with; others as they are."""
+    inner = getattr(optimizer, "optim", None)
+    if isinstance(inner, torch.optim.Optimizer):
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        if isinstance(optimizer, ZeroRedundancyOptimizer):
+            return inner
+    return optimizer
 
 
 class _Clipped(NamedTuple):

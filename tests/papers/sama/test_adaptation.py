@@ -341,6 +341,22 @@ def test_bad_input_is_one_clear_line() -> None:
         adaptation(params)
 
 
+def test_only_the_optimiser_that_is_known_to_wrap_is_unwrapped() -> None:
+    class Wrapped(Lion):
+        optim = Adam(weights())
+
+    with pytest.raises(InputError, match="Wrapped: no rule"):
+        Adaptation(Wrapped(weights()))
+
+
+def test_a_step_without_gradients_has_no_derivative() -> None:
+    optimizer = SGD(weights(), lr=0.1)
+    adaptation = Adaptation(optimizer)
+    optimizer.step()
+    with pytest.raises(InputError, match="no watched weight had a gradient"):
+        adaptation(weights())
+
+
 def test_a_closed_one_watches_no_more() -> None:
     stepped = Stepped(KINDS["adam"], 3)
     wanted = stepped.product()

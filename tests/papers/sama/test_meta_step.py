@@ -168,6 +168,13 @@ def test_a_last_pass_that_fails_leaves_grad_as_it_was() -> None:
     assert program.l.grad is None
 
 
+def test_a_base_cost_that_is_not_finite_is_said_to_be() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    with pytest.raises(InputError, match="allowed: a finite cost"):
+        sama.backward(program.meta_cost, lambda: program.base_cost() * torch.nan)
+
+
 def test_bad_settings_are_refused() -> None:
     program = Quadratic(adam)
     with pytest.raises(InputError, match="alpha"):
