@@ -319,7 +319,7 @@ def test_bad_input_is_one_clear_line() -> None:
     params = weights()
     optimizer = Adam(params)
     adaptation = Adaptation(optimizer)
-    with pytest.raises(InputError, match="no step of the base .* loss scaling skipped it"):
+    with pytest.raises(InputError, match=r"no step of the base .* loss scaling skipped it"):
         adaptation(params)
     with pytest.raises(InputError, match="closure"):
         optimizer.step(lambda: 0.0)
