@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -64,7 +65,6 @@ class SAMA:
         if weights is None and adaptation is None:
             weights = [weight for weight in self._base_params if weight.requires_grad]
         self.weights = list(shared_weights(weights, adaptation))
-        self.params = [param for param in meta.parameters() if param.requires_grad]
         self._sharded = any(is_sharded(weight) for weight in self.weights)
         self._buffered = [m for part in (base, meta) for m in part.modules() if m._buffers]
         self._replay = Replay()
@@ -84,6 +84,10 @@ class SAMA:
         Raises:
             InputError: as :func:`hypergradient` does, or the base cost is not the same twice.
         """
+        if not self.params:
+            raise InputError(
+                "SAMA: the meta module has no parameter that requires a gradient; allowed: one"
+            )
         device = self.weights[0].device
         moment = MicroBatch(None, device)
 
@@ -104,17 +108,24 @@ class SAMA:
             with _unsynchronised(self.base, self.meta):
                 above = torch.autograd.grad(replayed(), self.params, allow_unused=True)
             check_depends(list(above))
-            self._accumulate(direct, above, shift.eps)
+            self._check_synchronised(above)
             shift.to(-1)
-            with _unsynchronised(self.base):
+            with _unsynchronised(self.base), _restored_on_error(self.params):
+                self._accumulate(direct, above, shift.eps)
                 below = replayed()
                 scale = torch.full_like(below, 0.5 / shift.eps)
                 torch.autograd.backward(below, scale, inputs=self.params)
+                self._average_unused(above)
         self._forget_gathered()
         if self.nudge and self._replicated:
             here = Processes(dist.get_rank(), dist.get_world_size(), device)
             DataParallel(here).average_values(self.weights)
         return value
+
+    @property
+    def params(self) -> list[nn.Parameter]:
+        """The meta parameters that require a gradient now."""
+        return [param for param in self.meta.parameters() if param.requires_grad]
 
     @torch.no_grad()
     def _accumulate(self, direct: Partial, above: Sequence[Tensor | None], eps: float) -> None:
@@ -125,6 +136,35 @@ class SAMA:
                     param.grad = part * factor
                 elif part is not None and param.grad is not None:
                     param.grad.add_(part, alpha=factor)
+
+    def _check_synchronised(self, above: Sequence[Tensor | None]) -> None:
+        """Raise InputError if the last pass would leave a parameter of the processes' own."""
+        if isinstance(self.meta, DistributedDataParallel) and not self.meta.find_unused_parameters:
+            names = [name for name, param in self.meta.named_parameters() if param.requires_grad]
+            for name, part in zip(names, above, strict=True):
+                if part is None:
+                    raise InputError(
+                        f"SAMA: the base cost does not depend on the meta parameter {name}, which"
+                        " DistributedDataParallel waits for; allowed: find_unused_parameters=True"
+                    )
+
+    @torch.no_grad()
+    def _average_unused(self, above: Sequence[Tensor | None]) -> None:
+        """Average ``.grad`` where no process's base cost depends on it, so that DDP does not."""
+        if not isinstance(self.meta, DistributedDataParallel):
+            return
+        if not self.meta.find_unused_parameters:
+            return
+        params, group = self.params, self.meta.process_group
+        has = [[part is not None for part in above], [p.grad is not None for p in params]]
+        anywhere = torch.tensor(has, dtype=torch.int32, device=params[0].device)
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=group)
+        for param, used, given in zip(params, *anywhere.tolist(), strict=True):
+            if given and not used:
+                if param.grad is None:
+                    param.grad = torch.zeros_like(param)
+                dist.all_reduce(param.grad, group=group)
+                param.grad.div_(dist.get_world_size(group))
 
     def _forget_gathered(self) -> None:
         """Let FSDP2 gather weights anew: they have moved, and not all passes go back to them."""
@@ -154,6 +194,11 @@ class SAMA:
         self._first = False
         warn_of_rounding(self.weights, self.alpha)
         first, second = float(replayed()), float(replayed())
+        if not (math.isfinite(first) and math.isfinite(second)):
+            raise InputError(
+                f"SAMA: the base cost is {first:.6g} and, called again, {second:.6g}; allowed: a"
+                " finite cost"
+            )
         if not abs(first - second) <= SAME * abs(first):
             raise InputError(
                 f"SAMA: the base cost is {first:.6g}, and {second:.6g} when it is called again at"
@@ -172,6 +217,18 @@ def _set_aside(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for tensor, grad in zip(tensors, earlier, strict=True):
             tensor.grad = grad
+
+
+@contextmanager
+def _restored_on_error(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """``.grad`` is what it was if there is an exception inside; takes a copy of it."""
+    earlier = [None if tensor.grad is None else tensor.grad.clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        for tensor, grad in zip(tensors, earlier, strict=True):
+            tensor.grad = grad
+        raise
 
 
 @contextmanager

@@ -67,10 +67,12 @@ def hypergradient(
 def shared_weights(
     weights: Sequence[Tensor] | None, adaptation: Adaptation | None
 ) -> Sequence[Tensor]:
-    """The weights, given here or there. Raises InputError if both are and differ, or none is."""
+    """The weights, given here or there. Raises InputError if they differ, repeat, or are none."""
     if adaptation is None:
         if not weights:
             raise InputError("SAMA: neither weights nor an adaptation; allowed: one of them")
+        if len({id(weight) for weight in weights}) < len(weights):
+            raise InputError("SAMA: a weight is given twice; allowed: each once")
         return weights
     mine = adaptation.weights
     if weights is not None and [id(w) for w in weights] != [id(w) for w in mine]:
@@ -87,8 +89,14 @@ def pull_back(
     """Pass 1: (meta cost, its derivative by the weights, shards of it, that by the parameters).
 
     Raises:
-        InputError: the meta cost depends on no weight.
+        InputError: the meta cost depends on no weight, or one is frozen.
     """
+    for weight in weights:
+        if not weight.requires_grad:
+            raise InputError(
+                f"SAMA: a base weight of shape {tuple(weight.shape)} requires no gradient;"
+                " allowed: weights that do, or an Adaptation made after freezing"
+            )
     cost = meta_cost()
     found = (gradients or _local_gradients)(cost, [*weights, *params])
     vector, direct = found[: len(weights)], found[len(weights) :]

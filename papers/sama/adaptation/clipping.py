@@ -11,6 +11,7 @@ from torch import Tensor
 from papers.betty.hypergradient.vectors import Vector
 
 from .shards import dot
+from .step import precise
 
 #: What torch adds to the norm that it divides by.
 EPS = 1e-6
@@ -29,14 +30,16 @@ class NormClip:
         """``k (v - (g'v) g' / (k^2 n (n + eps)))``; not diagonal, but symmetric.
 
         Args:
-            vector, clipped: v and g', shards of parts of ``weights``.
+            vector: v, a shard of ``weights``.
+            clipped: g', of its own precision.
         """
         norm = float(self.norm)
         factor = self.largest / (norm + EPS)
         if factor >= 1:
             return vector
+        clipped = precise(clipped)
         along = dot(clipped, vector, weights) / (factor**2 * norm * (norm + EPS))
-        radial = torch._foreach_mul(list(clipped), along)
+        radial = torch._foreach_mul(clipped, along)
         return list(torch._foreach_mul(torch._foreach_sub(vector, radial), factor))
 
 
@@ -50,12 +53,10 @@ class ValueClip:
         self, vector: Vector, clipped: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> Vector:
         """v where ``|g'| < c``, 0 elsewhere."""
-        room = torch._foreach_abs(list(clipped))
-        # c in the gradients' precision, in which clipped elements equal it.
+        # c in each gradient's own precision, in which clipped elements equal it.
         limits = [torch.tensor(self.largest, dtype=part.dtype).item() for part in clipped]
-        torch._foreach_sub_(room, limits)
-        torch._foreach_sign_(room)  # -1 inside
-        return list(torch._foreach_mul(vector, torch._foreach_neg(room)))
+        inside = [part.abs() < c for part, c in zip(clipped, limits, strict=True)]
+        return [part * mask for part, mask in zip(vector, inside, strict=True)]
 
 
 Clip = NormClip | ValueClip

@@ -36,8 +36,15 @@ class Kept:
 
     def are(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the ones, by where they lie."""
-        mine, others = ([t.data_ptr() for t in part] for part in (self._tensors, local(tensors)))
-        return mine == others
+        return _pointers(self._tensors) == _pointers(local(tensors))
+
+    def any_of(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether one of these is among them; empty ones lie nowhere."""
+        return bool({*_pointers(self._tensors)} & {*_pointers(local(tensors))} - {0})
+
+
+def _pointers(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 class Record:

@@ -50,12 +50,12 @@ class Adaptation:
         weights: Iterable[Tensor] | None = None,
         group: Any = None,
     ) -> None:
-        inner = getattr(optimizer, "optim", None)
-        stepping = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+        stepping = _unwrapped(optimizer)
         if stepping is not optimizer:
             group = getattr(optimizer, "process_group", group)
         self.rule: Rule = find_rule(stepping)
-        self._held = held = [p for part in optimizer.param_groups for p in part["params"]]
+        self._optimizer, self._takes_all = optimizer, weights is None
+        held = self._held()
         self.weights: list[Tensor] = (
             [p for p in held if p.requires_grad] if weights is None else list(weights)
         )
@@ -93,25 +93,43 @@ class Adaptation:
 
     # Around a step.
 
+    def _held(self) -> list[Tensor]:
+        """The optimiser's parameters, groups that were added since included."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Clip all gradients of the optimiser's parameters together, as torch does.
 
         Returns the norm before. Clipping of another kind is told by :meth:`clipped`.
         """
-        total = torch.nn.utils.clip_grad_norm_(self._held, max_norm)
+        self._refuse_a_second_clip()
+        total = torch.nn.utils.clip_grad_norm_(self._held(), max_norm)
         total = total.full_tensor() if is_sharded(total) else total  # type: ignore[attr-defined]
         self.clipped(NormClip(total, max_norm))
         return total
 
     def clip_grad_value_(self, clip_value: float) -> None:
         """Clip each element, as torch does."""
-        torch.nn.utils.clip_grad_value_(self._held, clip_value)
+        self._refuse_a_second_clip()
+        torch.nn.utils.clip_grad_value_(self._held(), clip_value)
         self.clipped(ValueClip(clip_value))
 
     def clipped(self, clip: Clip) -> None:
-        """Say that gradients have been clipped for the step to come."""
+        """Say that gradients have been clipped for the step to come.
+
+        Raises:
+            InputError: they have been clipped before.
+        """
+        self._refuse_a_second_clip()
         places = [place for place, p in enumerate(self.weights) if p.grad is not None]
         self._coming_clip = _Clipped(clip, places, Kept(self._grads()))
+
+    def _refuse_a_second_clip(self) -> None:
+        if self._coming_clip is not None and self._coming_clip.grads.any_of(self._grads()):
+            raise InputError(
+                "SAMA: gradients are clipped twice before a step; allowed: one clip, and"
+                " zero_grad(set_to_none=True) after a step that was skipped"
+            )
 
     def _grads(self) -> Vector:
         return [grad for p in self.weights if (grad := p.grad) is not None]
@@ -124,10 +142,17 @@ class Adaptation:
                 " of it; allowed: backward() before step()"
             )
         if self._coming_clip is not None and not self._coming_clip.grads.are(self._grads()):
+            if self._coming_clip.grads.any_of(self._grads()):
+                raise InputError(
+                    f"optimizer {name}: a gradient was replaced between clipping and the step;"
+                    " allowed: clipping as the last change"
+                )
             self._coming_clip = None  # of gradients that loss scaling did not step along
         self._coming = []
         for group in optimizer.param_groups:
             params = [p for p in group["params"] if id(p) in self._places]
+            if self._takes_all:
+                self._refuse_new_ones(name, group["params"])
             self._own.update(self._places[id(p)] for p in params)
             params = [p for p in params if p.grad is not None]
             if any(p.grad.layout != torch.strided for p in params):
@@ -135,6 +160,14 @@ class Adaptation:
             if params:
                 places = [self._places[id(p)] for p in params]
                 self._coming.append(Record(self.rule, optimizer.state, group, params, places))
+
+    def _refuse_new_ones(self, name: str, params: Sequence[Tensor]) -> None:
+        for p in params:
+            if p.grad is not None and id(p) not in self._places:
+                raise InputError(
+                    f"optimizer {name}: a parameter of shape {tuple(p.shape)} has joined or been"
+                    " unfrozen; allowed: an Adaptation made afterwards, or with `weights`"
+                )
 
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)
@@ -160,12 +193,18 @@ class Adaptation:
             Of sharded weights their shards.
 
         Raises:
-            InputError: there was no step, or its gradients have been overwritten.
+            InputError: there was no step, or one without gradients, or they were overwritten.
         """
         if not self._ready:
             raise InputError(
                 "SAMA: no step of the base optimiser is at hand; allowed: after a step, and once a"
-                " step unless its gradients are kept"
+                " step unless its gradients are kept, or loss scaling skipped it: then skip the"
+                " meta step"
+            )
+        if self.group is None and not self._recorded:
+            raise InputError(
+                "SAMA: no watched weight had a gradient in the last base step; allowed: one that"
+                " steps some of them"
             )
         parts = precise(local(vector))
         if self.group is None:
@@ -182,7 +221,9 @@ class Adaptation:
     def check_not_flat(self) -> None:
         """Raise InputError after the first step of an optimiser whose first D vanishes."""
         counts = [max(record.numbers) for record in self._recorded]
-        if self.rule.flat_start and counts and max(counts) < 2:
+        # Adagrad may start from squares that are not 0.
+        started = any(record.settings.get("initial_accumulator_value") for record in self._recorded)
+        if self.rule.flat_start and not started and counts and max(counts) < 2:
             raise InputError(
                 "SAMA: the base optimiser has taken one step, whose length does not depend on the"
                 " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
@@ -211,6 +252,17 @@ class Adaptation:
         ]
 
 
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that a ``ZeroRedundancyOptimizer`` steps with; others as they are."""
+    inner = getattr(optimizer, "optim", None)
+    if isinstance(inner, torch.optim.Optimizer):
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        if isinstance(optimizer, ZeroRedundancyOptimizer):
+            return inner
+    return optimizer
+
+
 class _Clipped(NamedTuple):
     """A clip, and the gradients, of the weights at some places, that it left."""
 
@@ -224,7 +276,7 @@ class _Clipped(NamedTuple):
         of = [weights[place] for place in self.places]
         found = list(vector)  # what had no gradient is zero already
         for place, part in zip(
-            self.places, self.clip.product(parts, precise(self.grads.get()), of), strict=True
+            self.places, self.clip.product(parts, self.grads.get(), of), strict=True
         ):
             found[place] = part
         return found

@@ -20,6 +20,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common.errors import InputError
 from common.training.process_group import leave_process_group
 from papers.sama import SAMA, Adaptation
 
@@ -238,10 +239,44 @@ def fsdp() -> Iterator[tuple[str, Any]]:
     yield "D", [tuple(part.shape) for part in trained.adaptation(shards)]
 
 
+def unused() -> Iterator[tuple[str, Any]]:
+    """A meta parameter that the meta cost alone reads."""
+    rank = dist.get_rank()
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.own = network(1), nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, x: Tensor, direct: bool = False) -> Tensor:
+            found: Tensor = self.shared(x)
+            return found + self.own * x.sum() if direct else found
+
+    (x, y), base = batch_of(rank, 0), network(0)
+    for name, options in (("found", {"find_unused_parameters": True}), ("refused", {})):
+        meta = DistributedDataParallel(Two(), **options)  # type: ignore[arg-type]
+        sama = SAMA(base, meta, alpha=ALPHA)
+
+        def direct(meta: nn.Module = meta) -> Tensor:
+            found: Tensor = (base(x) - y).square().mean() + meta(x, direct=True).mean()
+            return found
+
+        def weighted(meta: nn.Module = meta) -> Tensor:
+            return base_cost(base, meta, (x, y))
+
+        try:
+            sama.backward(direct, weighted)
+            yield name, grads_of(meta)
+        except InputError as error:
+            yield name, str(error)
+    sums = [batch_of(each, 0)[0].sum() for each in range(PROCESSES)]
+    yield "wanted", torch.stack(sums).mean()
+
+
 def main(folder: Path) -> None:
     """Run all parts."""
     dist.init_process_group("gloo")
-    found = {part.__name__: dict(part()) for part in (data_parallel, overlap, zero, fsdp)}
+    found = {part.__name__: dict(part()) for part in (data_parallel, overlap, zero, fsdp, unused)}
     torch.save(found, folder / f"{dist.get_rank()}.pt")
     leave_process_group()
 

@@ -74,6 +74,19 @@ def test_clipping_is_a_link_of_the_chain(name: str, clip: str) -> None:
     assert_close(stepped.product(), wanted, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("bound", [0.1, 0.3, 0.7])
+def test_a_bound_is_rounded_as_the_gradients_are(dtype: torch.dtype, bound: float) -> None:
+    param = torch.zeros(3, dtype=dtype, requires_grad=True)
+    optimizer = SGD([param], lr=1.0)
+    adaptation = Adaptation(optimizer)
+    param.grad = torch.tensor([5.0, 0.01, -2.0], dtype=dtype)
+    adaptation.clip_grad_value_(bound)
+    optimizer.step()
+    (found,) = adaptation([torch.ones(3)])
+    assert found.tolist() == [0, 1, 0]
+
+
 def test_clipping_takes_away_what_lies_along_the_gradient() -> None:
     """With SGD the update keeps its length: ``v'g = 0`` up to torch's 1e-6 in the divisor."""
     stepped = Stepped((SGD, {}), 1, CLIPS["norm"])
@@ -197,6 +210,36 @@ def test_the_clip_of_a_step_that_was_not_taken_is_forgotten() -> None:
     assert_close(other.product(), plain.product(), rtol=0, atol=0)
 
 
+def test_what_changes_gradients_between_clip_and_step_is_refused() -> None:
+    stepped = Stepped(KINDS["sgd"], 3)
+    for param in stepped.params:
+        param.grad = torch.ones_like(param)
+    stepped.adaptation.clip_grad_norm_(0.5)
+    for again in (stepped.adaptation.clip_grad_norm_, stepped.adaptation.clip_grad_value_):
+        with pytest.raises(InputError, match="clipped twice"):
+            again(0.1)
+    stepped.params[0].grad = torch.ones_like(stepped.params[0])
+    with pytest.raises(InputError, match="replaced between clipping and the step"):
+        stepped.optimizer.step()
+
+
+def test_parameters_that_join_are_clipped_too_or_refused() -> None:
+    first, late = (torch.zeros(2, requires_grad=True) for _ in range(2))
+    for weights in (None, [first]):
+        optimizer = SGD([first], lr=1.0)
+        adaptation = Adaptation(optimizer, weights)
+        optimizer.add_param_group({"params": [late]})
+        first.grad, late.grad = torch.ones(2), torch.ones(2)
+        assert float(adaptation.clip_grad_norm_(1.0)) == pytest.approx(2.0)
+        assert float(late.grad[0]) == pytest.approx(0.5)
+        if weights is None:
+            with pytest.raises(InputError, match="has joined or been unfrozen"):
+                optimizer.step()
+        else:
+            optimizer.step()
+            assert adaptation([torch.ones(2)])[0].abs().max() < 1
+
+
 def test_the_loss_scale_is_no_part_of_the_gradient() -> None:
     plain, scaled = Stepped(KINDS["adam"], 3, fused=True), Stepped(KINDS["adam"], 3, fused=True)
     scaled.optimizer.grad_scale = torch.tensor(8.0)  # type: ignore[attr-defined]
@@ -276,7 +319,7 @@ def test_bad_input_is_one_clear_line() -> None:
     params = weights()
     optimizer = Adam(params)
     adaptation = Adaptation(optimizer)
-    with pytest.raises(InputError, match="no step of the base optimiser"):
+    with pytest.raises(InputError, match=r"no step of the base .* loss scaling skipped it"):
         adaptation(params)
     with pytest.raises(InputError, match="closure"):
         optimizer.step(lambda: 0.0)
@@ -296,6 +339,22 @@ def test_bad_input_is_one_clear_line() -> None:
     optimizer.zero_grad(set_to_none=False)
     with pytest.raises(InputError, match="overwritten"):
         adaptation(params)
+
+
+def test_only_the_optimiser_that_is_known_to_wrap_is_unwrapped() -> None:
+    class Wrapped(Lion):
+        optim = Adam(weights())
+
+    with pytest.raises(InputError, match="Wrapped: no rule"):
+        Adaptation(Wrapped(weights()))
+
+
+def test_a_step_without_gradients_has_no_derivative() -> None:
+    optimizer = SGD(weights(), lr=0.1)
+    adaptation = Adaptation(optimizer)
+    optimizer.step()
+    with pytest.raises(InputError, match="no watched weight had a gradient"):
+        adaptation(weights())
 
 
 def test_a_closed_one_watches_no_more() -> None:

@@ -129,6 +129,12 @@ def test_each_shard_has_its_own_d(found: list[dict[str, Any]]) -> None:
     assert shapes[0] != shapes[1]  # five rows
 
 
+def test_what_the_meta_cost_alone_reads_is_averaged_too(found: list[dict[str, Any]]) -> None:
+    grads = both(found, "unused", "found")
+    assert_close(grads[0], both(found, "unused", "wanted"), rtol=1e-12, atol=0)
+    assert all("meta parameter module.own" in each["unused"]["refused"] for each in found)
+
+
 def test_what_is_not_element_wise_is_refused_where_the_state_is_spread() -> None:
     params = [torch.ones(2, 2, requires_grad=True)]
     with pytest.raises(InputError, match="not element-wise"):

@@ -184,6 +184,14 @@ def test_betty_finds_the_same_for_adam() -> None:
     assert_close(found_by(program, program.adaptation), theirs, rtol=1e-9, atol=1e-9)
 
 
+def test_adagrad_that_starts_from_squares_takes_a_meta_step_after_one() -> None:
+    program = Quadratic(lambda p: Adagrad(p, lr=0.1, initial_accumulator_value=1.0), steps=1)
+    assert found_by(program, program.adaptation).isfinite().all()
+    program = Quadratic(MAKERS["adagrad"], steps=1)
+    with pytest.raises(InputError, match="taken one step"):
+        found_by(program, program.adaptation)
+
+
 def test_bad_input_is_one_clear_line() -> None:
     program = Quadratic(MAKERS["adam"], steps=1)
     with pytest.raises(InputError, match="taken one step"):
@@ -202,5 +210,7 @@ def test_bad_input_is_one_clear_line() -> None:
     costs = program.meta_cost, program.base_cost
     with pytest.raises(InputError, match="allowed: one of them"):
         hypergradient(*costs, [program.l])
+    with pytest.raises(InputError, match="given twice"):
+        hypergradient(*costs, [program.l], [program.w, program.w])
     with pytest.raises(InputError, match="weights differ"):
         hypergradient(*costs, [program.l], [program.l], program.adaptation)

@@ -133,6 +133,48 @@ def test_a_base_cost_on_another_batch_each_time_is_refused() -> None:
         sama.backward(program.meta_cost, lambda: program.base_cost() * next(batches))
 
 
+def test_parameters_are_those_that_require_a_gradient_now() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    costs = program.meta_cost, program.base_cost
+    program.l.requires_grad_(False)
+    with pytest.raises(InputError, match="no parameter that requires a gradient"):
+        sama.backward(*costs)
+    program.l.requires_grad_()
+    sama.backward(*costs, keep=True)
+    program.w.requires_grad_(False)
+    with pytest.raises(InputError, match="requires no gradient"):
+        sama.backward(*costs)
+
+
+def test_a_last_pass_that_fails_leaves_grad_as_it_was() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    calls = iter(range(9))
+
+    def fails() -> Tensor:
+        if next(calls) == 3:
+            raise RuntimeError("out of memory")
+        return program.base_cost()
+
+    program.l.grad = torch.ones_like(program.l)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sama.backward(program.meta_cost, fails, keep=True)
+    assert torch.equal(program.l.grad, torch.ones_like(program.l))
+    program.l.grad = None
+    calls = iter(range(2, 9))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sama.backward(program.meta_cost, fails, keep=True)
+    assert program.l.grad is None
+
+
+def test_a_base_cost_that_is_not_finite_is_said_to_be() -> None:
+    program = Quadratic(adam)
+    sama = SAMA(program.base, program.meta, program.adaptation)
+    with pytest.raises(InputError, match="allowed: a finite cost"):
+        sama.backward(program.meta_cost, lambda: program.base_cost() * torch.nan)
+
+
 def test_bad_settings_are_refused() -> None:
     program = Quadratic(adam)
     with pytest.raises(InputError, match="alpha"):
