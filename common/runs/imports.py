@@ -56,12 +56,8 @@ def _list_imports(path: Path, package: tuple[str, ...]) -> tuple[str, ...]:
 
 def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            module = resolve_source(child, package)
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in child.names)
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield from named_by(child, package)
         elif isinstance(child, ast.If) and for_type_checkers(child.test):
             yield from _imported(ast.Module(child.orelse, []), package, in_functions)
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not in_functions:
@@ -73,12 +69,18 @@ def _imported(node: ast.AST, package: tuple[str, ...], in_functions: bool) -> It
 def list_imports(text: str, package: tuple[str, ...]) -> Iterator[str]:
     """Dotted names that a module of ``package`` imports anywhere, for type checkers too."""
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = resolve_source(node, package)
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from named_by(node, package)
+
+
+def named_by(node: ast.Import | ast.ImportFrom, package: tuple[str, ...]) -> Iterator[str]:
+    """Dotted names that a statement imports: modules, and what may be one or a name in one."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    else:
+        module = resolve_source(node, package)
+        yield module
+        yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def resolve_source(node: ast.ImportFrom, package: tuple[str, ...]) -> str:
