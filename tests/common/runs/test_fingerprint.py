@@ -27,6 +27,10 @@ def code_of(sources: dict[str, str], *paths: str) -> Code:
     return Tree(sources).code(paths or sources)
 
 
+#: A package that brings names when asked for; which, stands in the braces.
+LAZILY = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
+
+
 def module(text: str) -> dict[str, str]:
     return {"papers/some/module.py": textwrap.dedent(text)}
 
@@ -203,18 +207,17 @@ def test_a_name_from_elsewhere_is_noticed_though_both_modules_are_there() -> Non
 
 
 def test_names_that_a_package_brings_when_asked_for_count_as_imports() -> None:
-    lazily = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
     sources = {
-        "papers/some/__init__.py": lazily.replace("{}", "{'slow': ['dot'], 'rest': ['other']}"),
+        "papers/some/__init__.py": LAZILY.replace("{}", "{'slow': ['dot'], 'rest': ['other']}"),
         "papers/some/slow.py": "def dot(a, b): return sum(x * y for x, y in zip(a, b))",
         "papers/some/fast.py": "def dot(a, b): return a @ b",
         "papers/some/module.py": "from papers.some import dot\ndef norm(a): return dot(a, a)",
     }
     code = code_of(sources, "papers/some/__init__.py", "papers/some/module.py")
     sources["papers/some/sums/slow.py"] = sources.pop("papers/some/slow.py")
-    sources["papers/some/__init__.py"] = lazily.replace("{}", "{'sums.slow': ['dot']}")
+    sources["papers/some/__init__.py"] = LAZILY.replace("{}", "{'sums.slow': ['dot']}")
     assert Tree(sources).changed(code) == []
-    sources["papers/some/__init__.py"] = lazily.replace("{}", "{'fast': ['dot']}")
+    sources["papers/some/__init__.py"] = LAZILY.replace("{}", "{'fast': ['dot']}")
     assert Tree(sources).changed(code) == ["papers/some/module.py: norm"]
 
 
@@ -376,9 +379,8 @@ def test_text_that_is_not_python_is_refused_and_not_kept(tmp_path: Path) -> None
 
 
 def test_what_a_module_reaches_is_all_that_it_may_import() -> None:
-    lazily = "import lazy_loader as lazy\n_, _, _ = lazy.attach(__name__, submod_attrs={})"
     sources = {
-        "papers/some/__init__.py": lazily.replace("{}", "{'library': ['dot']}"),
+        "papers/some/__init__.py": LAZILY.replace("{}", "{'library': ['dot']}"),
         "papers/some/library.py": "def dot(a, b): return a @ b",
         "papers/some/experiments/one.py": "def run():\n    from papers.some import dot",
         "papers/some/experiments/two.py": "from . import one",

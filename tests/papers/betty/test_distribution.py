@@ -5,9 +5,6 @@ One launch of two processes runs every program of :mod:`tests.papers.betty.distr
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +15,6 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 from torch.func import grad, jacrev
 
-from common import ROOT
 from common.errors import InputError
 from papers.betty import Config, Engine, EngineConfig
 from tests.papers.betty.distributed_program import (
@@ -39,33 +35,16 @@ from tests.papers.betty.distributed_program import (
     samples,
     upper_cost,
 )
+from tests.papers.two_processes import both, run_two_processes
 
 Batch = tuple[Tensor, ...]
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    done = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, "tests.papers.betty.distributed_program", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-def both(found: list[dict[str, Any]], part: str, name: str) -> Any:
-    """What both processes found alike, to the bit."""
-    first, second = (each[part][name] for each in found)
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    return first
+    return run_two_processes("tests.papers.betty.distributed_program", folder)
 
 
 # Hypergradients by explicit matrices.

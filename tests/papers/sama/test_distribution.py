@@ -5,9 +5,6 @@ One launch of two processes runs every part of :mod:`tests.papers.sama.distribut
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from common import ROOT
 from common.errors import InputError
 from papers.sama import Adaptation
 from papers.sama.adaptation.clipping import NormClip, ValueClip
 from tests.papers.sama.distributed_program import ALPHA, network
+from tests.papers.two_processes import both, run_two_processes
 
 #: Parameters, in bytes.
 BASE, META = (8 * sum(p.numel() for p in network(seed).parameters()) for seed in (0, 1))
@@ -29,25 +26,7 @@ BASE, META = (8 * sum(p.numel() for p in network(seed).parameters()) for seed in
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, "tests.papers.sama.distributed_program", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-def both(found: list[dict[str, Any]], part: str, name: str) -> Any:
-    """What both processes found alike, to the bit."""
-    first, second = (each[part][name] for each in found)
-    assert_close(first, second, rtol=0, atol=0)
-    return first
+    return run_two_processes("tests.papers.sama.distributed_program", folder)
 
 
 def mean(lists: list[list[Tensor]]) -> list[Tensor]:
