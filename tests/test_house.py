@@ -17,7 +17,7 @@ from common import ROOT
 from common.experiments.schema import SCALES, Paper, Scale, find_papers, load_paper
 from common.experiments.settings import schema_text, validated
 from common.results.claims import FEWEST_SEEDS, read_claims
-from common.results.records import read_published
+from common.results.records import archive_path, read_archive, read_published
 from common.results.summary import list_papers
 from common.runs.imports import list_imports, resolve_source
 from common.runs.programs import Programs
@@ -145,6 +145,15 @@ def test_every_arm_validates_in_every_case_at_every_scale(name: str) -> None:
                 raw = paper.settings(experiment, case, arm, scale)
                 where = f"{name}.{experiment}.{case}.{arm} at {scale}"
                 validated(programs[study.program].settings, raw, where)
+
+
+@each_paper
+def test_every_archived_record_is_of_a_run_that_the_file_has(name: str) -> None:
+    paper = load_paper(PAPERS[name])
+    for scale in SCALES:
+        path = archive_path(PAPERS[name], scale)
+        kept = read_archive(path) if path.is_file() else []
+        assert {item.key for item in kept} <= set(paper.runs(scale)), path
 
 
 @each_paper

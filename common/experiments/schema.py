@@ -122,32 +122,7 @@ class Experiment(Settings):
                 raise ValueError(f"cases: none runs at {scale}")
             _check_seeds(f"seeds.{scale}", self.seeds.get(scale))
         for name, case in self.cases.items():
-            for scale, chosen in case.at.items():
-                unknown = sorted(set(chosen) - set(self.arms)) if chosen != "all" else []
-                if unknown or not chosen:
-                    raise ValueError(
-                        f"cases.{name}.at.{scale}: {chosen} must be 'all', or arms of"
-                        f" {list(self.arms)}"
-                    )
-            for scale, seeds in case.seeds.items():
-                _check_seeds(f"cases.{name}.seeds.{scale}", seeds)
-            here = {arm for scale in case.at for other, arm in self.runs(scale) if other == name}
-            unknown = sorted(set(case.arms) - here)
-            if unknown:
-                raise ValueError(f"cases.{name}.arms: {unknown} not among {sorted(here)}")
-            for key in ("scales", "seeds", "resources"):
-                unknown = sorted(set(getattr(case, key)) - set(case.at))
-                if unknown:
-                    raise ValueError(f"cases.{name}.{key}: {unknown} not among {list(case.at)}")
-            if isinstance(case.title, dict) and case.title.keys() != case.at.keys():
-                raise ValueError(
-                    f"cases.{name}.title: has {list(case.title)}; needed: {list(case.at)}"
-                )
-            if case.smaller and "paper" not in case.at:
-                raise ValueError(
-                    f"cases.{name}.smaller: it does not run at scale paper; at the other scales"
-                    " every case is smaller"
-                )
+            self._check_case(name, case)
         run = {arm for scale in SCALES for _, arm in self.runs(scale)}
         if idle := sorted(set(self.arms) - run):
             raise ValueError(f"arms: {idle} run in no case")
@@ -158,6 +133,32 @@ class Experiment(Settings):
             )
         _check_distinct("arms", [arm.title for arm in self.arms.values()])
         return self
+
+    def _check_case(self, name: str, case: Case) -> None:
+        """Raise ValueError for what a case says of arms or scales that it does not have."""
+        for scale, chosen in case.at.items():
+            unknown = sorted(set(chosen) - set(self.arms)) if chosen != "all" else []
+            if unknown or not chosen:
+                raise ValueError(
+                    f"cases.{name}.at.{scale}: {chosen} must be 'all', or arms of {list(self.arms)}"
+                )
+        for scale, seeds in case.seeds.items():
+            _check_seeds(f"cases.{name}.seeds.{scale}", seeds)
+        here = {arm for scale in case.at for other, arm in self.runs(scale) if other == name}
+        unknown = sorted(set(case.arms) - here)
+        if unknown:
+            raise ValueError(f"cases.{name}.arms: {unknown} not among {sorted(here)}")
+        for key in ("scales", "seeds", "resources"):
+            unknown = sorted(set(getattr(case, key)) - set(case.at))
+            if unknown:
+                raise ValueError(f"cases.{name}.{key}: {unknown} not among {list(case.at)}")
+        if isinstance(case.title, dict) and case.title.keys() != case.at.keys():
+            raise ValueError(f"cases.{name}.title: has {list(case.title)}; needed: {list(case.at)}")
+        if case.smaller and "paper" not in case.at:
+            raise ValueError(
+                f"cases.{name}.smaller: it does not run at scale paper; at the other scales"
+                " every case is smaller"
+            )
 
     def runs(self, scale: Scale) -> list[tuple[str, str]]:
         """(case, arm) of what runs at ``scale``, in file order."""
@@ -311,6 +312,11 @@ class Paper(Settings):
             for case, arm in self.experiments[name].runs(scale)
             for seed in self.seeds(name, case, scale)
         ]
+
+    def has(self, key: RunKey) -> bool:
+        """Whether the file has the experiment, the case and the arm of a run."""
+        study = self.experiments.get(key.experiment)
+        return study is not None and key.case in study.cases and key.arm in study.arms
 
     def settings(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, 
 from common.runs.files import file_sha256, write_atomically
 from common.runs.fingerprint import Sources, Tree
 from common.runs.record import DataIdentity, Record, load_record
+
+log = logging.getLogger("records")
 
 Confidence = Literal["verified", "artifact", "upstream-readme", "recalled"]
 PUBLISHED_COLUMNS: Final = (
@@ -231,13 +234,10 @@ class Results:
                     f"{path}: line {number}: is of {item.paper} at scale {item.scale};"
                     f" allowed: {paper.paper} at {scale}"
                 )
-        known = [
-            item
-            for item in records
-            if item.experiment in paper.experiments
-            and item.case in paper.experiments[item.experiment].cases
-            and item.arm in paper.experiments[item.experiment].arms
-        ]
+        known = [item for item in records if paper.has(item.key)]
+        if left := [item.key.place for item in records if not paper.has(item.key)]:
+            names = ", ".join(dict.fromkeys(left))
+            log.warning("%s: left out, experiments.yaml has no such runs: %s", path, names)
         stored = [_stored(item, None, paper, tree, repeats) for item in known]
         return cls(paper, scale, stored, read_published(folder), experiments)
 
@@ -311,7 +311,8 @@ class Results:
         """An arm's first record. Raises InputError if it has none, as in an archive."""
         stored = self.records(experiment, arm, case)
         if not stored:
-            raise InputError(f"{experiment}/{case or ''}/{arm}: no record at scale {self.scale}")
+            case = self.paper.experiments[experiment].case(case, experiment)
+            raise InputError(f"{experiment}/{case}/{arm}: no record at scale {self.scale}")
         return stored[0]
 
     def first_metrics(self, experiment: str, arm: str, case: str | None = None) -> dict[str, float]:
@@ -416,18 +417,15 @@ def origin(data: DataIdentity) -> str:
 
 def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
     """What has changed since ``record`` was made."""
-    study = paper.experiments.get(record.experiment)
-    same = (
-        study is not None
-        and record.case in study.cases
-        and record.arm in study.arms
-        and study.program == record.program
-    )
+    same = paper.has(record.key)
+    same = same and paper.experiments[record.experiment].program == record.program
     # What was set by hand stands nowhere in the file.
     same = same and not any(word.startswith("--set") for word in record.provenance.command)
     if same:
         wanted = paper.settings(record.experiment, record.case, record.arm, record.scale)
+        before = [key for keys in paper.needed(record.key).values() for key in keys]
         same = _contains(record.settings, wanted)
+        same = same and record.needed.keys() <= {key.folder.as_posix() for key in before}
     return Changes(tuple(_changed(record, tree)), not same)
 
 

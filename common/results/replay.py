@@ -29,6 +29,7 @@ from common.results.records import (
     StoredRecord,
     archive_path,
     changes,
+    read_archive,
     read_tree,
 )
 from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
@@ -134,10 +135,10 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     if not _check_out(made.git_commit, old, root):
         return replayed
     key, paper = record.key, load_paper(root / "papers" / record.paper)
-    before = _all_needed(key, paper)
-    wanted = [*((other, _recorded(other, root)) for other in before), (key, record)]
+    kept = _archived(paper, key.scale, root) | {key: record}
     folders: dict[str, str] = {}  # of runs as they were called then: as they are called now
-    for other, made_then in wanted:
+    for other in (*_all_needed(key, paper), key):
+        made_then = kept.get(other)
         command = made_then.provenance.command[1:] if made_then else other.options
         words = _without(command, *FOLDERS)
         place = old_folder(other.paper, words)
@@ -161,13 +162,10 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     return Replayed(replayed.record, outcome, differences)
 
 
-def _recorded(key: RunKey, root: Path) -> Record | None:
-    """The archived record of a run, if there is one."""
-    folder = root / "papers" / key.paper
-    if not archive_path(folder, key.scale).is_file():
-        return None
-    kept = Results.from_archive(folder, key.scale, root=root).stored  # type: ignore[arg-type]
-    return next((item.record for item in kept if item.record.key == key), None)
+def _archived(paper: Paper, scale: str, root: Path) -> dict[RunKey, Record]:
+    """The paper's archived records at a scale; none where there is no archive."""
+    path = archive_path(root / "papers" / paper.paper, scale)
+    return {item.key: item for item in read_archive(path)} if path.is_file() else {}
 
 
 def old_folder(paper: str, words: Sequence[str]) -> Path:
@@ -305,7 +303,7 @@ def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, ro
 def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
     """Runs that a run needs, each after those that it needs itself."""
     found: dict[RunKey, None] = {}
-    if key.experiment in paper.experiments:
+    if paper.has(key):
         for keys in paper.needed(key).values():
             for other in keys:
                 found |= dict.fromkeys([*_all_needed(other, paper), other])
@@ -359,7 +357,7 @@ def _threads(paper: Paper, key: RunKey, record: Record | None = None) -> int:
     """Threads that a run is given: those of the record, if it notes them."""
     if record is not None and record.provenance.threads:
         return record.provenance.threads
-    known = key.experiment in paper.experiments
+    known = paper.has(key)
     return paper.resources(key.experiment, key.case, key.scale).threads if known else 1  # type: ignore[arg-type]
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from common.errors import InputError
-from common.experiments.schema import load_paper
+from common.experiments.documents import read_yaml
+from common.experiments.schema import Paper, load_paper
 from common.experiments.settings import validated
 from common.results import figures, tables
 from common.results.__main__ import main
@@ -436,3 +437,29 @@ def test_what_was_set_by_hand_is_no_setting_of_the_file(root: Path) -> None:
     words = ["train.py", "search", "--arm", "fast", "--set", "tolerance=5"]
     by_hand = record.provenance.model_copy(update={"command": words})
     assert changes(record.model_copy(update={"provenance": by_hand}), paper, tree).settings
+
+
+def test_a_record_that_read_another_run_than_it_would_now_is_stale(root: Path) -> None:
+    record = read_record(root / "results/laptop/annealing/search/cities/fast/seed2/record.json")
+    read = {"laptop/annealing/search/cities/slow/seed0": "0" * 64}
+    record = record.model_copy(update={"needed": read})
+    data = read_yaml(root / "papers/annealing/experiments.yaml")
+
+    def stale(arm: str) -> bool:
+        data["experiments"]["search"]["arms"]["fast"]["needs"] = {"start": f"search/cities/{arm}"}
+        return changes(record, Paper.model_validate(data), Tree({})).settings
+
+    assert not stale("slow")
+    assert stale("greedy")
+
+
+def test_an_archived_run_that_the_file_no_longer_has_is_left_out_by_name(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = root / "papers" / "annealing"
+    main(["archive", "annealing", "--root", str(root), "--results", str(root / "results")])
+    path = folder / "experiments.yaml"
+    path.write_text(path.read_text(encoding="utf8").replace("      cities:", "      towns:"))
+    load_paper.cache_clear()
+    assert Results.from_archive(folder, "laptop", root=root).stored == []
+    assert "left out, experiments.yaml has no such runs: search/cities/fast" in caplog.text
