@@ -84,7 +84,8 @@ class SAMA:
         Raises:
             InputError: as :func:`hypergradient` does, or the base cost is not the same twice.
         """
-        if not self.params:
+        params = [param for param in self.meta.parameters() if param.requires_grad]
+        if not params:
             raise InputError(
                 "SAMA: the meta module has no parameter that requires a gradient; allowed: one"
             )
@@ -99,43 +100,28 @@ class SAMA:
         if self._first:
             self._check(replayed)
         with _unsynchronised(self.base, self.meta):
-            value, vector, direct = pull_back(meta_cost, self.weights, self.params, self._gradients)
+            value, vector, direct = pull_back(meta_cost, self.weights, params, self._gradients)
         vector = adapted(vector, self.adaptation)
         if self.adaptation is not None and not keep:
             self.adaptation.forget()
         with Shift(self.weights, vector, self.alpha, self.nudge) as shift:
             shift.to(1)
             with _unsynchronised(self.base, self.meta):
-                above = torch.autograd.grad(replayed(), self.params, allow_unused=True)
+                above = torch.autograd.grad(replayed(), params, allow_unused=True)
             check_depends(list(above))
             self._check_synchronised(above)
             shift.to(-1)
-            with _unsynchronised(self.base), _restored_on_error(self.params):
-                self._accumulate(direct, above, shift.eps)
+            with _unsynchronised(self.base), _restored_on_error(params):
+                _accumulate(params, direct, above, shift.eps)
                 below = replayed()
                 scale = torch.full_like(below, 0.5 / shift.eps)
-                torch.autograd.backward(below, scale, inputs=self.params)
-                self._average_unused(above)
+                torch.autograd.backward(below, scale, inputs=params)
+                self._average_unused(params, above)
         self._forget_gathered()
         if self.nudge and self._replicated:
             here = Processes(dist.get_rank(), dist.get_world_size(), device)
             DataParallel(here).average_values(self.weights)
         return value
-
-    @property
-    def params(self) -> list[nn.Parameter]:
-        """The meta parameters that require a gradient now."""
-        return [param for param in self.meta.parameters() if param.requires_grad]
-
-    @torch.no_grad()
-    def _accumulate(self, direct: Partial, above: Sequence[Tensor | None], eps: float) -> None:
-        """``.grad += direct - above / (2 eps)``."""
-        for param, own, moved in zip(self.params, direct, above, strict=True):
-            for part, factor in ((own, 1.0), (moved, -0.5 / eps)):
-                if part is not None and param.grad is None:
-                    param.grad = part * factor
-                elif part is not None and param.grad is not None:
-                    param.grad.add_(part, alpha=factor)
 
     def _check_synchronised(self, above: Sequence[Tensor | None]) -> None:
         """Raise InputError if the last pass would leave a parameter of the processes' own."""
@@ -149,13 +135,15 @@ class SAMA:
                     )
 
     @torch.no_grad()
-    def _average_unused(self, above: Sequence[Tensor | None]) -> None:
+    def _average_unused(
+        self, params: Sequence[nn.Parameter], above: Sequence[Tensor | None]
+    ) -> None:
         """Average ``.grad`` where no process's base cost depends on it, so that DDP does not."""
         if not isinstance(self.meta, DistributedDataParallel):
             return
         if not self.meta.find_unused_parameters:
             return
-        params, group = self.params, self.meta.process_group
+        group = self.meta.process_group
         has = [[part is not None for part in above], [p.grad is not None for p in params]]
         anywhere = torch.tensor(has, dtype=torch.int32, device=params[0].device)
         dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=group)
@@ -184,7 +172,7 @@ class SAMA:
         if not self._sharded:
             return list(torch.autograd.grad(cost, tensors, allow_unused=True))
         # FSDP2 averages gradients outside of autograd's graph, into .grad of its shards.
-        with _set_aside([*self._base_params, *self.params]):
+        with _set_aside([*self._base_params, *self.meta.parameters()]):
             cost.backward()  # type: ignore[no-untyped-call]
             return [tensor.grad for tensor in tensors]
 
@@ -204,6 +192,19 @@ class SAMA:
                 f"SAMA: the base cost is {first:.6g}, and {second:.6g} when it is called again at"
                 " the same weights; allowed: one fixed batch, random numbers of torch's generators"
             )
+
+
+@torch.no_grad()
+def _accumulate(
+    params: Sequence[nn.Parameter], direct: Partial, above: Sequence[Tensor | None], eps: float
+) -> None:
+    """``.grad += direct - above / (2 eps)``."""
+    for param, own, moved in zip(params, direct, above, strict=True):
+        for part, factor in ((own, 1.0), (moved, -0.5 / eps)):
+            if part is not None and param.grad is None:
+                param.grad = part * factor
+            elif part is not None and param.grad is not None:
+                param.grad.add_(part, alpha=factor)
 
 
 @contextmanager
