@@ -18,9 +18,11 @@ from common.errors import InputError
 from common.experiments.documents import read_json
 from common.experiments.schema import SCALES, find_papers, load_paper
 from common.experiments.settings import validated
-from common.results import claims, listings, tables
+from common.results import claims, listings, table_files, tables
+from common.results.archives import archive_path, write_archive
 from common.results.benchmarks import BenchmarkRow
-from common.results.records import Changes, Results, StoredRecord, write_archive
+from common.results.records import Results, StoredRecord
+from common.results.staleness import Changes
 from common.results.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded
@@ -106,7 +108,7 @@ def table_command(options: argparse.Namespace) -> None:
     results = _target_results(options, "table")
     function = _function(options, "targets.tables", "TABLES", options.target)
     table = tables.build(function, results, options.target)
-    _say(tables.write(table, options.results / options.scale / options.paper / "tables"))
+    _say(table_files.write(table, options.results / options.scale / options.paper / "tables"))
 
 
 def figure_command(options: argparse.Namespace) -> None:
@@ -157,7 +159,8 @@ def archive_command(options: argparse.Namespace) -> None:
     results = Results.load(
         folder, options.scale, options.results, root=options.root, complete=False
     )
-    _say([write_archive(results, folder)])
+    records = [item.record for item in results.stored]
+    _say([write_archive(archive_path(folder, options.scale), records)])
 
 
 def replay_command(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from common import ROOT
 from common.errors import InputError
-from common.experiments.documents import parse_json
-from common.experiments.schema import Paper, RunKey, Scale, load_paper
-from common.experiments.settings import Settings, validated
-from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, pooled, read_repeats
-from common.runs.files import file_sha256, write_atomically
-from common.runs.fingerprint import Sources, Tree
+from common.experiments.schema import Paper, Scale, load_paper
+from common.experiments.settings import Settings
+from common.results.archives import archive_path, read_archive
+from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, read_repeats
+from common.results.staleness import Changes, changes, read_tree
+from common.runs.files import file_sha256
+from common.runs.fingerprint import Tree
 from common.runs.record import DataIdentity, Record, load_record
 
 log = logging.getLogger("records")
@@ -85,14 +86,6 @@ class Context(Settings):
     newest: str
     recertified: list[str]
     stale: list[str]
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What has changed since a run: definitions of its code, and whether its settings have."""
-
-    code: tuple[str, ...]
-    settings: bool
 
 
 @dataclass(frozen=True)
@@ -415,68 +408,11 @@ def origin(data: DataIdentity) -> str:
     return "real" if data.real else "generator"
 
 
-def changes(record: Record, paper: Paper, tree: Tree) -> Changes:
-    """What has changed since ``record`` was made."""
-    same = paper.has(record.key)
-    same = same and paper.experiments[record.experiment].program == record.program
-    # What was set by hand stands nowhere in the file.
-    same = same and not any(word.startswith("--set") for word in record.provenance.command)
-    if same:
-        wanted = paper.settings(record.experiment, record.case, record.arm, record.scale)
-        before = [key for keys in paper.needed(record.key).values() for key in keys]
-        same = _contains(record.settings, wanted)
-        same = same and record.needed.keys() <= {key.folder.as_posix() for key in before}
-    return Changes(tuple(_changed(record, tree)), not same)
-
-
-def _changed(record: Record, tree: Tree) -> list[str]:
-    """Definitions of a record's code that have changed, but for those of other programs.
-
-    Runs of old loaded all programs of their paper. A run of today loads that of its experiment, so
-    what this one does not import cannot change a number of it.
-    """
-    code, changed = record.provenance.code, tree.changed(record.provenance.code)
-    paths = {item.partition(": ")[0] for item in changed}
-    places = tree.places({path: code[path] for path in paths})
-    programs = f"papers/{record.paper}/experiments/"
-    if not any(place.startswith(programs) for place in places.values()):
-        return changed
-    reached = tree.reached(f"{programs}{record.program}.py")
-    others = {
-        path
-        for path, place in places.items()
-        if place.startswith(programs) and place not in reached and tree.module(place)
-    }
-    return [item for item in changed if item.partition(": ")[0] not in others]
-
-
 def _stored(
     record: Record, folder: Path | None, paper: Paper, tree: Tree, repeats: Repeats
 ) -> StoredRecord:
     changed = changes(record, paper, tree)
     return StoredRecord(record, folder, changed, repeats.of(record, changed.code))
-
-
-def read_tree(root: Path) -> Tree:
-    """Definitions of the checkout at ``root``, and of this one's ``common`` where it has none."""
-    return Tree(Sources(root, ROOT))
-
-
-def _contains(recorded: Any, wanted: Any) -> bool:
-    """Whether validated settings agree with raw ones: defaults may be added, text is parsed."""
-    if isinstance(wanted, Mapping):
-        return isinstance(recorded, Mapping) and all(
-            key in recorded and _contains(recorded[key], value) for key, value in wanted.items()
-        )
-    if isinstance(wanted, list | tuple):
-        same = isinstance(recorded, list) and len(recorded) == len(wanted)
-        return same and all(map(_contains, recorded, wanted))
-    if isinstance(wanted, str) and isinstance(recorded, int | float):
-        try:  # YAML reads 1e-4 as text; pydantic makes it a number
-            return float(wanted) == recorded
-        except ValueError:
-            return False
-    return bool(recorded == wanted)
 
 
 def read_published(folder: Path) -> pd.DataFrame:
@@ -503,71 +439,3 @@ def read_published(folder: Path) -> pd.DataFrame:
         numbers = pd.to_numeric(frame[name], errors="coerce")
         frame[name] = numbers.where(np.isfinite(numbers))  # "inf" stays text
     return frame
-
-
-def archive_path(folder: Path, scale: str) -> Path:
-    """Path of a paper's archive of records."""
-    return folder / "archive" / f"{scale}.jsonl"
-
-
-def write_archive(results: Results, folder: Path) -> Path:
-    """Write the records as ``archive/<scale>.jsonl``, one a line, sorted; returns its path.
-
-    The first line lists what data they read and what code they ran; a record names both by their
-    places there, because the checksums of many files would otherwise stand in every line.
-    """
-    path = archive_path(folder, results.scale)
-    records = [item.record.model_dump(mode="json") for item in results.stored]
-    if not records:
-        raise InputError(f"{results.paper.paper}: no records at scale {results.scale} to archive")
-    known: list[Any] = []
-    for record in records:
-        known += [data for data in record["data"] if data not in known]
-        record["data"] = [known.index(data) for data in record["data"]]
-    codes = pooled([record["provenance"] for record in records], "code")
-    head = {"data": known, "code": codes}
-    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *records)]
-    write_atomically(path, "".join(lines))
-    return path
-
-
-def read_archive(path: Path) -> list[Record]:
-    """The records in an archive.
-
-    Raises:
-        InputError: a line is not a record, or is of the same run as one before.
-    """
-    try:
-        # At line feeds alone: str.splitlines takes other characters, which JSON leaves in text.
-        first, *lines = path.read_text(encoding="utf8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not an archive ({error})") from None
-    try:
-        header = parse_json(first)
-        if set(header) != {"data", "code"}:
-            raise ValueError(f"keys {list(header)}")
-        known, codes = list(header["data"]), list(header["code"])
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: line 1: not the lists of data and code of an archive") from None
-    records: dict[RunKey, Record] = {}
-    for number, line in enumerate(lines, start=2):
-        where = f"{path}: line {number}"
-        try:
-            content = parse_json(line)
-            places = content["data"]
-            if not all(type(place) is int and 0 <= place < len(known) for place in places):
-                raise ValueError(f"data {places}: must be places in line 1, below {len(known)}")
-            content["data"] = [known[place] for place in places]
-            place = content["provenance"]["code"]
-            if type(place) is not int or not 0 <= place < len(codes):
-                raise ValueError(f"code {place}: must be a place in line 1, below {len(codes)}")
-            content["provenance"]["code"] = codes[place]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{where}: not a record ({error})") from None
-        record = validated(Record, content, where)
-        if record.key in records:
-            raise InputError(f"{where}: a second record of {record.key.folder}")
-        records[record.key] = record
-    return list(records.values())

@@ -32,6 +32,12 @@ from common.experiments.schema import Experiment, Paper, RunKey, Scale, load_pap
 from common.experiments.settings import Settings, validated
 from common.runs.imports import loaded_files
 
+#: Modules that make a target of records besides the paper's own, by its kind.
+MAKERS: Final = {
+    "table": ("common.results.tables", "common.results.table_files"),
+    "figure": ("common.results.figures",),
+    "listing": ("common.results.listings",),
+}
 #: What shapes a target besides modules, by its kind.
 STYLES: Final = {
     "table": (),
@@ -208,7 +214,7 @@ class PaperJobs:
 
     def drawn_by(self, kind: str) -> list[str]:
         """Files that make targets of this kind out of records."""
-        modules = (f"papers.{self.name}.targets.{kind}s", f"common.results.{kind}s")
+        modules = (f"papers.{self.name}.targets.{kind}s", *MAKERS[kind])
         return [*loaded_files(*modules, root=self._root), *_matching(STYLES[kind], self._root)]
 
     def layout(self, target: str) -> str:

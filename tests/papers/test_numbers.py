@@ -9,7 +9,8 @@ import pytest
 from common import ROOT
 from common.errors import InputError
 from common.experiments.schema import find_papers, load_paper
-from common.results.records import Results, archive_path
+from common.results.archives import archive_path
+from common.results.records import Results
 from common.results.tables import build
 
 FOLDERS = {folder.name: folder for folder in find_papers(ROOT)}

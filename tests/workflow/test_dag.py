@@ -110,6 +110,7 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("papers/example_paper/experiments/classify.py", set()),
         ("papers/example_paper/perceptron.py", set()),
         ("common/results/tables.py", TABLE | PAGES),
+        ("common/results/table_files.py", TABLE | PAGES),
         ("common/results/figures.py", FIGURE | PAGES),
         ("common/results/style.mplstyle", FIGURE | PAGES),
         ("common/results/claims.py", CLAIMS | PAGES),

@@ -18,7 +18,8 @@ from common.errors import InputError
 from common.experiments.documents import parse_json
 from common.experiments.schema import RunKey, load_paper
 from common.results.__main__ import main
-from common.results.records import Results, archive_path, read_archive, write_archive
+from common.results.archives import archive_path, read_archive, write_archive
+from common.results.records import Results
 from common.results.repeats import read_repeats
 from common.runs.fingerprint import Sources, Tree
 from common.runs.record import read_record
@@ -221,7 +222,8 @@ def archive(root: Path) -> Path:
 def test_text_with_any_character_survives_the_archive(root: Path) -> None:
     strange = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\nh\ni\ufeff"
     changed(settings={"note": strange})(root / PLACE)
-    write_archive(load(root), root / "papers/quenching")
+    path = archive_path(root / "papers/quenching", "laptop")
+    write_archive(path, [item.record for item in load(root).stored])
     kept = Results.from_archive(root / "papers/quenching", "laptop", root=root)
     assert [item.record for item in kept.stored] == [item.record for item in load(root).stored]
     assert kept.stored[-4].record.settings["note"] == strange

@@ -14,11 +14,12 @@ from common.errors import InputError
 from common.experiments.documents import read_yaml
 from common.experiments.schema import Paper, load_paper
 from common.experiments.settings import validated
-from common.results import figures, tables
+from common.results import figures, table_files, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
 from common.results.lineage import list_runs
-from common.results.records import Confidence, Context, Results, changes, read_published
+from common.results.records import Confidence, Context, Results, read_published
+from common.results.staleness import changes
 from common.results.summary import coverage
 from common.results.tables import Cell, Table
 from common.results.targets import context_notes
@@ -83,7 +84,7 @@ def test_a_cell_names_the_records_that_it_is_of(root: Path) -> None:
     found = cell_of(results, "slow", "city")
     named = " ".join(f"search/cities/slow/seed{seed}" for seed in range(4))
     assert [str(runs) for runs in found.runs] == [named]
-    assert "search/cities/slow/seed3" in tables.to_csv(Table(cells=[found]))
+    assert "search/cities/slow/seed3" in table_files.to_csv(Table(cells=[found]))
 
 
 def test_a_cell_without_records_of_its_own_is_of_what_its_table_read(root: Path) -> None:
@@ -195,11 +196,11 @@ def test_a_missing_published_number_stays_missing_in_every_format(root: Path) ->
     missing = table.cell("slow", "grid", "grid_cost")
     assert missing.published is None
     assert missing.difference is None
-    published, difference = tables.to_markdown(table).splitlines()[5:7]
+    published, difference = table_files.to_markdown(table).splitlines()[5:7]
     assert published.split("|")[4].strip() == tables.MISSING
     assert difference.split("|")[4].strip() == tables.MISSING
-    assert tables.to_latex(table).count("---") == 2
-    written = tables.write(table, root)
+    assert table_files.to_latex(table).count("---") == 2
+    written = table_files.write(table, root)
     frame = pd.read_csv(next(path for path in written if path.suffix == ".csv"))
     assert frame["published"].isna().tolist() == [False, True]
     assert frame["difference"].isna().tolist() == [False, True]
@@ -210,16 +211,16 @@ def test_a_recalled_number_is_marked_unverified_and_a_verified_one_is_not(root: 
     results = load(root)
     recalled = Table(cells=[cell_of(results, "fast", "city")])
     verified = Table(cells=[cell_of(results, "slow", "city")])
-    for write in (tables.to_markdown, tables.to_latex):
+    for write in (table_files.to_markdown, table_files.to_latex):
         assert "14.10 [unverified]" in write(recalled)
         assert "unverified" not in write(verified)
-    assert "recalled" in tables.to_csv(recalled)
+    assert "recalled" in table_files.to_csv(recalled)
 
 
 def test_a_table_survives_being_written_and_read(root: Path) -> None:
     cells = [cell_of(load(root), arm, "city") for arm in COSTS]
     table = Table(cells=cells, target="t", title="A & B", notes=["50 %"], context=CONTEXT)
-    tables.write(table, root)
+    table_files.write(table, root)
     assert tables.read(root / "t.json") == table
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.experiments.schema import Scale
-from common.results import tables
+from common.results import table_files, tables
 from common.results.records import Results
 from common.results.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange
 from common.results.tables import Cell, Table
@@ -78,7 +78,7 @@ def test_a_row_that_was_not_run_is_named_and_its_published_number_kept(tmp_path:
 
 def test_the_csv_keeps_the_row_and_names_no_record_behind_it(tmp_path: Path) -> None:
     made = tables.build(costs, paper_with(tmp_path, "paper", lacking="fast"), "table1")
-    lines = [line for line in tables.to_csv(made).splitlines() if ",fast," in line]
+    lines = [line for line in table_files.to_csv(made).splitlines() if ",fast," in line]
     assert len(lines) == 2
     assert not any("search/cities/fast" in line for line in lines)
 
@@ -120,8 +120,8 @@ def test_of_a_smaller_case_no_difference_is_taken_in_any_file(tmp_path: Path) ->
     made = tables.build(costs, results, "table1")
     assert made.cell("slow", "city", "cost").difference_text.startswith("−0.25")
     assert made.cell("few: slow", "city", "cost").difference is None
-    assert "so no difference is taken: ten of twenty cities." in tables.to_markdown(made)
-    (line,) = [line for line in tables.to_csv(made).splitlines() if ",few: slow,city," in line]
+    assert "so no difference is taken: ten of twenty cities." in table_files.to_markdown(made)
+    (line,) = [line for line in table_files.to_csv(made).splitlines() if ",few: slow,city," in line]
     assert ",ten of twenty cities," in line
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.results.records import Results, write_archive
+from common.results.archives import write_archive
+from common.results.records import Results
 from papers.logra.experiments.retrieval import MIXED, chosen_queries, mix, telling_words
 from papers.logra.measures.outliers import list_metrics
 from papers.logra.targets.listings import listing_examples
@@ -114,7 +115,8 @@ def test_no_text_gets_into_the_archive(tmp_path: Path) -> None:
     metrics_of("retrieval", "lists")
     results = Results.load(FOLDER, "smoke", experiments=["retrieval"])
     kept = results.first("retrieval", "lists", "topics").read_json("examples.json")
-    archived = write_archive(results, tmp_path).read_text(encoding="utf8")
+    path = write_archive(tmp_path / "laptop.jsonl", [item.record for item in results.stored])
+    archived = path.read_text(encoding="utf8")
     strings = {word for query in kept for word in query["words"]}
     assert not strings & set(json.dumps(archived).replace('\\"', " ").split())
     assert " ".join(kept[0]["words"][:3]) not in archived
