@@ -81,6 +81,7 @@ class Engine:
         self.refuse_shared_parameters()
         for problem in self.problems:
             self.distribution.take(problem)
+            problem.watch_optimizer()
 
     def _graph(
         self, dependencies: Dependencies, declared: Iterable[tuple[Problem, Problem]] = ()
@@ -165,6 +166,8 @@ class Engine:
         self.graph = self._graph(dependencies)
         for problem in self.problems:
             problem.initialize(self)
+        for problem in self.problems:
+            problem.watch_optimizer()
 
     def train_step(self) -> None:
         """One step of every leaf."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,13 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 from common.errors import InputError
 from papers.betty.distribution.data_parallel import DataParallel
 from papers.betty.distribution.processes import Processes
+from papers.betty.hypergradient.adaptation import Adaptation
+from papers.betty.hypergradient.shards import is_sharded
+from papers.betty.hypergradient.shift import Shift, describe_rounding
 from papers.betty.hypergradient.vectors import Partial
 from papers.betty.problems.replay import MicroBatch, Replay
-from papers.sama.adaptation import Adaptation
-from papers.sama.adaptation.shards import is_sharded
-from papers.sama.central_difference import Shift, warn_of_rounding
 from papers.sama.three_passes import Cost, adapted, check_depends, pull_back, shared_weights
 
+log = logging.getLogger("sama")
 #: Relative difference of two equal base costs, by the order in which a GPU sums.
 SAME = 1e-3
 
@@ -180,7 +182,10 @@ class SAMA:
     def _check(self, replayed: Cost) -> None:
         """Once: refuse a base cost that draws another batch when it is called again."""
         self._first = False
-        warn_of_rounding(self.weights, self.alpha)
+        resolution = max(torch.finfo(weight.dtype).eps for weight in self.weights)
+        trouble = describe_rounding(self.weights, self.alpha, resolution)
+        if trouble is not None:
+            log.warning("SAMA: %s; allowed: weights in fp32, or a larger alpha", trouble)
         first, second = float(replayed()), float(replayed())
         if not (math.isfinite(first) and math.isfinite(second)):
             raise InputError(

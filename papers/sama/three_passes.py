@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.hypergradient.adaptation import Adaptation
+from papers.betty.hypergradient.adaptation.step import precise
+from papers.betty.hypergradient.shift import Shift
 from papers.betty.hypergradient.vectors import Partial, Vector, added, local, zeros_for_none
-from papers.sama.adaptation import Adaptation
-from papers.sama.adaptation.step import precise
-from papers.sama.central_difference import Shift
 
 #: A cost at the present parameters: a scalar.
 Cost = Callable[[], Tensor]
@@ -112,7 +112,11 @@ def adapted(vector: Vector, adaptation: Adaptation | None) -> Vector:
     """``D vector``. Raises InputError as the adaptation does, or after one step if D is 0 then."""
     if adaptation is None:
         return precise(vector)
-    adaptation.check_not_flat()
+    if adaptation.flat:
+        raise InputError(
+            "SAMA: the base optimiser has taken one step, whose length does not depend on the"
+            " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
+        )
     return adaptation(vector)
 
 

@@ -110,6 +110,11 @@ class DataParallel:
             with torch.no_grad():
                 torch._foreach_copy_(list(tensors), self._average(tensors))
 
+    @property
+    def sharing_optimizers(self) -> Any:
+        """Processes that each hold a share of every optimiser's state; None if all hold all."""
+        return None
+
     def updating(self, optimizer: torch.optim.Optimizer | None) -> AbstractContextManager[None]:
         """Context of an optimiser step."""
         return nullcontext()

@@ -29,13 +29,17 @@ class ShardedOptimizer(DataParallel):
         Raises:
             InputError: the problem's hypergradient reads the state of the whole optimiser.
         """
-        if problem.unrolls or problem.config.type == "sama":
+        if problem.unrolls:
             raise InputError(
                 f"problem {problem.name!r}: its type needs the whole optimiser state, which"
-                " strategy 'zero' spreads over processes; allowed: darts, neumann, cg, reinforce,"
-                " or strategy 'distributed'"
+                " strategy 'zero' spreads over processes; allowed: darts, sama, neumann, cg,"
+                " reinforce, or strategy 'distributed'"
             )
         super().take(problem)
+
+    @property
+    def sharing_optimizers(self) -> Any:
+        return dist.group.WORLD if self.world_size > 1 else None
 
     @contextmanager
     def updating(self, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from papers.betty.configs import Config
 from papers.betty.hypergradient.vectors import Partial, Vector
+
+if TYPE_CHECKING:  # loaded by programs that use ``sama``
+    from papers.betty.hypergradient.adaptation import Adaptation
 
 
 class Differentiable(Protocol):
@@ -38,7 +41,8 @@ class Differentiable(Protocol):
 class Lower(Differentiable, Protocol):
     """A problem whose optimum is differentiated."""
 
-    optimizer: Any
+    #: Watches its optimiser where ``sama`` asks for the derivative of the last step.
+    adaptation: Adaptation | None
 
     @property
     def micro_batches(self) -> Sequence[Any]:
@@ -53,9 +57,6 @@ class Lower(Differentiable, Protocol):
 
     def replayed_loss(self, batch: Any, sign: int = 1) -> Tensor:
         """The share of a micro-batch in the last step's cost again, or minus that."""
-
-    def last_grad(self, weight: Tensor) -> Tensor | None:
-        """Gradient of ``weight`` in the last optimiser step."""
 
     def log_prob(self) -> Tensor:
         """Log-probability of a sampled solution."""

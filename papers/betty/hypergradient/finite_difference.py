@@ -7,21 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from papers.betty.hypergradient.differentiable import Differentiable, Lower, Upper, select_tensors
-from papers.betty.hypergradient.vectors import (
-    Partial,
-    Vector,
-    added,
-    local,
-    norm,
-    split,
-)
-
-#: A shift must be so many times the resolution of the weights: rounding then makes up some percent.
-RESOLVED = 16
+from papers.betty.hypergradient.shift import Shift, describe_rounding
+from papers.betty.hypergradient.vectors import Partial, Vector, added, local, split
 
 
 def darts(
@@ -63,26 +51,22 @@ def central_difference(
     weights = curr.meta_trainable_parameters()
     if curr.first_time("shift"):
         _warn_of_rounding(curr, weights, alpha)
-    eps = alpha / (norm(vector) + 1e-15)
-    kept = [weight.detach().clone() for weight in weights]
     parts = select_tensors(prevs, upper)
     flat = [tensor for part in parts for tensor in part]
-    grads = []
-    try:
-        for times in (1, -2):
-            _move(weights, vector, eps, times)
-            total: Partial | None = None
-            for batch in curr.micro_batches:
-                sign = -1 if times == 1 else 1
-                total = added(total, distribution.gradients(curr.replayed_loss(batch, sign), flat))
-            grads.append(total or [])
-    finally:
-        if not nudge or len(grads) < 2:
-            with torch.no_grad():
-                torch._foreach_copy_(local(weights), local(kept))
+
+    def gradient_at(side: int, shift: Shift) -> Partial:
+        shift.to(side)
+        total: Partial | None = None
+        for batch in curr.micro_batches:
+            loss = curr.replayed_loss(batch, -side)
+            total = added(total, distribution.gradients(loss, flat))
+        return total or []
+
+    with Shift(weights, local(vector), alpha, nudge) as shift:
+        above, below = (gradient_at(side, shift) for side in (1, -1))
     if nudge:
         distribution.average_values(weights)
-    apart, (above, below) = 2 * eps, grads  # minus the gradient at w + eps v, that at w - eps v
+    apart = 2 * shift.eps
     flat_result = [
         None if plus is None or minus is None else (minus + plus).div_(apart)
         for plus, minus in zip(above, below, strict=True)
@@ -91,22 +75,9 @@ def central_difference(
 
 
 def _warn_of_rounding(curr: Lower, weights: Vector, alpha: float) -> None:
-    """Warn of a shift that the forward pass rounds away: the difference would be noise, or 0."""
-    length = float(norm([weight.detach() for weight in weights]))
-    if alpha < RESOLVED * curr.resolution * length:
+    trouble = describe_rounding(weights, alpha, curr.resolution)
+    if trouble is not None:
         curr.warn_once(
-            f"a finite difference shifts its weights, of norm {length:.3g}, by {alpha:g}; precision"
-            f" {curr.config.precision} resolves {curr.resolution * length:.2g} of them, so that the"
-            " hypergradient is largely rounding; allowed: precision fp32 for this problem, or type"
-            " neumann, cg or itd, which need no difference"
+            f"{trouble} (precision {curr.config.precision}); allowed: precision fp32 for this"
+            " problem, or type neumann, cg or itd, which need no difference"
         )
-
-
-@torch.no_grad()
-def _move(weights: Vector, vector: Vector, eps: Tensor, times: int) -> None:
-    """``weights += times eps vector``: on a CPU without a copy of the vector, which would be the
-    dearest part; on a GPU without waiting for ``eps``."""
-    if eps.device.type == "cpu":
-        torch._foreach_add_(weights, vector, alpha=times * eps.item())
-    else:
-        torch._foreach_add_(weights, torch._foreach_mul(vector, eps), alpha=times)

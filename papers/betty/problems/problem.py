@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from papers.betty.problems.loader_stream import LoaderStream
 from papers.betty.problems.precision import autocast, make_scaler, resolution
 from papers.betty.problems.reads import leaves, missing_edges
 from papers.betty.problems.replay import MicroBatch, Replay
+
+if TYPE_CHECKING:  # loaded by programs that use ``sama``
+    from papers.betty.hypergradient.adaptation import Adaptation
 
 log = logging.getLogger("betty")
 #: On a GPU the loss is looked at this seldom, because looking waits for the device.
@@ -119,7 +122,8 @@ class Problem(abc.ABC):
         self.unrolls = False
         self._loop = InnerLoop(self._config)
         self._replay = Replay()
-        self._last_grads: dict[int, Tensor] = {}
+        #: Watches the optimiser where ``sama`` asks for the derivative of its last step.
+        self.adaptation: Adaptation | None = None
         self._asked: set[str] = set()
         self._stream: LoaderStream | None = None
         self._cached: dict[str, Any] = {}
@@ -284,6 +288,35 @@ class Problem(abc.ABC):
         self.scaler = make_scaler(self.name, self.config, self.device)
         self._loop.wait_for(graph.below(self.name))
 
+    def watch_optimizer(self) -> None:
+        """Make the adaptation, if an upper problem differentiates this one's optimum by ``sama``.
+
+        Raises:
+            InputError: there is no torch optimiser, or it has no rule, or does not step a weight
+                that upper problems see.
+        """
+        if self.adaptation is not None:
+            self.adaptation.close()
+            self.adaptation = None
+        if "sama" not in self.jacobian_types:
+            return
+        # No other method needs it.
+        from papers.betty.hypergradient.adaptation import Adaptation
+
+        if self.optimizer is None:
+            raise InputError(
+                f"problem {self.name!r}: type 'sama' differentiates the optimizer's step, and it"
+                " has none; allowed: a torch optimiser, or another type"
+            )
+        try:
+            self.adaptation = Adaptation(
+                self.optimizer,
+                self.meta_trainable_parameters(),
+                self.distribution.sharing_optimizers,
+            )
+        except InputError as error:
+            raise InputError(f"problem {self.name!r}, type 'sama': {error}") from None
+
     def _check_optimizer(self) -> None:
         custom = type(self).custom_optimizer_step is not Problem.custom_optimizer_step
         check_optimizer(self.name, self.optimizer, self.parameters(), custom)
@@ -442,11 +475,11 @@ class Problem(abc.ABC):
         if self.scaler is not None and self.optimizer is not None:
             self.scaler.unscale_(self.optimizer)
         if self.config.gradient_clipping > 0:
-            params = self.trainable_parameters()
-            torch.nn.utils.clip_grad_norm_(params, self.config.gradient_clipping)
-        if self.config.type == "sama":
-            params = self.trainable_parameters()
-            self._last_grads = {id(p): p.grad for p in params if p.grad is not None}
+            if self.adaptation is None:
+                params = self.trainable_parameters()
+                torch.nn.utils.clip_grad_norm_(params, self.config.gradient_clipping)
+            else:  # clipping is a link of the chain that it differentiates
+                self.adaptation.clip_grad_norm_(self.config.gradient_clipping)
         with self.distribution.updating(self.optimizer):
             self.custom_optimizer_step()
         if self.scheduler is not None:
@@ -487,10 +520,6 @@ class Problem(abc.ABC):
     def jacobian_type(self, upper: Differentiable) -> str:
         """The method by which ``upper`` differentiates this problem's optimum."""
         return self.config.type
-
-    def last_grad(self, weight: Tensor) -> Tensor | None:
-        """Gradient of ``weight`` in the last optimiser step, for ``sama``."""
-        return self._last_grads.get(id(weight))
 
     # States.
 

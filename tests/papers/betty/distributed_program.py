@@ -38,7 +38,7 @@ EXACT = [("darts", "upper"), ("neumann", "lower"), ("itd", "lower")]
 SHARDABLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clipped": ({"unroll_steps": UNROLL, "gradient_clipping": 1.0}, {}),
     "rolled back": ({"unroll_steps": UNROLL}, {"roll_back": True}),
-    "nudged": ({"type": "sama", "sama_multitask": True}, {}),
+    "nudged": ({"type": "sama", "sama_multitask": True, "unroll_steps": UNROLL}, {}),
 }
 DOUBLE = {"dtype": torch.float64}
 
@@ -255,9 +255,9 @@ def zero() -> Iterator[tuple[str, Any]]:
         first, *rest = params
         return torch.optim.AdamW([{"params": [first], "weight_decay": 0.1}, {"params": rest}], lr)
 
-    def fresh(strategy: str, iterations: int = ITERATIONS) -> Engine:
+    def fresh(strategy: str, iterations: int = ITERATIONS, kind: Any = "darts") -> Engine:
         engine = program(
-            Config(unroll_steps=UNROLL, gradient_clipping=1.0),
+            Config(kind, unroll_steps=UNROLL, gradient_clipping=1.0),
             adam,
             modules=layers(),
             strategy=strategy,
@@ -286,7 +286,9 @@ def zero() -> Iterator[tuple[str, Any]]:
     resumed.load_state_dict(state)
     yield "resumed keeps", len(resumed.lower.optimizer.state)  # type: ignore[attr-defined]
     yield "resumed", ran(resumed)
-    yield "with roll-back", ran(_rolling_back("zero", layers, adam))
+    for strategy in ("distributed", "zero"):
+        yield f"{strategy} with sama", ran(fresh(strategy, kind="sama"))
+    yield "zero with roll-back", ran(_rolling_back("zero", layers, adam))
     yield "distributed with roll-back", ran(_rolling_back("distributed", layers, adam))
 
 

@@ -193,10 +193,10 @@ def test_zero_equals_distributed(found: list[dict[str, Any]]) -> None:
     plain = both(found, "zero", "distributed")
     for name in ("zero", "resumed"):
         torch.testing.assert_close(both(found, "zero", name), plain, rtol=0, atol=0)
-    rolled = both(found, "zero", "with roll-back")
-    torch.testing.assert_close(
-        rolled, both(found, "zero", "distributed with roll-back"), rtol=0, atol=0
-    )
+    for kind in ("roll-back", "sama"):
+        plain = both(found, "zero", f"distributed with {kind}")
+        spread = both(found, "zero", f"zero with {kind}")
+        torch.testing.assert_close(spread, plain, rtol=0, atol=0)
 
 
 def test_zero_spreads_the_optimiser_state_as_its_peer_does(found: list[dict[str, Any]]) -> None:

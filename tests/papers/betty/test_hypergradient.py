@@ -248,5 +248,6 @@ def test_a_shift_that_the_precision_rounds_away_is_said(caplog: pytest.LogCaptur
     assert error["darts", "fp32"] < 0.01
     assert error["neumann", "bf16"] < 0.05
     assert error["darts", "bf16"] > 0.2
-    assert said[0].startswith("problem 'lower': a finite difference shifts its weights, of norm")
-    assert "by 0.01; precision bf16 resolves" in said[0]
+    assert said[0].startswith("problem 'lower': a finite difference shifts the weights, of norm")
+    assert "by 0.01, of which their precision resolves" in said[0]
+    assert "(precision bf16)" in said[0]

@@ -36,22 +36,29 @@ def ran(kind):
         def training_step(self, batch):
             return self.lower(batch).sum()
 
+    config = Config(kind, unroll_steps=2)
     problems = [
-        cls(name, Config(kind), net, torch.optim.Adam(net.parameters()), None, [torch.ones(2)])
+        cls(name, config, net, torch.optim.Adam(net.parameters()), None, [torch.ones(2)])
         for cls, name, net in zip((Lower, Upper), ("lower", "upper"), modules)
     ]
     edges = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}
-    Engine(problems, EngineConfig(train_iters=1, strategy="cpu"), edges).run()
+    Engine(problems, EngineConfig(train_iters=2, strategy="cpu"), edges).run()
     return sorted(here() - before)
 
 kinds = "cg", "neumann", "darts", "sama", "itd"
 print(json.dumps([sorted(here()), {kind: ran(kind) for kind in kinds}]))
 """
+#: Of an optimiser's rules that of Adam alone.
+ADAPTATION = ["adam", "clipping", "quotient", "record", "recorder", "registry", "shares", "step"]
 OWN = {
     "cg": ["hypergradient.conjugate_gradient", "hypergradient.implicit"],
     "neumann": ["hypergradient.neumann"],
-    "darts": ["hypergradient.finite_difference"],
-    "sama": ["hypergradient.sama"],
+    "darts": [f"hypergradient.{name}" for name in ("finite_difference", "shards", "shift")],
+    "sama": [
+        "hypergradient.adaptation",
+        *(f"hypergradient.adaptation.{name}" for name in ADAPTATION),
+        "hypergradient.sama",
+    ],
     "itd": [
         "hypergradient.unrolled",
         "problems.iterative_problem",

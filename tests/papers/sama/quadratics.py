@@ -30,7 +30,9 @@ class Vector(nn.Module):
 class Quadratic:
     """Weights after ``steps`` steps of an optimiser, whose last one is watched."""
 
-    def __init__(self, make: Callable[..., Optimizer], steps: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, make: Callable[..., Optimizer], steps: int = 3, seed: int = 0, clip: float = 0.0
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -48,6 +50,8 @@ class Quadratic:
             self.before = (self.w.detach().clone(), copy.deepcopy(self.optimizer.state_dict()))
             self.optimizer.zero_grad()
             self.base_cost().backward()  # type: ignore[no-untyped-call]
+            if clip:
+                self.adaptation.clip_grad_norm_(clip)
             self.optimizer.step()
 
     @property

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from common.errors import InputError
+from papers.betty.hypergradient.adaptation.clipping import NormClip, ValueClip
 from papers.sama import Adaptation
-from papers.sama.adaptation.clipping import NormClip, ValueClip
 from tests.papers.sama.distributed_program import ALPHA, network
 from tests.papers.two_processes import both, run_two_processes
 

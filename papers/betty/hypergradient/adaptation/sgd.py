@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .registry import register
-from .step import Step
+from papers.betty.hypergradient.adaptation.registry import register
+from papers.betty.hypergradient.adaptation.step import Step
 
 
 def is_first(

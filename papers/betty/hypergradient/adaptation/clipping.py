@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from papers.betty.hypergradient.adaptation.step import precise
+from papers.betty.hypergradient.shards import dot
 from papers.betty.hypergradient.vectors import Vector
-
-from .shards import dot
-from .step import precise
 
 #: What torch adds to the norm that it divides by.
 EPS = 1e-6

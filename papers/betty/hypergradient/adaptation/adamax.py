@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from papers.betty.hypergradient.adaptation.registry import register
+from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
-
-from .registry import register
-from .step import Step
 
 
 @register(torch.optim.Adamax, flat_start=True)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.hypergradient.adaptation.clipping import Clip, NormClip, ValueClip
+from papers.betty.hypergradient.adaptation.record import Kept, Record
+from papers.betty.hypergradient.adaptation.registry import Rule, find_rule
+from papers.betty.hypergradient.adaptation.shares import Shares
+from papers.betty.hypergradient.adaptation.step import precise
+from papers.betty.hypergradient.shards import is_sharded
 from papers.betty.hypergradient.vectors import Vector, local
-
-from .clipping import Clip, NormClip, ValueClip
-from .record import Kept, Record
-from .registry import Rule, find_rule
-from .shards import Shares, is_sharded
-from .step import precise
 
 
 class Adaptation:
@@ -218,16 +218,14 @@ class Adaptation:
             parts = list(torch._foreach_mul(parts, diagonal))
         return parts if self._clip is None else self._clip.product(parts, self.weights)
 
-    def check_not_flat(self) -> None:
-        """Raise InputError after the first step of an optimiser whose first D vanishes."""
+    @property
+    def flat(self) -> bool:
+        """Whether D vanishes: after the first step of an optimiser of which that is as long for a
+        small gradient as for a large one."""
         counts = [max(record.numbers) for record in self._recorded]
         # Adagrad may start from squares that are not 0.
         started = any(record.settings.get("initial_accumulator_value") for record in self._recorded)
-        if self.rule.flat_start and not started and counts and max(counts) < 2:
-            raise InputError(
-                "SAMA: the base optimiser has taken one step, whose length does not depend on the"
-                " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
-            )
+        return self.rule.flat_start and not started and bool(counts) and max(counts) < 2
 
     def forget(self) -> None:
         """Free the gradients of the last step; its Jacobian is then no more at hand."""

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.hypergradient.adaptation.registry import Rule
+from papers.betty.hypergradient.adaptation.step import Step, numbers, precise
 from papers.betty.hypergradient.vectors import Vector, local
-
-from .registry import Rule
-from .step import Step, numbers, precise
 
 #: Numbers that a rule is applied to at a time.
 PIECE, PIECE_ON_CPU = 2**25, 2**15

@@ -6,11 +6,10 @@ import math
 
 import torch
 
+from papers.betty.hypergradient.adaptation.quotient import quotient_slope
+from papers.betty.hypergradient.adaptation.registry import register
+from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
-
-from .quotient import quotient_slope
-from .registry import register
-from .step import Step
 
 
 @register(torch.optim.Adam, torch.optim.AdamW, flat_start=True)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from papers.betty.hypergradient.adaptation.registry import register
+from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
-
-from .registry import register
-from .step import Step
 
 
 def parameter_scale(

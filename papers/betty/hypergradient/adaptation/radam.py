@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from .quotient import quotient_slope
-from .registry import register
-from .step import Diagonal, Step
+from papers.betty.hypergradient.adaptation.quotient import quotient_slope
+from papers.betty.hypergradient.adaptation.registry import register
+from papers.betty.hypergradient.adaptation.step import Diagonal, Step
 
 
 @register(torch.optim.RAdam)

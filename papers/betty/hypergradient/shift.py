@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.hypergradient.shards import norm
 from papers.betty.hypergradient.vectors import local
-from papers.sama.adaptation.shards import norm
 
-log = logging.getLogger("sama")
 #: A shift must be so many times the resolution of the weights: rounding then makes up some percent.
 RESOLVED = 16
 
@@ -36,13 +34,14 @@ class Shift:
     def __init__(
         self, weights: Sequence[Tensor], vector: Sequence[Tensor], alpha: float, nudge: bool
     ) -> None:
-        length = float(norm(vector, weights))
+        length = norm(vector, weights)
         if not math.isfinite(length):
             raise InputError(
-                f"SAMA: the perturbation has norm {length}; allowed: finite derivatives of the"
-                " meta loss by the base weights, and of the base optimiser's last step"
+                f"hypergradient: the perturbation has norm {float(length)}; allowed: finite"
+                " derivatives of the upper cost by the lower weights, and of the lower optimiser's"
+                " last step"
             )
-        self.eps = alpha / (length + 1e-15)
+        self.eps = float(alpha / (length + 1e-15))
         self._weights, self._vector, self._nudge = local(weights), list(vector), nudge
         self._kept: list[Tensor] = []
         self._at = 0
@@ -72,16 +71,17 @@ class Shift:
             self.to(0)
 
 
-def warn_of_rounding(weights: Sequence[Tensor], alpha: float) -> None:
-    """Log a warning of a shift that the weights' precision rounds away."""
+def describe_rounding(weights: Sequence[Tensor], alpha: float, resolution: float) -> str | None:
+    """What a warning says of a shift that is rounded away: the difference would be noise, or 0.
+
+    Args:
+        resolution: relative distance of neighbouring numbers in the forward pass.
+    """
     length = float(norm([weight.detach() for weight in local(weights)], weights))
-    resolved = max(torch.finfo(weight.dtype).eps for weight in weights) * length
-    if alpha < RESOLVED * resolved:
-        log.warning(
-            "SAMA shifts the base weights, of norm %.3g, by alpha=%g; their precision resolves"
-            " %.2g, so that the hypergradient is largely rounding; allowed: weights in fp32, or a"
-            " larger alpha",
-            length,
-            alpha,
-            resolved,
-        )
+    resolved = resolution * length
+    if alpha >= RESOLVED * resolved:
+        return None
+    return (
+        f"a finite difference shifts the weights, of norm {length:.3g}, by {alpha:g}, of which"
+        f" their precision resolves {resolved:.2g}, so that the hypergradient is largely rounding"
+    )

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
-
-from .step import Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 #: (parameters, their states, hyper-parameters) before a step -> by name, an entry a parameter.

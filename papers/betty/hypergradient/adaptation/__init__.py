@@ -5,14 +5,13 @@ steps of a torch optimiser and multiplies vectors by the transposed Jacobian of 
 diagonal D where the update is element-wise, by the whole Jacobian where it is not (Adafactor,
 clipping by norm). :func:`register` adds a rule for an optimiser of one's own.
 
-Source: Choe et al. 2023 (SAMA, NeurIPS), "algorithmic adaptation". This package imports nothing of
-``papers.sama``, and itself by relative names, so that it can stand anywhere.
+Source: Choe et al. 2023 (SAMA, NeurIPS), "algorithmic adaptation".
 """
 
 from __future__ import annotations
 
-from .recorder import Adaptation
-from .registry import has_rule, register, supported
-from .step import Diagonal, Step
+from papers.betty.hypergradient.adaptation.recorder import Adaptation
+from papers.betty.hypergradient.adaptation.registry import has_rule, register, supported
+from papers.betty.hypergradient.adaptation.step import Diagonal, Step
 
 __all__ = ["Adaptation", "Diagonal", "Step", "has_rule", "register", "supported"]

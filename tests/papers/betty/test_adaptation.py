@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from common.errors import InputError
 from papers.sama import Adaptation, Step, register, supported
-from tests.papers.sama.optimizers import KINDS, SHAPES, Stepped
+from tests.papers.betty.optimizers import KINDS, SHAPES, Stepped
 
 EACH = pytest.mark.parametrize("name", KINDS)
 
