@@ -22,10 +22,10 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.tasks.batches import Batches, Split
 from common.training import Core, CoreSettings
 from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
-from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.cell_training import (
     HalvedData,
@@ -120,7 +120,7 @@ def load_halves(settings: ArchitectureSearchSettings, run: Run) -> HalvedData:
         test = Split(x[order[: settings.test]], y[order[: settings.test]])
         halves = [Split(x[rows], y[rows]) for rows in (rest[::2], rest[1::2])]
         return HalvedData(halves[0], halves[1], test, lambda pixels: pixels / 16, augmented=False)
-    from papers.betty.tasks.cifar10_images import normalised_colours, train_and_test
+    from common.tasks.cifar10_images import normalised_colours, train_and_test
 
     root = Path(settings.data_root) if settings.data_root else None
     train, test = train_and_test(root, run)

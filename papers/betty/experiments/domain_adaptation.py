@@ -18,14 +18,16 @@ from torch.nn import functional
 
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.tasks.batches import Batches, Split
+from common.tasks.scores import accuracy
 from common.training import Core
 from common.training.meters import peak_gpu_bytes
+from common.training.saved_tensors import SavedTensors
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
 from papers.betty.distribution.processes import joined
-from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.domains import DomainData, DomainSettings, load_domains
-from papers.betty.tasks.training import SavedTensors, accuracy, choose_strategy, run_engine
+from papers.betty.tasks.training import choose_strategy, run_engine
 
 if TYPE_CHECKING:
     from papers.betty.tasks.image_batches import CropBatches, Crops

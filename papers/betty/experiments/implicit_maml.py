@@ -24,12 +24,13 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.tasks.batches import Split
+from common.tasks.scores import accuracy
 from common.training import Core, CoreSettings
 from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, Env, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.batches import Split
-from papers.betty.tasks.training import accuracy, choose_strategy, recorded, run_engine
+from papers.betty.tasks.training import choose_strategy, recorded, run_engine
 
 
 class ImplicitMAMLSettings(Settings):

@@ -16,13 +16,14 @@ from torch.nn import functional
 
 from common.runs.programs import Program
 from common.runs.run import Run
+from common.tasks.batches import Batches, Split
+from common.tasks.networks import MetaWeightNet, mlp
+from common.tasks.scores import accuracy
+from common.tasks.weak_supervision import WeakData, WeakSettings, load_weak
 from common.training import Core, CoreSettings
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, Problem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.batches import Batches, Split
-from papers.betty.tasks.networks import MetaWeightNet, mlp
-from papers.betty.tasks.training import accuracy, choose_strategy, run_engine
-from papers.betty.tasks.weak_supervision import WeakData, WeakSettings, load_weak
+from papers.betty.tasks.training import choose_strategy, run_engine
 
 CorrectionMethod = Literal["baseline", "clean_only", "rwt", "rwt_crt"]
 

@@ -23,21 +23,17 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.tasks.augmentation import crop_and_flip
+from common.tasks.batches import Batches, Split, per_class
+from common.tasks.bert_settings import BertSettings
+from common.tasks.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
+from common.tasks.scores import accuracy
 from common.training import Core, CoreSettings
 from common.training.meters import peak_gpu_bytes
+from common.training.saved_tensors import SavedTensors
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Precision, Strategy
-from papers.betty.tasks.augmentation import crop_and_flip
-from papers.betty.tasks.batches import Batches, Split, per_class
-from papers.betty.tasks.bert_settings import BertSettings
-from papers.betty.tasks.networks import ChanceWeightNet, MetaWeightNet, ResNet32, conv_net, mlp
-from papers.betty.tasks.training import (
-    SavedTensors,
-    accuracy,
-    choose_strategy,
-    recorded,
-    run_engine,
-)
+from papers.betty.tasks.training import choose_strategy, recorded, run_engine
 
 CLASSIFIERS: Final[dict[str, Callable[[], nn.Module]]] = {
     "mlp": lambda: mlp(64, 64, 10),
@@ -152,7 +148,7 @@ def run_meta_weight_net(settings: MetaWeightNetSettings, run: Run) -> dict[str, 
 def make_network(settings: MetaWeightNetSettings) -> nn.Module:
     """A new classifier."""
     if settings.network == "bert":
-        from papers.betty.tasks.text_classifier import TextClassifier, read_bert
+        from common.tasks.text_classifier import TextClassifier, read_bert
 
         return TextClassifier(read_bert(settings.bert, settings.root), classes=2)
     return CLASSIFIERS[settings.network]()
@@ -179,7 +175,7 @@ def load_imbalanced(settings: MetaWeightNetSettings, run: Run) -> ImbalancedData
             settings.bert, settings.imbalance, settings.meta_per_class, settings.root, run, rng
         )
         return ImbalancedData(*texts, augment=None)
-    from papers.betty.tasks.cifar10_images import normalised_colours, train_and_test
+    from common.tasks.cifar10_images import normalised_colours, train_and_test
 
     everything, test_set = train_and_test(settings.root, run)
     rows = np.arange(len(everything.y))

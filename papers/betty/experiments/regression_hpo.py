@@ -19,9 +19,10 @@ from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
 from common.training import Core, CoreSettings
+from common.training.saved_tensors import SavedTensors
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
 from papers.betty.configs import Strategy
-from papers.betty.tasks.training import SavedTensors, choose_strategy, recorded, run_engine
+from papers.betty.tasks.training import choose_strategy, recorded, run_engine
 
 
 class RegressionSettings(Settings):

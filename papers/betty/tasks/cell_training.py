@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.experiments.settings import Settings
+from common.tasks.augmentation import crop_and_flip, cutout
+from common.tasks.batches import Batches, Split
+from common.tasks.scores import accuracy
 from common.training import Core
 from common.training.data_order import mixed
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem
-from papers.betty.tasks.augmentation import crop_and_flip, cutout
-from papers.betty.tasks.batches import Batches, Split
 from papers.betty.tasks.cell_network import CellNetwork
 from papers.betty.tasks.search_space import Cells
-from papers.betty.tasks.training import accuracy, choose_strategy
+from papers.betty.tasks.training import choose_strategy
 
 
 class Stage(Settings):

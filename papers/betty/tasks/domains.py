@@ -17,9 +17,9 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.record import DataIdentity
 from common.runs.run import Run
+from common.tasks.batches import Split, per_class
+from common.tasks.networks import mlp
 from common.training import CoreSettings
-from papers.betty.tasks.batches import Split, per_class
-from papers.betty.tasks.networks import mlp
 
 if TYPE_CHECKING:
     from papers.betty.tasks.image_batches import Crops

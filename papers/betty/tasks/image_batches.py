@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from common.data.office_home import Domain
+from common.tasks.batches import Split, divided
 from common.training import CoreSettings
 from common.training.data_order import EpochLoader, EpochOrder, loaded
-from papers.betty.tasks.batches import Split, divided
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -11,9 +11,9 @@ import torch
 from common.data.registry import identity
 from common.data.text_classification import sst2
 from common.runs.run import Run
-from papers.betty.tasks.batches import Split, per_class
-from papers.betty.tasks.bert_settings import BertSettings
-from papers.betty.tasks.text_classifier import identify_files, piece_numbers
+from common.tasks.batches import Split, per_class
+from common.tasks.bert_settings import BertSettings
+from common.tasks.text_classifier import identify_files, piece_numbers
 
 Indices = npt.NDArray[np.int64]
 

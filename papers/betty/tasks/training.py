@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from common.errors import InputError
 from common.training import Core
@@ -94,56 +91,6 @@ def run_engine(
     return history
 
 
-class SavedTensors:
-    """Bytes that autograd holds for backward passes: now, and at most so far.
-
-    A deterministic measure of memory on machines without a GPU. A storage that several graphs hold
-    counts once; parameters do not count.
-    """
-
-    def __init__(self) -> None:
-        self.peak_bytes, self._bytes = 0, 0
-        self._holders: Counter[int] = Counter()
-
-    @contextmanager
-    def watched(self) -> Iterator[SavedTensors]:
-        """Count what is saved while this is open."""
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: _Held(tensor, self), lambda held: held.tensor
-        ):
-            yield self
-
-    def hold(self, tensor: Tensor) -> None:
-        """One more graph holds a tensor's storage."""
-        storage = tensor.untyped_storage()
-        self._holders[storage.data_ptr()] += 1
-        if self._holders[storage.data_ptr()] == 1:
-            self._bytes += storage.nbytes()
-            self.peak_bytes = max(self.peak_bytes, self._bytes)
-
-    def release(self, tensor: Tensor) -> None:
-        """One graph fewer holds it."""
-        storage = tensor.untyped_storage()
-        self._holders[storage.data_ptr()] -= 1
-        if self._holders[storage.data_ptr()] == 0:
-            self._bytes -= storage.nbytes()
-
-
-class _Held:
-    """A tensor in a graph; it leaves the count when the graph is freed."""
-
-    def __init__(self, tensor: Tensor, meter: SavedTensors) -> None:
-        # Detached: an output that its own node saves would keep that node alive.
-        self.tensor, self._meter = tensor.detach(), meter
-        self._counts = not (tensor.is_leaf and tensor.requires_grad)
-        if self._counts:
-            meter.hold(tensor)
-
-    def __del__(self) -> None:
-        if self._counts:
-            self._meter.release(self.tensor)
-
-
 def recorded(cost: type) -> Any:
     """A kind of problem with the methods of ``cost``, differentiated through its steps.
 
@@ -173,8 +120,3 @@ def choose_strategy(core: Core, divisible: bool = True) -> Strategy:
     if core.settings.strategy != "ddp":
         raise InputError(f"core.strategy {core.settings.strategy}: allowed here: ddp")
     return "accelerate"
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of right classes, %."""
-    return 100 * float((logits.argmax(1) == labels).float().mean())

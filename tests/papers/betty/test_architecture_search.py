@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from common.tasks.batches import Split
+from common.tasks.cifar10_images import normalised_colours
 from common.training import Core
 from papers.betty import Config, IterativeProblem
 from papers.betty.experiments.architecture_search import load_halves, search_program
-from papers.betty.tasks.batches import Split
 from papers.betty.tasks.cell_training import HalvedData, training_program
-from papers.betty.tasks.cifar10_images import normalised_colours
 from papers.betty.tasks.search_space import CONNECTIONS, drawn
 from tests.papers.betty.programs import engine, problem
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of

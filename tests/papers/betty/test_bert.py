@@ -18,12 +18,9 @@ from transformers import BertConfig, BertModel
 from common.data.registry import data_set
 from common.data.text_classification import trec6
 from common.errors import InputError
-from papers.betty.experiments.meta_weight_net import ImbalancedData, program
-from papers.betty.hypergradient import hypergradient
-from papers.betty.tasks.batches import Split
-from papers.betty.tasks.bert_settings import BertSettings
-from papers.betty.tasks.sentiment import rare_positives
-from papers.betty.tasks.text_classifier import (
+from common.tasks.batches import Split
+from common.tasks.bert_settings import BertSettings
+from common.tasks.text_classifier import (
     TextClassifier,
     encoder_weights,
     frozen_features,
@@ -32,6 +29,9 @@ from papers.betty.tasks.text_classifier import (
     read_bert,
     read_tokenizer,
 )
+from papers.betty.experiments.meta_weight_net import ImbalancedData, program
+from papers.betty.hypergradient import hypergradient
+from papers.betty.tasks.sentiment import rare_positives
 from tests.common.data.real_data import skip_without
 from tests.papers.betty.runs import metrics_of, settings_of
 from tests.papers.registered import registered_as_it_lies

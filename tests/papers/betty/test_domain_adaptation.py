@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from common.errors import InputError
+from common.tasks.batches import Split
+from common.tasks.networks import mlp
 from papers.betty.experiments.domain_adaptation import body, program, squared_distance
 from papers.betty.hypergradient import hypergradient
-from papers.betty.tasks.batches import Split
 from papers.betty.tasks.domains import DomainData, for_perceptrons, load_domains
-from papers.betty.tasks.networks import mlp
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
 NAME = "domain_adaptation"

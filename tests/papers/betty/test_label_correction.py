@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from common.data.wrench import wrench
+from common.tasks.batches import Split
+from common.tasks.weak_supervision import WeakData, aggregated, load_weak, majority, marked
 from papers.betty.experiments.label_correction import Correction, program
 from papers.betty.hypergradient import hypergradient
-from papers.betty.tasks.batches import Split
-from papers.betty.tasks.weak_supervision import WeakData, aggregated, load_weak, majority, marked
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
 NAME = "label_correction"

@@ -15,16 +15,16 @@ from common.experiments.schema import RunKey, load_paper
 from common.experiments.settings import validated
 from common.runs.record import read_record
 from common.runs.run import Run
+from common.tasks.batches import Batches
+from common.tasks.networks import MetaWeightNet, ResNet32
 from common.training import core as core_module
+from common.training.saved_tensors import SavedTensors
 from papers.betty.experiments.meta_weight_net import (
     MetaWeightNetSettings,
     load_imbalanced,
     meta_step_bytes,
     run_meta_weight_net,
 )
-from papers.betty.tasks import training
-from papers.betty.tasks.batches import Batches
-from papers.betty.tasks.networks import MetaWeightNet, ResNet32
 from tests.papers.betty.runs import FOLDER
 
 KEY = RunKey("betty", "meta_weight_net", "if50", "arm", 0, "smoke")
@@ -105,7 +105,7 @@ def test_memory_grows_with_unrolled_steps_for_itd_alone(tmp_path: Path) -> None:
 def test_saved_tensors_are_those_of_the_live_graphs() -> None:
     layer = nn.Linear(10, 10)
     x = torch.randn(100, 10)
-    with training.SavedTensors().watched() as saved:
+    with SavedTensors().watched() as saved:
         for _ in range(3):
             layer(x).tanh().sum().backward()
         once = saved.peak_bytes

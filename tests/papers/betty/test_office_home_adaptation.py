@@ -17,13 +17,13 @@ from common.data.office_home import office_home
 from common.errors import InputError
 from common.runs.cli import guarded, paper_main
 from common.runs.files import file_sha256
+from common.tasks.networks import conv_net
 from common.training import CoreSettings
 from papers.betty.experiments.domain_adaptation import body, head, program, squared_distance
 from papers.betty.tasks import imagenet_resnet
 from papers.betty.tasks.domains import load_domains, share_of_each_class
 from papers.betty.tasks.image_batches import MEAN, SPREAD, Crops, normalised
 from papers.betty.tasks.imagenet_resnet import imagenet_weights, resnet18
-from papers.betty.tasks.networks import conv_net
 from tests.common.data.example_office_home import example_office_home
 from tests.papers.betty.runs import (
     FOLDER,

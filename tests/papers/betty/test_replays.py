@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from common.training.saved_tensors import SavedTensors
 from papers.betty import Config, Engine, ImplicitProblem, IterativeProblem
-from papers.betty.tasks.training import SavedTensors
 from tests.papers.betty.programs import Vector, engine, hypergradient_of, normal, problem, spd
 
 BILEVEL: dict[str, Any] = {"u2l": {"upper": ["lower"]}, "l2u": {"lower": ["upper"]}}

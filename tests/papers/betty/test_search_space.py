@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from papers.betty.tasks.augmentation import crop_and_flip, cutout
+from common.tasks.augmentation import crop_and_flip, cutout
 from papers.betty.tasks.cell_network import CellNetwork, MixedOperation, dropped, reductions
 from papers.betty.tasks.cell_training import parameters
 from papers.betty.tasks.search_space import (

@@ -18,9 +18,9 @@ from common import ROOT
 from common.errors import InputError
 from common.runs.programs import Programs
 from common.runs.record import read_record
+from common.tasks.batches import Batches
 from common.training import CoreSettings
 from papers.betty.distribution.data_shares import take_share
-from papers.betty.tasks.batches import Batches
 from papers.betty.tasks.training import choose_strategy
 from tests.papers.betty.runs import FOLDER, metrics_of, opened, settings_of
 

@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from common.data.files import read_json
 from common.data.registry import find, identity
 from common.runs.record import DataIdentity
-from papers.betty.tasks.bert_settings import BertSettings
+from common.tasks.bert_settings import BertSettings
 
 BERT_WEIGHTS: Final = "bert_base_uncased"
 #: Pieces that fill up short texts; number 0 in every vocabulary of BERT.

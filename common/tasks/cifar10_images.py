@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data.cifar10 import cifar10
 from common.data.registry import identity
 from common.runs.run import Run
-from papers.betty.tasks.batches import Split
+from common.tasks.batches import Split
 
 MEAN = torch.tensor([125.3, 123.0, 113.9]).view(1, 3, 1, 1)
 SPREAD = torch.tensor([63.0, 62.1, 66.7]).view(1, 3, 1, 1)

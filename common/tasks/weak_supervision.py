@@ -17,8 +17,8 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.record import DataIdentity
 from common.runs.run import Run
-from papers.betty.tasks.batches import Split, per_class
-from papers.betty.tasks.bert_settings import BertSettings
+from common.tasks.batches import Split, per_class
+from common.tasks.bert_settings import BertSettings
 
 Indices = npt.NDArray[np.int64]
 ClassShares = npt.NDArray[np.float64]
@@ -210,9 +210,9 @@ def bert_features(
 ) -> list[Tensor]:
     """Features of each split by a frozen BERT; the mean squared feature is 1, as of TF-IDF.
 
-    Raises: InputError as :func:`~papers.betty.tasks.text_classifier.identify_files`.
+    Raises: InputError as :func:`~common.tasks.text_classifier.identify_files`.
     """
-    from papers.betty.tasks.text_classifier import (
+    from common.tasks.text_classifier import (
         frozen_features,
         identify_files,
         read_bert,
