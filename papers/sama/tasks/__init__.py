@@ -1,0 +1,1 @@
+"""What is learned: data sets and the networks that read them."""
