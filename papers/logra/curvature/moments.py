@@ -101,7 +101,10 @@ class Statistics:
             forward, backward = self.covariance("forward"), self.covariance("backward")
             self.eigenbases = {
                 layer: Eigenbasis(
-                    *(torch.linalg.eigh(c)[1] for c in (forward[layer], backward[layer]))
+                    *(
+                        _by_columns(torch.linalg.eigh(c)[1])
+                        for c in (forward[layer], backward[layer])
+                    )
                 )
                 for layer in forward
             }
@@ -442,7 +445,7 @@ class Statistics:
         for name, tensor in tensors.items():
             key = Key(*name.split("/", 2))
             if key.of == "eigenvectors":
-                bases.setdefault(key.layer, {})[key.kind] = tensor
+                bases.setdefault(key.layer, {})[key.kind] = _by_columns(tensor)
                 continue
             if key.of == "waiting":  # with the products it belongs to
                 continue
@@ -473,6 +476,15 @@ class Statistics:
                     f"{where}: {key.kind} {key.of} of layer {key.layer} of shape {found}; "
                     f"allowed: {shape}"
                 )
+
+
+def _by_columns(vectors: Tensor) -> Tensor:
+    """Eigenvectors one after the other in memory, as they are found; files have row after row.
+
+    For sums that go on from a file: products of matrices in another layout may be others in their
+    last bits.
+    """
+    return vectors.mT.contiguous().mT
 
 
 def _device_of_collectives() -> torch.device | None:
