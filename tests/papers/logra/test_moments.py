@@ -168,6 +168,60 @@ def second_pass(statistics: Statistics, inputs: Tensor, errors: Tensor) -> None:
     statistics.add_gradients("it", errors.mT @ inputs)
 
 
+def both(*seeds: int) -> tuple[Tensor, Tensor]:
+    inputs, errors = zip(*map(draw, seeds), strict=True)
+    return torch.cat(inputs), torch.cat(errors)
+
+
+def test_eigenvalues_are_those_along_one_set_of_eigenvectors() -> None:
+    """EKFAC twice in one run: new samples turn the eigenvectors, and all are given again."""
+    statistics, whole = Statistics(), Statistics()
+    for new, seen in ((draw(0), draw(0)), (draw(1), both(0, 1))):
+        first_pass(statistics, *new)
+        before = statistics.revision
+        statistics.collect(CORRECTED)
+        assert not statistics.has("grad", "corrected_eigval")
+        second_pass(statistics, *seen)
+    assert statistics.revision == before + 2  # the old sum was forgotten, a new one begun
+    first_pass(whole, *both(0, 1))
+    second_pass(whole, *both(0, 1))
+    assert statistics.counts("grad") == {"it": 40.0}
+    torch.testing.assert_close(
+        statistics.corrected_eigenvalues()["it"], whole.corrected_eigenvalues()["it"]
+    )
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_more_samples_add_to_eigenvalues_while_eigenvectors_stay(restored: bool) -> None:
+    statistics, whole = Statistics(), Statistics()
+    for each in (statistics, whole):
+        first_pass(each, *both(0, 1))
+    second_pass(statistics, *draw(0))
+    if restored:
+        statistics.restore(*statistics.state())
+    second_pass(statistics, *draw(1))
+    second_pass(whole, *both(0, 1))
+    assert statistics.counts("grad") == {"it": 40.0}
+    torch.testing.assert_close(
+        statistics.corrected_eigenvalues()["it"], whole.corrected_eigenvalues()["it"]
+    )
+
+
+def test_eigenvectors_of_covariances_that_were_cleared_are_not_taken_for_new_ones() -> None:
+    statistics, fresh = Statistics(), Statistics()
+    first_pass(statistics, *draw(0))
+    second_pass(statistics, *draw(0))
+    statistics.clear()
+    with pytest.raises(InputError, match="no forward covariance was gathered"):
+        statistics.collect(CORRECTED)
+    for each in (statistics, fresh):
+        first_pass(each, *draw(1))
+        second_pass(each, *draw(1))
+    assert torch.equal(
+        statistics.corrected_eigenvalues()["it"], fresh.corrected_eigenvalues()["it"]
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("inner", "out"), [(2, 2), (5, 3), (64, 33)])
 def test_a_second_pass_that_goes_on_from_a_file_ends_in_the_same_bits(
