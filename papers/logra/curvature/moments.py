@@ -73,6 +73,8 @@ class Statistics:
         self._reduced: set[Key] = set()
         #: Set by the pass that corrects eigenvalues.
         self.eigenbases: dict[str, Eigenbasis] = {}
+        #: Rows of the covariances that they are of, where those are held still.
+        self._rows_of_bases: dict[str, float] = {}
         self._in_batch = self._interrupted = False
         #: Rises with every change of a sum: what was made of sums is theirs while it is the same.
         self.revision = 0
@@ -83,7 +85,8 @@ class Statistics:
         """Gather these moments from now on; what was gathered stays.
 
         ``corrected_eigval`` is of a second pass: it rotates gradients into the eigenvectors of the
-        forward and backward covariances of the first.
+        forward and backward covariances of the first. Where these got rows since the eigenvectors
+        were found, new ones are, and what was rotated into the old ones is forgotten.
 
         Raises:
             InputError: an unknown kind or moment, or no covariances to correct.
@@ -98,18 +101,35 @@ class Statistics:
                         f"{kind} statistics {moments!r}; allowed: a list of {', '.join(allowed)}"
                     )
         if "corrected_eigval" in what.get("grad", ()):
-            forward, backward = self.covariance("forward"), self.covariance("backward")
-            self.eigenbases = {
-                layer: Eigenbasis(
-                    *(torch.linalg.eigh(c)[1] for c in (forward[layer], backward[layer]))
-                )
-                for layer in forward
-            }
+            self._find_eigenbases()
         self._wanted = {
             kind: tuple(dict.fromkeys(name for moment in moments for name in SUMS[moment]))
             for kind, moments in what.items()
             if moments
         }
+
+    def _find_eigenbases(self) -> None:
+        """Eigenvectors of the covariances; those that are there stay while these do."""
+        rows = {
+            "/".join(key): float(count)
+            for key, count in self._counts.items()
+            if key.of == "products" and key.kind != "grad"
+        }
+        if rows and rows == self._rows_of_bases and self.is_whole:
+            return
+        forward, backward = self.covariance("forward"), self.covariance("backward")
+        self.eigenbases = {
+            layer: Eigenbasis(
+                *(_by_columns(torch.linalg.eigh(c)[1]) for c in (forward[layer], backward[layer]))
+            )
+            for layer in forward
+        }
+        self._rows_of_bases = rows
+        # Squares along two sets of eigenvectors add up to nothing.
+        for key in [key for key in self._totals if key.of == "rotated_squares"]:
+            del self._totals[key], self._counts[key]
+            self._reduced.discard(key)
+            self.revision += 1
 
     def wants(self, kind: Kind) -> bool:
         """Whether anything is gathered of this kind."""
@@ -133,6 +153,7 @@ class Statistics:
     def clear(self) -> None:
         """Forget all sums, not eigenvectors made of them; go on gathering the same moments."""
         self._totals, self._products, self._counts, self._reduced = {}, {}, {}, set()
+        self._rows_of_bases = {}
         self._in_batch = self._interrupted = False
         self.revision += 1
 
@@ -432,6 +453,7 @@ class Statistics:
         content = {
             "counts": {"/".join(key): float(count) for key, count in self._counts.items()},
             "reduced": sorted("/".join(key) for key in self._reduced),
+            "rows_of_eigenvectors": self._rows_of_bases,
         }
         return tensors, content
 
@@ -442,7 +464,7 @@ class Statistics:
         for name, tensor in tensors.items():
             key = Key(*name.split("/", 2))
             if key.of == "eigenvectors":
-                bases.setdefault(key.layer, {})[key.kind] = tensor
+                bases.setdefault(key.layer, {})[key.kind] = _by_columns(tensor)
                 continue
             if key.of == "waiting":  # with the products it belongs to
                 continue
@@ -452,6 +474,7 @@ class Statistics:
             self._counts[key] = torch.tensor(content["counts"][name], dtype=torch.float64)
         self.eigenbases = {layer: Eigenbasis(**basis) for layer, basis in bases.items()}
         self._reduced = {Key(*name.split("/", 2)) for name in content["reduced"]}
+        self._rows_of_bases = dict(content.get("rows_of_eigenvectors", {}))
 
     def check(self, layout: Layout, where: str = "statistics") -> None:
         """Raises InputError unless all sums are of gradients of this layout."""
@@ -473,6 +496,15 @@ class Statistics:
                     f"{where}: {key.kind} {key.of} of layer {key.layer} of shape {found}; "
                     f"allowed: {shape}"
                 )
+
+
+def _by_columns(vectors: Tensor) -> Tensor:
+    """Eigenvectors one after the other in memory, as they are found; files have row after row.
+
+    For sums that go on from a file: products of matrices in another layout may be others in their
+    last bits.
+    """
+    return vectors.mT.contiguous().mT
 
 
 def _device_of_collectives() -> torch.device | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training.checkpoint import Checkpoint
+from papers.logra.curvature.tensor_files import digest_tensors
 from papers.logra.experiments.subset_retraining import RETRAINING_SEED
 from papers.logra.methods.attribution import AttributionSettings, attribute
 from papers.logra.tasks.corpora import Corpus
@@ -54,7 +55,8 @@ def run_language_brittleness(settings: LanguageBrittlenessSettings, run: Run) ->
     models = list(product(settings.removals, range(settings.retrainings)))
     with run.progress(len(models), "retrainings") as bar:
         parts = (partial(retrain, *model) for model in models)
-        found = compute_parts(parts, Checkpoint(run, "retrainings"), bar.update)
+        called = f"retrainings-{digest_tensors({'order': order})[:16]}"
+        found = compute_parts(parts, Checkpoint(run, called), bar.update)
     rows += [
         {"removed": float(removed), "perplexity": sum(some) / len(some)}
         for removed, some in zip(

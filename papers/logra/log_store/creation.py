@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from common.errors import InputError
 from common.experiments.settings import validated
@@ -30,6 +31,7 @@ def create(
     rows_per_chunk: int | None = None,
     resume: bool = False,
     memory_bytes: int = 4 * CHUNK_BYTES,
+    token: str | None = None,
 ) -> LogWriter:
     """Make a store, or go on with one, and write rows of one rank.
 
@@ -40,10 +42,11 @@ def create(
         rows_per_chunk: rows of a file; those of an unfinished one are lost with the process.
         resume: go on after the rows that are there, if any; the writer's ``rows`` says where.
         memory_bytes: of rows that wait for the disk, before ``append`` waits too.
+        token: of the store to go on with, where it must be the one that a writer had before.
 
     Raises:
         InputError: rows are there and ``resume`` is not given, they are of another layout,
-            identity or dtype, or another process writes them.
+            identity, dtype or token, or another process writes them.
     """
     folder = Path(folder)
     if dtype not in DTYPES:
@@ -60,9 +63,12 @@ def create(
     }
     if rows_per_chunk is not None:
         wanted["rows_per_chunk"] = rows_per_chunk
+    if token is not None:
+        wanted["token"] = token
     fallback = max(1, CHUNK_BYTES // Encoding(dtype, layout).row_bytes)
+    made = {"rows_per_chunk": fallback, "token": uuid4().hex, **wanted}
     try:
-        manifest = _shared_manifest(folder, {"rows_per_chunk": fallback, **wanted}, wanted)
+        manifest = _shared_manifest(folder, made, wanted)
         return LogWriter(folder, manifest, rank, resume, memory_bytes)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from error

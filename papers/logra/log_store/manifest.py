@@ -42,15 +42,21 @@ class Manifest(Settings):
     dtype: DtypeName
     rows_per_chunk: int = Field(gt=0)
     ranks: int = Field(gt=0, description="processes that write")
+    token: str = Field("", description="of this store; one made in its place has another")
 
     @property
     def blocks(self) -> Layout:
         """Which columns belong to which layer."""
         return Layout.from_json(self.layout)
 
+    @property
+    def text(self) -> str:
+        """What its file holds."""
+        return self.model_dump_json(indent=1) + "\n"
+
     def write(self, folder: Path) -> None:
         """Put it into ``folder`` by one rename."""
-        write_atomically(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+        write_atomically(folder / MANIFEST, self.text)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -75,6 +81,8 @@ class Manifest(Settings):
                 _require_identity(held, value, where)
             elif key == "layout":
                 _require_layout(held, value, where)
+            elif key == "token":
+                _require_token(held, value, where)
             elif held != value:
                 raise InputError(f"{where}: {key} {value}; allowed: {held}, which its rows have")
 
@@ -92,6 +100,14 @@ def _require_layout(held: list[Any], wanted: list[Any], where: Path) -> None:
     for mine, theirs in zip_longest(wanted, held):
         if mine != theirs:
             raise InputError(f"{where}: rows of another layout: layer {mine}; allowed: {theirs}")
+
+
+def _require_token(held: str, wanted: str, where: Path) -> None:
+    if held != wanted:
+        raise InputError(
+            f"{where}: rows of another run, which began its log in place of this one's: token"
+            f" {held!r} in the store and {wanted!r} here; allowed: a folder for each run"
+        )
 
 
 def journal_path(folder: Path, rank: int) -> Path:

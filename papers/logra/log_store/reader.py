@@ -25,7 +25,7 @@ from .columns import Column
 from .creation import create
 from .dtypes import Encoding
 from .journal import Chunk, read_journal
-from .manifest import Identity, Manifest, chunk_path, journal_path
+from .manifest import MANIFEST, Identity, Manifest, chunk_path, journal_path
 
 
 class Place(NamedTuple):
@@ -48,9 +48,12 @@ class LogStore:
         complete: whether every rank has closed its part.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, token: str | None = None) -> None:
         self.folder = Path(folder)
         self._manifest = Manifest.read(self.folder)
+        if token is not None:
+            self._manifest.require({"token": token}, self.folder)
+        self._text = self._manifest.text.encode()
         self.layout: Layout = self._manifest.blocks
         self.identity: Identity = dict(self._manifest.identity)
         self.dtype, self.rows_per_chunk = self._manifest.dtype, self._manifest.rows_per_chunk
@@ -71,13 +74,17 @@ class LogStore:
             logging.getLogger("log_store").warning("%s: its writers have not all closed it", self)
 
     @classmethod
-    def open(cls, folder: Path | str) -> LogStore:
+    def open(cls, folder: Path | str, token: str | None = None) -> LogStore:
         """The store in ``folder``, for reading.
 
+        Args:
+            token: of the store that it must be, as its writer's manifest has it.
+
         Raises:
-            InputError: no store, one of another version, or chunks that are missing or cut short.
+            InputError: no store, one of another version or token, or chunks that are missing or
+                cut short.
         """
-        return cls(folder)
+        return cls(folder, token)
 
     create = staticmethod(create)
 
@@ -94,6 +101,7 @@ class LogStore:
     @cached_property
     def ids(self) -> list[str]:
         """What the writers called each row; may repeat."""
+        self._require_in_place()
         found = []
         for place in self._places:
             found += read_ids(place.path, place.chunk)
@@ -102,7 +110,8 @@ class LogStore:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over what the store holds; any other row gives another one."""
-        whole = hashlib.sha256(self._manifest.model_dump_json().encode())
+        # Without the token, which says nothing of the rows.
+        whole = hashlib.sha256(self._manifest.model_dump_json(exclude={"token"}).encode())
         for place in self._places:
             whole.update(f"{place.chunk.model_dump_json()}\n".encode())
         return whole.hexdigest()
@@ -118,8 +127,10 @@ class LogStore:
         """Gradients (stop - start, width). Rows of one chunk, in its dtype, are mapped, not copied.
 
         Raises:
-            InputError: no such rows, or their file was altered since it was written.
+            InputError: no such rows, their file was altered since it was written, or another store
+                was made in this one's place.
         """
+        self._require_in_place()
         if not 0 <= start <= stop <= len(self):
             raise InputError(f"{self.folder}: rows {start} to {stop}; allowed: 0 to {len(self)}")
         parts = []
@@ -206,6 +217,18 @@ class LogStore:
         for place in self._places:
             _verify(place)
             read_ids(place.path, place.chunk)
+
+    def _require_in_place(self) -> None:
+        """Raise InputError where the folder has another store by now.
+
+        Its chunks have the names of this one's, which were verified once.
+        """
+        try:
+            same = (self.folder / MANIFEST).read_bytes() == self._text
+        except OSError:
+            same = False
+        if not same:  # to parse it takes longer than to read a block
+            Manifest.read(self.folder).require({"token": self._manifest.token}, self.folder)
 
     def _verify_once(self, place: Place) -> None:
         if place.path not in self._verified:

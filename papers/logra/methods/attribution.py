@@ -91,6 +91,7 @@ class LoggedTrainingSet:
         model, train: as of :func:`attribute`.
         seed: of a random projection.
         folder: where the log lies; one that is there, as a run that was killed leaves, is removed.
+            Where it was another training set's, that one scores no more.
         dtype: of the log; by default float64 of such a model, else float32.
     """
 

@@ -47,6 +47,8 @@ class LogFolder:
         self._projections = path / "lora" / "projections.safetensors"
         self._writer: LogWriter | None = None
         self._store: LogStore | None = None
+        #: Of the log that this run has written to.
+        self._token: str | None = None
         #: Whether this run has written to the log.
         self.has_written = False
         #: Ids of rows of this run's earlier passes, which would stand there twice.
@@ -73,7 +75,8 @@ class LogFolder:
             resume: go on with the log that an earlier run left.
 
         Raises:
-            InputError: an earlier run left a log, or with ``resume`` one of other rows.
+            InputError: an earlier run left a log, or with ``resume`` one of other rows, or a later
+                one has put its own in place of this run's.
         """
         resume |= self.has_written
         # Another one of several processes may have begun; the store itself refuses old rows.
@@ -94,8 +97,10 @@ class LogFolder:
             ranks=processes(),
             rows_per_chunk=rows,
             resume=resume,
+            token=self._token,
         )
         self.has_written, self._store = True, None
+        self._token = self._writer.manifest.token
 
     @property
     def rows(self) -> int:
@@ -152,13 +157,18 @@ class LogFolder:
             writer.close()
 
     def open(self) -> LogStore:
-        """The log, for reading. Raises InputError: there is none, or it is being written."""
+        """The log, for reading.
+
+        Raises:
+            InputError: there is none, it is being written, or a later run has put its own in place
+                of this run's.
+        """
         if self._writer is not None:
             raise InputError(f"{self._log}: is being written; allowed: after finalize()")
         if self._store is None:
             if not self._log.exists():
                 raise InputError(f"{self._log}: no log; allowed: after save(True) and finalize()")
-            self._store = LogStore.open(self._log)
+            self._store = LogStore.open(self._log, self._token)
         return self._store
 
     def write(

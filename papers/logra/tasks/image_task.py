@@ -85,7 +85,7 @@ class ImageTask:
             partial(self._retrained, subsets[some], seeds[some], queries)
             for some in (slice(start, start + at_once) for start in range(0, len(subsets), at_once))
         ]
-        what = {"subsets": subsets, "seeds": torch.tensor(seeds)}
+        what = {"subsets": subsets, "seeds": torch.tensor(seeds), "queries": queries.x}
         checkpoint = Checkpoint(self.run, f"retraining-{digest_tensors(what)[:16]}")
         return torch.cat(compute_parts(parts, checkpoint))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["papers.logra.session.scheduler", "papers.logra.session.session"])
 
 
-def files(folder: Path) -> dict[str, bytes]:
+TOKEN = rb'"token": "[0-9a-f]{32}"'
+
+
+def files(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
+    """Files below a folder, without the tokens of logs: no two logs have the same."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
+        str(path.relative_to(folder)): re.sub(TOKEN, b"", path.read_bytes())
+        for path in folder.glob(pattern)
         if path.is_file()
     }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from papers.logra.methods.attribution import AttributionSettings, LoggedTrainingSet, attribute
 from papers.logra.methods.trak import CHUNK, projected, trak_scores
 from papers.logra.tasks.networks import Mlp
@@ -107,6 +108,22 @@ def test_relatif_divides_by_the_root_of_self_influence(model: Mlp, tmp_path: Pat
     expected = logged.scores(QUERIES) / logged.self_influences().sqrt()
     assert own.scores(QUERIES) == pytest.approx(expected)
     assert logged.self_influences() == pytest.approx(logged.scores(TRAIN).diagonal())
+
+
+@pytest.mark.parametrize("has_scored", [False, True])
+def test_a_training_set_whose_folder_another_one_took_refuses_to_score(
+    model: Mlp, tmp_path: Path, has_scored: bool
+) -> None:
+    settings, folder = AttributionSettings(rank=2, mode="relatif"), tmp_path / "log"
+    older = LoggedTrainingSet(settings, model, TRAIN, 0, folder)
+    if has_scored:
+        older.scores(QUERIES)
+    newer = LoggedTrainingSet(settings, model, samples(40, 2), 0, folder)
+    for ask in (lambda: older.scores(QUERIES), older.self_influences):
+        with pytest.raises(InputError, match=r"log: rows of another run.* token '\w{32}' in the"):
+            ask()
+    apart = LoggedTrainingSet(settings, model, samples(40, 2), 0, tmp_path / "apart")
+    assert torch.equal(newer.scores(QUERIES), apart.scores(QUERIES))
 
 
 def test_damping_grows_and_scores_shrink(model: Mlp, tmp_path: Path) -> None:

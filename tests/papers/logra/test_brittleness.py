@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
+from common.training.checkpoint import Checkpoint
 from papers.logra.experiments.brittleness import flipped_shares, losses_of_whole, without_best
-from papers.logra.experiments.subset_retraining import RETRAINING_SEED
+from papers.logra.experiments.subset_retraining import RETRAINING_SEED, half_subsets
+from papers.logra.tasks import image_task
 from papers.logra.tasks.image_task import ImageTask
 from papers.logra.tasks.samples import compute_logits, losses
 from tests.papers.logra.runs import metrics_of, opened, settings_of
@@ -59,6 +63,37 @@ def test_models_of_the_whole_set_judge_all_images(
     model = task.model(RETRAINING_SEED + 1 * 3 * 2 + 1)
     torch.testing.assert_close(found[1], losses(compute_logits(model, tested), tested.y))
     assert not found[0].allclose(found[1])
+
+
+class Killed(BaseException):
+    """In place of a signal that ends the process."""
+
+
+def test_a_killed_retraining_goes_on_for_its_own_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of("brittleness", "random", models_at_once=1)
+    retrain, calls = ImageTask._retrained, []
+
+    def killed_second(*args: Any) -> torch.Tensor:
+        calls.append(args)
+        if len(calls) == 2:
+            raise Killed
+        return retrain(*args)
+
+    with opened("brittleness", "random", settings) as run:
+        task = ImageTask(settings, run)
+        first, second = (task.images.test.take(slice(at, at + 3)) for at in (0, 3))
+        models = half_subsets(2, len(task.images.train.x)), (5, 6)
+        whole = [task.retrained_logits(*models, images) for images in (first, second)]
+        monkeypatch.setattr(image_task, "Checkpoint", partial(Checkpoint, seconds=0))
+        monkeypatch.setattr(ImageTask, "_retrained", killed_second)
+        with pytest.raises(Killed):
+            task.retrained_logits(*models, first)
+        assert torch.equal(task.retrained_logits(*models, second), whole[1])
+        assert torch.equal(task.retrained_logits(*models, first), whole[0])
+    assert len(calls) == 2 + 2 + 1
 
 
 def test_more_images_than_are_always_right_are_an_error(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,17 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from papers.logra.experiments.language_brittleness import topic_metrics
+from common.training.checkpoint import Checkpoint
+from papers.logra.experiments import language_brittleness
+from papers.logra.experiments.language_brittleness import (
+    run_language_brittleness,
+    topic_metrics,
+)
 from papers.logra.experiments.mislabel_detection import roc_area
 from papers.logra.tasks.corpora import CorpusSettings, generated
 from papers.logra.tasks.language_models import perplexity
 from papers.logra.tasks.samples import Samples
-from tests.papers.logra.runs import metrics_of
+from tests.papers.logra.runs import metrics_of, opened, settings_of
 
 CORPUS = CorpusSettings(name="generated", length=12, train=40, queries=6, topics=4)
 
@@ -63,6 +70,42 @@ def test_a_language_run_tells_perplexities_and_keeps_examples() -> None:
     assert 0 <= found["topic_match_at_5"] <= 1
     kept = Path("results/smoke/logra/language_brittleness/topics/logra_random/seed0/examples.json")
     assert kept.is_file()
+
+
+class Killed(BaseException):
+    """In place of a signal that ends the process."""
+
+
+def test_a_killed_language_run_goes_on_for_its_own_order_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other scores give it, where they do not come out alike again."""
+    name, arm = "language_brittleness", "logra_random"
+    settings, measured = settings_of(name, arm, removals=[8, 16]), []
+
+    def ends(order: int, kill: int = 0) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(order)
+        scores = torch.randn(8, 48, generator=generator)
+
+        def measure(*args: Any) -> float:
+            measured.append(order)
+            if len(measured) == kill:
+                raise Killed
+            return perplexity(*args)
+
+        monkeypatch.setattr(language_brittleness, "attribute", lambda *_: scores)
+        monkeypatch.setattr(language_brittleness, "perplexity", measure)
+        with opened(name, arm, settings) as run:
+            return run_language_brittleness(settings, run)
+
+    whole = [ends(order) for order in (1, 2)]
+    monkeypatch.setattr(language_brittleness, "Checkpoint", partial(Checkpoint, seconds=0))
+    measured.clear()
+    with pytest.raises(Killed):
+        ends(1, kill=3)
+    assert ends(2) == whole[1]
+    assert ends(1) == whole[0]
+    assert measured == [1, 1, 1, 2, 2, 2, 1, 1]
 
 
 def test_the_area_under_the_curve_is_scikit_learns() -> None:

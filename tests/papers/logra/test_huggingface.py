@@ -20,6 +20,7 @@ from transformers import (
 from common.errors import InputError
 from papers.logra.huggingface import LogIXArguments, patch_trainer
 from papers.logra.trainers.loss_reduction import LossReduction
+from tests.papers.logra.killed_processes import files
 
 IGNORED = -100
 torch.set_default_dtype(torch.float32)
@@ -204,10 +205,7 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
             else:
                 trainer.extract_log()
     assert computed == 3 * 4 - 6
-    found, expected = (
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("log/*/**/*.*")}
-        for folder in reversed(folders)
-    )
+    found, expected = (files(folder, "log/*/**/*.*") for folder in reversed(folders))
     assert found == expected
     assert len(found) > 3
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from common.errors import InputError
 from papers.logra.lightning import LogIXArguments, patch
 from papers.logra.trainers.loss_reduction import LossReduction
+from tests.papers.logra.killed_processes import files
 
 
 class Classifier(LightningModule):
@@ -253,10 +254,7 @@ def test_a_trainer_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.M
             else:
                 trainer.extract_log(module, loader)
     assert steps == 3 * 3 - 4
-    found, expected = (
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("log/*/**/*.*")}
-        for folder in reversed(folders)
-    )
+    found, expected = (files(folder, "log/*/**/*.*") for folder in reversed(folders))
     assert found == expected
     assert len(found) > 3
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -268,6 +270,45 @@ def test_a_closed_writer_takes_no_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is closed; allowed: to open it with resume=True"):
         append(writer, 5)
     assert len(LogStore.open(tmp_path / "log")) == 3
+
+
+def test_a_store_in_the_place_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    """Equal in all but its rows, whose chunks the older one has verified."""
+    with opened(tmp_path / "log") as writer:
+        append(writer, 20)
+    older, message = LogStore.open(tmp_path / "log"), "log: rows of another run, which began its"
+    older.rows(0, 20)
+    shutil.rmtree(tmp_path / "log")
+    with opened(tmp_path / "log") as newer:
+        newer.append(ids_of(20), -rows_of(20))
+    for read in (lambda: older.rows(0, 20), lambda: older.ids, lambda: list(older.blocks())):
+        with pytest.raises(InputError, match=message):
+            read()
+    token = writer.manifest.token
+    with pytest.raises(InputError, match=message):
+        LogStore.open(tmp_path / "log", token)
+    with pytest.raises(InputError, match=message):
+        opened(tmp_path / "log", token=token)
+    assert torch.equal(LogStore.open(tmp_path / "log").rows(0, 20), -rows_of(20))
+    shutil.rmtree(tmp_path / "log")
+    with pytest.raises(InputError, match="no log store"):
+        older.rows(0, 20)
+
+
+def test_a_store_goes_on_under_its_token_and_one_from_before_has_none(tmp_path: Path) -> None:
+    for stop in (10, 20):
+        with opened(tmp_path / "log") as writer:
+            append(writer, stop)
+        token = writer.manifest.token
+        store = LogStore.open(tmp_path / "log", token)
+        assert torch.equal(store.rows(0, stop), rows_of(stop))
+    manifest = tmp_path / "log" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert content.pop("token") == token
+    manifest.write_text(json.dumps(content))
+    before = LogStore.open(tmp_path / "log")
+    assert before.digest == store.digest
+    assert torch.equal(before.rows(0, 20), rows_of(20))
 
 
 def test_a_closed_store_can_be_extended(tmp_path: Path) -> None:

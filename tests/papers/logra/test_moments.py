@@ -16,6 +16,7 @@ from common.results.memory import peak_tensor_bytes
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.curvature.moments import Statistics
 from papers.logra.curvature.product_sums import RowMoment
+from papers.logra.curvature.tensor_files import read_tensors, write_tensors
 from papers.logra.gradients.capture import Capture
 from papers.logra.gradients.projections import random_projections
 from papers.logra.gradients.watching import watched
@@ -141,6 +142,110 @@ def test_eigenvalues_are_corrected_by_a_second_pass() -> None:
         # A rotation keeps the sum of squares.
         trace = rows.square().sum(1).mean()
         torch.testing.assert_close(statistics.corrected_eigenvalues()[name].sum(), trace)
+
+
+FACTORS = {"forward": ["covariance"], "backward": ["covariance"]}
+CORRECTED = {"grad": ["corrected_eigval"]}
+
+
+def draw(
+    seed: int, inner: int = 5, out: int = 3, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """Inputs (n, 1, inner) and output gradients (n, 1, out) of a layer of vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(20, 1, inner, generator=generator, dtype=dtype)
+    return inputs, torch.randn(20, 1, out, generator=generator, dtype=dtype)
+
+
+def first_pass(statistics: Statistics, inputs: Tensor, errors: Tensor) -> None:
+    statistics.collect(FACTORS)
+    statistics.add("forward", "it", inputs)
+    statistics.add("backward", "it", errors)
+
+
+def second_pass(statistics: Statistics, inputs: Tensor, errors: Tensor) -> None:
+    statistics.collect(CORRECTED)
+    statistics.add_gradients("it", errors.mT @ inputs)
+
+
+def both(*seeds: int) -> tuple[Tensor, Tensor]:
+    inputs, errors = zip(*map(draw, seeds), strict=True)
+    return torch.cat(inputs), torch.cat(errors)
+
+
+def test_eigenvalues_are_those_along_one_set_of_eigenvectors() -> None:
+    """EKFAC twice in one run: new samples turn the eigenvectors, and all are given again."""
+    statistics, whole = Statistics(), Statistics()
+    for new, seen in ((draw(0), draw(0)), (draw(1), both(0, 1))):
+        first_pass(statistics, *new)
+        before = statistics.revision
+        statistics.collect(CORRECTED)
+        assert not statistics.has("grad", "corrected_eigval")
+        second_pass(statistics, *seen)
+    assert statistics.revision == before + 2  # the old sum was forgotten, a new one begun
+    first_pass(whole, *both(0, 1))
+    second_pass(whole, *both(0, 1))
+    assert statistics.counts("grad") == {"it": 40.0}
+    torch.testing.assert_close(
+        statistics.corrected_eigenvalues()["it"], whole.corrected_eigenvalues()["it"]
+    )
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_more_samples_add_to_eigenvalues_while_eigenvectors_stay(restored: bool) -> None:
+    statistics, whole = Statistics(), Statistics()
+    for each in (statistics, whole):
+        first_pass(each, *both(0, 1))
+    second_pass(statistics, *draw(0))
+    if restored:
+        statistics.restore(*statistics.state())
+    second_pass(statistics, *draw(1))
+    second_pass(whole, *both(0, 1))
+    assert statistics.counts("grad") == {"it": 40.0}
+    torch.testing.assert_close(
+        statistics.corrected_eigenvalues()["it"], whole.corrected_eigenvalues()["it"]
+    )
+
+
+def test_eigenvectors_of_covariances_that_were_cleared_are_not_taken_for_new_ones() -> None:
+    statistics, fresh = Statistics(), Statistics()
+    first_pass(statistics, *draw(0))
+    second_pass(statistics, *draw(0))
+    statistics.clear()
+    with pytest.raises(InputError, match="no forward covariance was gathered"):
+        statistics.collect(CORRECTED)
+    for each in (statistics, fresh):
+        first_pass(each, *draw(1))
+        second_pass(each, *draw(1))
+    assert torch.equal(
+        statistics.corrected_eigenvalues()["it"], fresh.corrected_eigenvalues()["it"]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("inner", "out"), [(2, 2), (5, 3), (64, 33)])
+def test_a_second_pass_that_goes_on_from_a_file_ends_in_the_same_bits(
+    tmp_path: Path, dtype: torch.dtype, inner: int, out: int
+) -> None:
+    """Whatever a product does with matrices in another layout."""
+    whole, killed = Statistics(dtype=dtype), Statistics(dtype=dtype)
+    parts = [draw(seed, inner, out, dtype) for seed in (0, 1)]
+    for each in (whole, killed):
+        first_pass(each, *parts[0])
+        second_pass(each, *parts[0])
+    write_tensors(tmp_path / "file", "statistics", *killed.state())
+    resumed = Statistics(dtype=dtype)
+    resumed.collect(FACTORS)
+    first_pass(resumed, *parts[0])
+    resumed.collect(CORRECTED)
+    resumed.restore(*read_tensors(tmp_path / "file", "statistics"))
+    for each in (whole, resumed):
+        each.add_gradients("it", parts[1][1].mT @ parts[1][0])
+    for side in (0, 1):
+        mine, theirs = (each.eigenbases["it"][side] for each in (resumed, whole))
+        assert torch.equal(mine, theirs)
+        assert mine.stride() == theirs.stride()
+    assert torch.equal(resumed.corrected_eigenvalues()["it"], whole.corrected_eigenvalues()["it"])
 
 
 def test_statistics_of_a_failed_batch_are_refused() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from papers.logra import LogIX, LogIXScheduler
+from papers.logra import LoggingConfig, LogIX, LogIXScheduler
 from papers.logra.log_store import LogStore
 from tests.papers.logra import resume_program
 from tests.papers.logra.killed_processes import files, started
@@ -172,6 +172,35 @@ def test_a_run_that_does_not_resume_is_as_it_was(whole: Whole) -> None:
     assert files(PROJECT) == expected
     with pytest.raises(InputError, match=r"holds the log of an earlier run; .*resume=True to go"):
         log(new_run())
+
+
+@pytest.mark.parametrize("log_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_of_a_pass_that_goes_on_are_the_same_bits(
+    dtype: torch.dtype, log_last: bool
+) -> None:
+    """Also where the pass rotates rows instead of gradients, as it does without a log."""
+    (inputs, targets), per_pass = data(ROWS, dtype=dtype), -(-ROWS // BATCH)
+
+    def corrected(project: str, stop: int | None = None) -> dict[str, torch.Tensor]:
+        model = network(dtype)
+        run = LogIX(project, logging_config=LoggingConfig(checkpoint_seconds=0), resume=True)
+        run.watch(model)
+        computed = 0
+        for _ in LogIXScheduler(run, hessian="ekfac", log=log_last):
+            for part in torch.arange(ROWS).split(BATCH):
+                if computed == stop:
+                    return {}
+                if not run.has_logged(part):
+                    computed += 1
+                    with run(data_id=part):
+                        loss(model, inputs[part], targets[part]).backward()
+        return run.statistics.corrected_eigenvalues()
+
+    whole = corrected("whole")
+    corrected("killed", stop=per_pass + 5)
+    for name, values in corrected("killed").items():
+        assert torch.equal(values, whole[name]), name
 
 
 def test_batches_that_fail_are_left_out_again(whole: Whole) -> None:

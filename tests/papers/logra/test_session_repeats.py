@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,21 @@ def test_changed_weights_are_noticed_wherever_the_log_is_read(
     with run(data_id=["x", "y", "z"]):
         loss(model, inputs, targets).backward()
     assert isinstance(run.compute_influence(query, run.get_log())["influence"], Tensor)
+
+
+def test_a_run_whose_log_another_one_replaced_neither_reads_nor_extends_it(
+    new_run: Callable[..., LogIX],
+) -> None:
+    model = network()
+    run = logged(new_run(), model, hessian="raw")
+    shutil.rmtree("logix/project")
+    logged(new_run(), model, hessian="raw")
+    message = "project/log: rows of another run, which began its log in place of this one's"
+    with pytest.raises(InputError, match=message):
+        scored(run, model)
+    with pytest.raises(InputError, match=message), run(["new"], save=True):
+        raise AssertionError
+    assert len(LogStore.open("logix/project/log")) == N
 
 
 def test_a_run_that_does_not_know_the_model_scores_what_is_stored(
