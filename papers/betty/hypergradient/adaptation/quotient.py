@@ -37,8 +37,9 @@ def quotient_slope(
     torch._foreach_add_(divisor, eps)
     # Over sqrt(r) Q, so that a zero r gives 0 / TINY.
     slope = list(torch._foreach_mul(root, factor * numerator_slope))
-    products = list(torch._foreach_mul(numerator, along))
+    products = torch._foreach_mul(numerator, along)
     torch._foreach_addcdiv_(slope, products, divisor, value=-factor * weight / correction)
+    del products
     torch._foreach_mul_(root, divisor)
     torch._foreach_add_(root, TINY)
     torch._foreach_div_(slope, root)

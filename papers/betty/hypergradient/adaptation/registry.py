@@ -47,6 +47,8 @@ class Rule:
         l2: whether ``weight_decay`` adds to the gradient, unless ``decoupled_weight_decay``.
         flat_start: whether the first update hardly depends on the gradient's length, so that D
             vanishes with the optimiser's eps.
+        splits: whether ``function`` reads tensors through the methods of :class:`Step` alone, so
+            that it can be asked for a part of a large one.
         remember: what to keep from before a step, see :data:`Remember`.
     """
 
@@ -55,6 +57,7 @@ class Rule:
     reads_gradient: bool = True
     l2: bool = True
     flat_start: bool = False
+    splits: bool = False
     remember: Remember | None = None
 
     def product(self, step: Step, vector: Vector) -> Vector:
