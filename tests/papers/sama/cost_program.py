@@ -44,16 +44,19 @@ def timeline_settings(method: str, bucket_mb: float) -> MetaStepTimeline:
     )
 
 
-def main(path: Path) -> None:
-    """Run all."""
-    torch.set_num_threads(1)
-    found: dict[str, Any] = {
-        "cost": run_in_processes(cost_of_process, 2, False, cost_settings("sama", 2), 0)
+def all_of_process(device: torch.device) -> dict[str, Any]:
+    """What one of two processes finds."""
+    return {
+        "cost": cost_of_process(device, cost_settings("sama", 2), 0),
+        "sama": timeline_of_process(device, timeline_settings("sama", 0.01), 0),
+        "naive": timeline_of_process(device, timeline_settings("naive", 25.0), 0),
     }
-    for method, size in (("sama", 0.01), ("naive", 25.0)):
-        settings = timeline_settings(method, size)
-        found[method] = run_in_processes(timeline_of_process, 2, False, settings, 0)
-    torch.save(found, path)
+
+
+def main(path: Path) -> None:
+    """Run them."""
+    torch.set_num_threads(1)
+    torch.save(run_in_processes(all_of_process, 2, False), path)
 
 
 if __name__ == "__main__":
