@@ -46,9 +46,10 @@ def figure2(results: Results) -> FigureWithCaption:
     figure.legend(loc="outside lower center", ncols=3)
     return FigureWithCaption(
         figure,
-        "One meta gradient of SAMA in two processes, as measured on a CPU. The first two backward"
-        " passes send nothing; in the third each bucket of the meta network's gradient is sent as"
-        " soon as it is complete. The bars are wall time and so hold waiting for a core.",
+        "One meta gradient of SAMA in two processes, as measured on a CPU, the shortest of several."
+        " The first two backward passes send nothing; in the third each bucket of the meta"
+        " network's gradient is sent as soon as it is complete. The bars are wall time and"
+        " so hold waiting for a core.",
         "Two lanes of bars in time: three pairs of forward and backward passes, and all-reduces"
         " that begin within the last pass and end after it.",
     )

@@ -40,6 +40,7 @@ def timeline_settings(method: str, bucket_mb: float) -> MetaStepTimeline:
             "batch_size": 50,
             "meta_hidden": 64,
             "bucket_mb": bucket_mb,
+            "repeats": 1,
         }
     )
 

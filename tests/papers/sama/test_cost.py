@@ -79,7 +79,7 @@ def test_nothing_is_sent_before_the_last_of_three_backward_passes(
     two: list[dict[str, Any]],
 ) -> None:
     for each in (found["sama"] for found in two):
-        events = each["events"]
+        (events,) = each["events"]
         passes = [start for what, start, _ in events if what == "backward"]
         assert len(passes) == len([what for what, _, _ in events if what == "forward"]) == 3
         sent = [start for what, start, _ in events if what == "sent"]
