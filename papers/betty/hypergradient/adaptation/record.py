@@ -14,7 +14,7 @@ from papers.betty.hypergradient.adaptation.step import Step, numbers, precise, w
 from papers.betty.hypergradient.vectors import Vector, local
 
 #: Numbers that a rule is applied to at a time.
-PIECE, PIECE_ON_CPU = 2**25, 2**15
+PIECE, PIECE_ON_CPU = 2**25, 2**16
 
 
 class Kept:
