@@ -62,6 +62,9 @@ class SAMA:
             raise InputError(f"SAMA: alpha={alpha!r}; allowed: above 0")
         self.base, self.meta, self.adaptation = base, meta, adaptation
         self.alpha, self.nudge = alpha, nudge
+        self._sharding = [
+            module for module in base.modules() if callable(getattr(module, "reshard", None))
+        ]
         self._forget_gathered()
         self._base_params = list(base.parameters())
         if weights is None and adaptation is None:
@@ -158,10 +161,8 @@ class SAMA:
 
     def _forget_gathered(self) -> None:
         """Let FSDP2 gather weights anew: they have moved, and not all passes go back to them."""
-        for module in self.base.modules():
-            reshard = getattr(module, "reshard", None)
-            if callable(reshard):
-                reshard()
+        for module in self._sharding:
+            module.reshard()  # type: ignore[operator]
 
     @property
     def _replicated(self) -> bool:

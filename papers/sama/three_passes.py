@@ -109,7 +109,10 @@ def pull_back(
 
 
 def adapted(vector: Vector, adaptation: Adaptation | None) -> Vector:
-    """``D vector``. Raises InputError as the adaptation does, or after one step if D is 0 then."""
+    """``D vector``; ``vector`` is emptied.
+
+    Raises InputError as the adaptation does, or after one step if D is 0 then.
+    """
     if adaptation is None:
         return precise(vector)
     if adaptation.flat:
@@ -117,7 +120,7 @@ def adapted(vector: Vector, adaptation: Adaptation | None) -> Vector:
             "SAMA: the base optimiser has taken one step, whose length does not depend on the"
             " gradient's, so that D is 0; allowed: a meta step after two or more base steps"
         )
-    return adaptation(vector)
+    return adaptation(vector, consume=True)
 
 
 def difference(above: Partial, below: Partial, eps: float) -> Partial:

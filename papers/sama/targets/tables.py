@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from common.results.records import Results
 from common.results.tables import Measure, Table, grid
+from papers.sama.targets.cost import table2, table_cost
+from papers.sama.targets.timeline import table_traffic
 
 
 def table_identity(results: Results) -> Table:
@@ -18,4 +20,9 @@ def table_identity(results: Results) -> Table:
     return Table(row_header="Meta gradient", cells=cells)
 
 
-TABLES = {"table_identity": table_identity}
+TABLES = {
+    "table2": table2,
+    "table_cost": table_cost,
+    "table_traffic": table_traffic,
+    "table_identity": table_identity,
+}

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.errors import InputError
 from common.training.process_group import leave_process_group
 from papers.sama import SAMA, Adaptation
+from papers.sama.measures.timeline import Traffic
 
 PROCESSES, ROWS, STEPS = 2, 6, 3
 #: Clipping is active; the base batches' gradients are averaged before.
@@ -110,29 +110,6 @@ class Trained:
         costs = (lambda: mean(meta_cost, 1)), (lambda: mean(base_cost, 0))
         self.sama.backward(*costs, keep=True)
         return grads_of(self.meta)
-
-
-class Traffic(TorchDispatchMode):
-    """Counts collectives and the bytes that a process gives to each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[str, int] = {}
-        self.bytes = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if "c10d" in func.namespace and "wait" not in func.__name__:
-            name = func.__name__.split(".")[0]
-            self.calls[name] = self.calls.get(name, 0) + 1
-            given = args[1] if "allgather" in name else args[0]
-            tensors = given if isinstance(given, list | tuple) else [given]
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
-        return func(*args, **(kwargs or {}))
-
-    def found(self) -> tuple[dict[str, int], int]:
-        return self.calls, self.bytes
 
 
 def data_parallel() -> Iterator[tuple[str, Any]]:

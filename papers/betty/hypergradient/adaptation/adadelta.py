@@ -9,7 +9,7 @@ from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
 
 
-@register(torch.optim.Adadelta, flat_start=True)
+@register(torch.optim.Adadelta, flat_start=True, splits=True)
 def adadelta(step: Step) -> Vector:
     """``u = lr sqrt(X_old + e) g / sqrt(E + e)``, ``E = rho E_old + (1 - rho) g^2``.
 

@@ -10,7 +10,7 @@ from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
 
 
-@register(torch.optim.Adagrad, flat_start=True)
+@register(torch.optim.Adagrad, flat_start=True, splits=True)
 def adagrad(step: Step) -> Vector:
     """``u = lr_t g / Q``, ``Q = sqrt(G) + e``, ``G = G_old + g^2``."""
     grads = step.gradient()

@@ -12,7 +12,7 @@ from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
 
 
-@register(torch.optim.Adam, torch.optim.AdamW, flat_start=True)
+@register(torch.optim.Adam, torch.optim.AdamW, flat_start=True, splits=True)
 def adam(step: Step) -> Vector:
     """``u = (lr / c1) m / Q``, ``Q = sqrt(s / c2) + e``, ``ci = 1 - bi^t``.
 

@@ -9,7 +9,7 @@ from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
 
 
-@register(torch.optim.Adamax, flat_start=True)
+@register(torch.optim.Adamax, flat_start=True, splits=True)
 def adamax(step: Step) -> Vector:
     """``u = (lr / c1) m / n``, ``n = max(b2 n_old, |g| + e)``.
 

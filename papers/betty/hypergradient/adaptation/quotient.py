@@ -32,13 +32,14 @@ def quotient_slope(
         along, weight: ``r' / 2``, as a product.
         correction: c.
     """
+    # With R = c Q: factor c (N' sqrt(r) - weight N along / R) / (sqrt(r) R), so that a zero r gives
+    # 0 / TINY. As few passes over memory as there can be: on a CPU that is what it costs.
     root = list(torch._foreach_sqrt(radicand))
-    divisor = list(torch._foreach_mul(root, 1 / correction))
-    torch._foreach_add_(divisor, eps)
-    # Over sqrt(r) Q, so that a zero r gives 0 / TINY.
-    slope = list(torch._foreach_mul(root, factor * numerator_slope))
-    products = list(torch._foreach_mul(numerator, along))
-    torch._foreach_addcdiv_(slope, products, divisor, value=-factor * weight / correction)
+    divisor = list(torch._foreach_add(root, correction * eps))
+    slope = list(torch._foreach_mul(root, factor * correction * numerator_slope))
+    products = torch._foreach_mul(numerator, along)
+    torch._foreach_addcdiv_(slope, products, divisor, value=-factor * correction * weight)
+    del products
     torch._foreach_mul_(root, divisor)
     torch._foreach_add_(root, TINY)
     torch._foreach_div_(slope, root)

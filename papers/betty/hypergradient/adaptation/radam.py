@@ -11,7 +11,7 @@ from papers.betty.hypergradient.adaptation.registry import register
 from papers.betty.hypergradient.adaptation.step import Diagonal, Step
 
 
-@register(torch.optim.RAdam)
+@register(torch.optim.RAdam, splits=True)
 def radam(step: Step) -> Diagonal:
     """First phase, ``rho <= 5``: ``u = (lr / c1) m``, ``D = (lr / c1) (1 - b1)``.
 

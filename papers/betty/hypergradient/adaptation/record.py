@@ -10,11 +10,11 @@ from torch import Tensor
 
 from common.errors import InputError
 from papers.betty.hypergradient.adaptation.registry import Rule
-from papers.betty.hypergradient.adaptation.step import Step, numbers, precise
+from papers.betty.hypergradient.adaptation.step import Step, numbers, precise, within
 from papers.betty.hypergradient.vectors import Vector, local
 
 #: Numbers that a rule is applied to at a time.
-PIECE, PIECE_ON_CPU = 2**25, 2**15
+PIECE, PIECE_ON_CPU = 2**25, 2**16
 
 
 class Kept:
@@ -97,7 +97,10 @@ class Record:
 
     def steps(self) -> Iterator[tuple[list[int], Step]]:
         """(places of weights, their step), in pieces: alike in their number of steps, and small
-        enough that what a rule computes in between is small, and on a CPU in the cache."""
+        enough that what a rule computes in between is small, and on a CPU in the cache.
+
+        Of one large weight there may be several in a row, of its first numbers and so on.
+        """
         counted = self.numbers
         grads = self._grads.get() if self._grads is not None else []
         for number in dict.fromkeys(counted):
@@ -107,27 +110,52 @@ class Record:
                 def chosen(values: Sequence[Any], piece: Sequence[int] = piece) -> list[Any]:
                     return [values[index] for index in piece]
 
-                yield (
-                    chosen(self.places),
-                    Step(
-                        self.settings,
-                        [self._all_states.get(param, {}) for param in chosen(self._params)],
-                        chosen(grads) if grads else [],
-                        {name: chosen(values) for name, values in self._remembered.items()},
-                        number,
-                    ),
-                )
+                for span in self._spans(piece):
+                    yield (
+                        chosen(self.places),
+                        Step(
+                            self.settings,
+                            [self._all_states.get(param, {}) for param in chosen(self._params)],
+                            within(chosen(grads), span) if grads else [],
+                            {
+                                name: _inside(chosen(values), span)
+                                for name, values in self._remembered.items()
+                            },
+                            number,
+                            span,
+                        ),
+                    )
+
+    def _spans(self, piece: Sequence[int]) -> Iterator[slice | None]:
+        """Parts of a piece: one, but for a single large weight of a rule that allows it."""
+        first = local([self._params[piece[0]]])[0]
+        size, most = first.numel(), PIECE_ON_CPU if first.is_cpu else PIECE
+        if len(piece) > 1 or size <= most or not self._rule.splits:
+            yield None
+            return
+        for start in range(0, size, most):
+            yield slice(start, min(start + most, size))
+
+
+def _inside(values: Sequence[Any], span: slice | None) -> list[Any]:
+    """Of remembered tensors some numbers."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return within(local(tensors), span) if len(tensors) == len(values) else list(values)
 
 
 def _pieces(indices: Sequence[int], params: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Runs of ``indices`` whose parameters have not many more numbers than a piece should."""
+    """Runs of ``indices`` whose parameters together have no more numbers than a piece should.
+
+    A larger one is alone.
+    """
     piece: list[int] = []
     size = 0
     for index in indices:
-        piece.append(index)
-        size += params[index].numel()
-        if size >= (PIECE_ON_CPU if params[index].is_cpu else PIECE):
+        numel = local([params[index]])[0].numel()
+        if piece and size + numel > (PIECE_ON_CPU if params[index].is_cpu else PIECE):
             yield piece
             piece, size = [], 0
+        piece.append(index)
+        size += numel
     if piece:
         yield piece

@@ -13,7 +13,7 @@ from papers.betty.hypergradient.adaptation.clipping import Clip, NormClip, Value
 from papers.betty.hypergradient.adaptation.record import Kept, Record
 from papers.betty.hypergradient.adaptation.registry import Rule, find_rule
 from papers.betty.hypergradient.adaptation.shares import Shares
-from papers.betty.hypergradient.adaptation.step import precise
+from papers.betty.hypergradient.adaptation.step import precise, within
 from papers.betty.hypergradient.shards import is_sharded
 from papers.betty.hypergradient.vectors import Vector, local
 
@@ -181,13 +181,15 @@ class Adaptation:
 
     # Products.
 
-    def __call__(self, vector: Sequence[Tensor]) -> Vector:
+    def __call__(self, vector: Sequence[Tensor], *, consume: bool = False) -> Vector:
         """``(du/dg)' vector``, in single precision or better.
 
         Zero for a weight that had no gradient in the step: its update does not depend on one.
 
         Args:
             vector: shaped like ``weights``; of sharded ones, their shards or what they make up.
+            consume: empty ``vector``, a list, so that its tensors are freed as products take their
+                place: of both together there is then never more than one copy.
 
         Returns:
             Of sharded weights their shards.
@@ -207,6 +209,9 @@ class Adaptation:
                 " steps some of them"
             )
         parts = precise(local(vector))
+        if consume:
+            assert isinstance(vector, list)
+            vector.clear()
         if self.group is None:
             parts = self._multiplied(parts)
         else:
@@ -237,17 +242,30 @@ class Adaptation:
             hook.remove()
 
     def _multiplied(self, vector: Vector) -> Vector:
-        """By the optimiser's own Jacobian, without clipping; zero where it took no step."""
-        found: list[Tensor | None] = [None] * len(vector)
+        """By the optimiser's own Jacobian, without clipping; zero where it took no step.
+
+        In the place of ``vector``, for its tensors to be freed one by one.
+        """
+        stepped = set[int]()
         for record in self._recorded:
             for places, step in record.steps():
-                products = self.rule.product(step, [vector[place] for place in places])
+                parts = [vector[place] for place in places]
+                products = self.rule.product(step, within(parts, step.span))
+                stepped.update(places)
+                if step.span is not None:
+                    (whole,) = parts
+                    if step.span.start == 0:
+                        row = whole.new_empty(whole.numel())
+                    row[step.span] = products[0]
+                    if step.span.stop < len(row):
+                        continue
+                    products = [row.view(whole.shape)]
                 for place, product in zip(places, products, strict=True):
-                    found[place] = product
-        return [
-            torch.zeros_like(part) if product is None else product
-            for product, part in zip(found, vector, strict=True)
-        ]
+                    vector[place] = product
+        for place, part in enumerate(vector):
+            if place not in stepped:
+                vector[place] = torch.zeros_like(part)
+        return vector
 
 
 def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -47,6 +47,8 @@ class Rule:
         l2: whether ``weight_decay`` adds to the gradient, unless ``decoupled_weight_decay``.
         flat_start: whether the first update hardly depends on the gradient's length, so that D
             vanishes with the optimiser's eps.
+        splits: whether ``function`` reads tensors through the methods of :class:`Step` alone, so
+            that it can be asked for a part of a large one, and returns new ones.
         remember: what to keep from before a step, see :data:`Remember`.
     """
 
@@ -55,13 +57,18 @@ class Rule:
     reads_gradient: bool = True
     l2: bool = True
     flat_start: bool = False
+    splits: bool = False
     remember: Remember | None = None
 
     def product(self, step: Step, vector: Vector) -> Vector:
         """``(du/dg)' vector``."""
         if not self.diagonal:
             return list(self.function(step, vector))
-        return list(torch._foreach_mul(vector, self.function(step)))
+        slope = self.function(step)
+        if not self.splits or not isinstance(slope, list):
+            return list(torch._foreach_mul(vector, slope))
+        torch._foreach_mul_(slope, vector)
+        return list(slope)
 
 
 _rules: dict[type[torch.optim.Optimizer], Rule] = {}

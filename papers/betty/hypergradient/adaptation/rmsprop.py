@@ -10,7 +10,7 @@ from papers.betty.hypergradient.adaptation.step import Step
 from papers.betty.hypergradient.vectors import Vector
 
 
-@register(torch.optim.RMSprop, flat_start=True)
+@register(torch.optim.RMSprop, flat_start=True, splits=True)
 def rmsprop(step: Step) -> Vector:
     """``u = lr g / Q``, ``Q = sqrt(s) + e``; centred ``Q = sqrt(s - gbar^2) + e``.
 

@@ -27,6 +27,8 @@ class Step:
         raw: gradients as the optimiser was given them.
         remembered: what is lost in the step, by name, an entry a parameter.
         number: steps that the parameters have taken, this one included.
+        span: which numbers, of one large tensor as a row of them; None for whole tensors. Tensors
+            that the methods return, ``raw`` and ``remembered`` are of those alone.
     """
 
     settings: Mapping[str, Any]
@@ -34,10 +36,11 @@ class Step:
     raw: Sequence[Tensor]
     remembered: Mapping[str, Sequence[Any]]
     number: float
+    span: slice | None = None
 
     def state(self, name: str) -> Vector:
         """A part of the optimiser's state."""
-        return precise(local([state[name] for state in self.states]))
+        return precise(within(local([state[name] for state in self.states]), self.span))
 
     def gradient(self) -> Vector:
         """The gradient that enters the update: of the minimised cost, with its L2 penalty."""
@@ -69,6 +72,11 @@ def precise(tensors: Sequence[Tensor]) -> Vector:
     if {tensor.dtype for tensor in tensors} <= {torch.float32, torch.float64}:
         return list(tensors)
     return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+
+
+def within(tensors: Sequence[Tensor], span: slice | None) -> Vector:
+    """Some of each tensor's numbers, in the order of its elements; all in their shape for None."""
+    return list(tensors) if span is None else [tensor.reshape(-1)[span] for tensor in tensors]
 
 
 def numbers(values: Sequence[Any]) -> list[float]:

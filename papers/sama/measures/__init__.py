@@ -1,0 +1,1 @@
+"""What a meta gradient costs: bytes, seconds, collectives."""
