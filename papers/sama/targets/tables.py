@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from common.results.lineage import Runs, list_runs
 from common.results.records import Results
-from common.results.tables import Measure, Table, grid
+from common.results.tables import Cell, Measure, Table, cell, grid, make_cell
+from papers.sama.targets import pruning
 
 
 def table_identity(results: Results) -> Table:
@@ -18,4 +20,59 @@ def table_identity(results: Results) -> Table:
     return Table(row_header="Meta gradient", cells=cells)
 
 
-TABLES = {"table_identity": table_identity}
+def table_pruning(results: Results) -> Table:
+    """Test accuracy by pruned share, a row for each method and data set; time of the search."""
+    cells: list[Cell] = []
+    for case, arms in pruning.arms_by_case(results).items():
+        cells.append(_accuracy(results, case, pruning.FULL, 0))
+        for arm in arms:
+            shares = pruning.pruned_shares(results, case, arm)
+            cells += [_accuracy(results, case, arm, pct) for pct in shares]
+            times = pruning.relative_search_time(results, case, arm)
+            if len(times):
+                cells.append(
+                    make_cell(
+                        results,
+                        _pruning_row(results, case, arm),
+                        "Search",
+                        times,
+                        label="time relative to full training",
+                        runs=_runs(results, case, arm),
+                    )
+                )
+    return Table(
+        row_header="Data and method",
+        cells=cells,
+        notes=[
+            "Times are of this process alone: processor seconds on a CPU, seconds on the wall on a"
+            " GPU. Those of the search are of the proxy's training and of scoring."
+        ],
+    )
+
+
+def _accuracy(results: Results, case: str, arm: str, pct: int) -> Cell:
+    return cell(
+        results,
+        _pruning_row(results, case, arm),
+        f"{pct} % pruned" if pct else "All data",
+        experiment=pruning.TRAINING,
+        case=case,
+        arm=arm,
+        metric=pruning.accuracy_metric(pct),
+        label="Accuracy",
+        unit="%",
+    )
+
+
+def _pruning_row(results: Results, case: str, arm: str) -> str:
+    study = results.paper.experiments[pruning.TRAINING]
+    return f"{study.cases[case].title_at(results.scale)}: {study.arms[arm].title}"
+
+
+def _runs(results: Results, case: str, arm: str) -> list[Runs]:
+    """Records that a relative time is of."""
+    found = results.records(pruning.SEARCH, arm, case)
+    return list_runs([*found, *results.records(pruning.TRAINING, pruning.FULL, case)])
+
+
+TABLES = {"table_identity": table_identity, "table_pruning": table_pruning}
