@@ -141,7 +141,8 @@ class GumbelWeights(nn.Module):
             chances: Tensor = logits.softmax(1)[:, 0]
             return chances
         soft = ((logits + noise) / self.temperature).softmax(1)[:, 0]
-        return (soft > 0.5).float() - soft.detach() + soft
+        drawn: Tensor = (soft > 0.5).float() - soft.detach() + soft
+        return drawn
 
     @staticmethod
     def draw(count: int, device: torch.device) -> Tensor:
