@@ -26,13 +26,16 @@ PRUNING_STYLES: Final[dict[str, dict[str, Any]]] = {
 
 
 def figure3(results: Results) -> FigureWithCaption:
-    """Accuracy relative to all data against the pruned share, and the search's relative time."""
+    """Accuracy relative to all data against the pruned share, and the search's relative time.
+
+    A panel for each data set that was run.
+    """
     arms = pruning.arms_by_case(results)
     cases = [case for case in arms if results.records(pruning.TRAINING, pruning.FULL, case)]
     columns = 2 if len(cases) < 3 else 3
     rows = -(-(len(cases) + 1) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3.1 * columns, 2.7 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(3.9 * columns, 2.8 * rows), squeeze=False, layout="constrained"
     )
     places = axes.flat
     for case, ax in zip(cases, places, strict=False):
@@ -43,7 +46,9 @@ def figure3(results: Results) -> FigureWithCaption:
     handles: dict[str, Any] = {}
     for ax in places[: len(cases)]:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8
+    )
     return FigureWithCaption(
         figure,
         "Accuracy after training on what is left, in per cent of that with all data of the same"
@@ -71,10 +76,10 @@ def _draw_accuracies(ax: Axes, results: Results, case: str) -> None:
         )
     ax.axhline(100, color="0.7", linewidth=0.8, zorder=0)
     ax.set(
-        title=study.cases[case].title_at(results.scale),
         xlabel="pruned (%)",
         ylabel="relative accuracy (%)",
     )
+    ax.set_title(study.cases[case].title_at(results.scale), fontsize=9)
 
 
 def _draw_times(ax: Axes, results: Results, cases: list[str]) -> None:
@@ -91,9 +96,10 @@ def _draw_times(ax: Axes, results: Results, cases: list[str]) -> None:
             colour = PRUNING_STYLES[arm]["color"]
             ax.barh(place, float(np.mean(means)), color=colour, alpha=0.55)
             ax.plot(means, [place] * len(means), "o", color=colour, markersize=3)
-    ax.set_yticks(range(len(shown)), shown)
+    ax.set_yticks(range(len(shown)), shown, fontsize=7)
     ax.invert_yaxis()
-    ax.set(title="Search", xlabel="time relative to full training")
+    ax.set(xlabel="time relative to full training")
+    ax.set_title("Search", fontsize=9)
 
 
 FIGURES = {"figure3": figure3}
