@@ -104,7 +104,8 @@ def _windows(stream: Characters, count: int, length: int, rng: np.random.Generat
     if count > available:
         raise InputError(f"{count} texts of {length} characters: allowed: at most {available}")
     starts = np.sort(rng.permutation(available)[:count]) * length
-    return stream[starts[:, None] + np.arange(length)].copy()
+    texts: Characters = stream[starts[:, None] + np.arange(length)]
+    return texts
 
 
 def _treebank(root: Path | None) -> tuple[list[Characters], int]:
