@@ -6,6 +6,7 @@ Source: Choe et al. 2023 (SAMA), Sec. B.1 of the problem: base level ``theta*(la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -39,8 +40,8 @@ class BaseOptimizer(Settings):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of steps in which lr rises from 0")
-    decay: Literal["none", "linear", "milestones"] = Field(
-        "none", description="of lr after the warm-up; linear: to 0 at the last step"
+    decay: Literal["none", "linear", "cosine", "milestones"] = Field(
+        "none", description="of lr after the warm-up; linear, cosine: to 0 at the last step"
     )
     milestones: tuple[float, ...] = Field(
         (), description="shares of steps at which lr falls to 1/10"
@@ -68,6 +69,8 @@ class BaseOptimizer(Settings):
                 return (step + 1) / rise
             if self.decay == "linear":
                 return (steps - step) / max(1, steps - rise)
+            if self.decay == "cosine":
+                return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
             passed = sum(step >= round(share * steps) for share in self.milestones)
             return 0.1**passed if self.decay == "milestones" else 1.0
 

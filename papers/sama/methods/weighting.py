@@ -27,6 +27,11 @@ class LossWeights(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """(n,) losses or (n, inputs) numbers -> (n,) weights."""
-        rows = seen[:, None] if seen.ndim == 1 else seen
-        weights = 2 * torch.sigmoid(self.out(torch.relu(self.hidden(rows)))[:, 0])
+        weights = self.alone(seen)
         return weights / weights.mean() if self.normalise else weights
+
+    def alone(self, seen: Tensor) -> Tensor:
+        """(n,) or (n, inputs) -> (n,) weights that no other sample bears on: not normalised."""
+        rows = seen[:, None] if seen.ndim == 1 else seen
+        weights: Tensor = 2 * torch.sigmoid(self.out(torch.relu(self.hidden(rows)))[:, 0])
+        return weights
