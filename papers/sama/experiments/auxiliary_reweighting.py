@@ -20,7 +20,7 @@ from common.training import Core, CoreSettings
 from common.training.data_order import mixed
 from papers.sama.methods.bilevel import BaseOptimizer, Bilevel, Constant, MetaSettings
 from papers.sama.methods.weighting import LossWeights
-from papers.sama.tasks.auxiliary import AuxiliaryTask
+from papers.sama.tasks.auxiliary import AuxiliaryTask, Sizes
 from papers.sama.tasks.auxiliary_digits import AuxiliaryDigits, DigitsSettings
 from papers.sama.tasks.masked_texts import MaskedTexts, TextSettings
 
@@ -47,6 +47,13 @@ class AuxiliaryReweighting(Settings):
     batch_size: int = Field(gt=0)
     auxiliary_batch_size: int = Field(gt=0)
     meta_batch_size: int = Field(gt=0)
+    meta_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the labelled data that only the meta level reads; 0:"
+        " it reads the main task's training data, as in the paper",
+    )
     average: Literal["micro", "macro"] = Field("micro", description="of F1 over classes")
 
     @model_validator(mode="after")
@@ -120,7 +127,12 @@ class Training:
 
 def load_task(settings: AuxiliaryReweighting, run: Run, device: torch.device) -> AuxiliaryTask:
     """Data and network."""
-    sizes = settings.batch_size, settings.meta_batch_size, settings.auxiliary_batch_size
+    sizes = Sizes(
+        settings.batch_size,
+        settings.meta_batch_size,
+        settings.auxiliary_batch_size,
+        settings.meta_share,
+    )
     if settings.digits is not None:
         return AuxiliaryDigits(settings.digits, run, sizes, device)
     assert settings.texts is not None

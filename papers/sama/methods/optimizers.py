@@ -55,7 +55,8 @@ class AnyOptimizer(Settings):
     def make(self, params: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The optimiser."""
         named = self.model_dump(exclude={"kind", "lr"}, exclude_defaults=True)
-        return KINDS[self.kind](params, lr=self.lr, **named)
+        make: Callable[..., torch.optim.Optimizer] = KINDS[self.kind]
+        return make(params, lr=self.lr, **named)
 
     @property
     def differentiable(self) -> bool:

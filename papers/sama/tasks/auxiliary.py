@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from common.tasks.scores import f1_scores
-from common.training.data_order import EpochOrder
+from common.training.data_order import EpochOrder, mixed
 
 
 class Scores(NamedTuple):
@@ -19,9 +20,11 @@ class Scores(NamedTuple):
 
 
 class AuxiliaryTask(Protocol):
-    """What is trained: ``network`` has both tasks' heads."""
+    """What is trained."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """Has both tasks' heads."""
 
     def main_cost(self, step: int) -> Tensor:
         """Mean loss of a training batch of the main task, a function of ``step``."""
@@ -42,16 +45,60 @@ class AuxiliaryTask(Protocol):
         """Mean of the weights that a trained network gives the auxiliary losses, and of groups."""
 
 
-class Rows:
-    """Row numbers of batch after batch; each epoch another order, a function of the step alone."""
+class Sizes(NamedTuple):
+    """Of the batches; and the share of the labelled data that is meta data alone."""
 
-    def __init__(self, count: int, size: int, seed: int) -> None:
-        self._order = EpochOrder(count, min(count, size), seed=seed)
+    main: int
+    meta: int
+    auxiliary: int
+    meta_share: float = 0.0
+
+
+class Rows:
+    """Row numbers of batch after batch; each epoch another order, a function of the step alone.
+
+    Args:
+        rows: from the first to one past the last.
+        size: of a batch; at most all rows.
+        seed: of the orders.
+    """
+
+    def __init__(self, rows: range, size: int, seed: int) -> None:
+        self._start = rows.start
+        self._order = EpochOrder(len(rows), min(len(rows), size), seed=seed)
 
     def at(self, step: int) -> Tensor:
         """Those of a step."""
         epoch, place = divmod(step, self._order.steps_per_epoch)
-        return torch.tensor(next(self._order.batches(epoch, place)))
+        return self._start + torch.tensor(next(self._order.batches(epoch, place)))
+
+
+class Batches(NamedTuple):
+    """Rows of the labelled data for either level, and of the auxiliary data."""
+
+    main: Rows
+    meta: Rows
+    auxiliary: Rows
+
+
+def make_batches(labelled: int, auxiliary: int, sizes: Sizes, seed: int) -> Batches:
+    """Without a share of its own the meta level has the training data of the main task.
+
+    Raises:
+        InputError: the share leaves one of the levels nothing.
+    """
+    own = round(sizes.meta_share * labelled)
+    if sizes.meta_share and not 0 < own < labelled:
+        raise InputError(
+            f"meta_share {sizes.meta_share:g}: is {own} of {labelled} labelled samples; allowed:"
+            f" 1 to {labelled - 1}"
+        )
+    rest = labelled - own
+    return Batches(
+        Rows(range(rest), sizes.main, mixed(seed, 0)),
+        Rows(range(rest, labelled) if own else range(labelled), sizes.meta, mixed(seed, 1)),
+        Rows(range(auxiliary), sizes.auxiliary, mixed(seed, 2)),
+    )
 
 
 def scored(logits: Tensor, labels: Tensor) -> Scores:

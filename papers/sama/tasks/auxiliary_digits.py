@@ -13,8 +13,7 @@ from common.experiments.settings import Settings
 from common.runs.record import DataIdentity
 from common.runs.run import Run
 from common.tasks.networks import mlp
-from common.training.data_order import mixed
-from papers.sama.tasks.auxiliary import Rows, Scores, scored
+from papers.sama.tasks.auxiliary import Scores, Sizes, make_batches, scored
 
 
 class DigitsSettings(Settings):
@@ -42,11 +41,11 @@ class AuxiliaryDigits:
     """Both tasks ask for the digit; each has images of its own.
 
     Args:
-        sizes: of batches: main, meta, auxiliary.
+        sizes: of batches.
     """
 
     def __init__(
-        self, settings: DigitsSettings, run: Run, sizes: tuple[int, int, int], device: torch.device
+        self, settings: DigitsSettings, run: Run, sizes: Sizes, device: torch.device
     ) -> None:
         images = digits()
         run.uses(DataIdentity(name="scikit-learn digits", real=True, source="bundled"))
@@ -64,11 +63,7 @@ class AuxiliaryDigits:
         self._main, self._test = ((x[part], y[part].to(device)) for part in (main, test))
         self._auxiliary = x[auxiliary], given.to(device)
         self.network = TwoHeads(x.shape[1], settings.hidden, 10).to(device)
-        counts = len(main), len(main), len(auxiliary)
-        self._rows = [
-            Rows(count, size, mixed(run.seed, place))
-            for place, (count, size) in enumerate(zip(counts, sizes, strict=True))
-        ]
+        self._rows = make_batches(len(main), len(auxiliary), sizes, run.seed)
 
     def _cost(self, rows: Tensor) -> Tensor:
         x, y = (part[rows] for part in self._main)
@@ -76,13 +71,13 @@ class AuxiliaryDigits:
 
     def main_cost(self, step: int) -> Tensor:
         """See :class:`AuxiliaryTask`; so for the others."""
-        return self._cost(self._rows[0].at(step))
+        return self._cost(self._rows.main.at(step))
 
     def meta_cost(self, step: int) -> Tensor:
-        return self._cost(self._rows[1].at(step))
+        return self._cost(self._rows.meta.at(step))
 
     def auxiliary_batch(self, step: int) -> Tensor:
-        return self._rows[2].at(step)
+        return self._rows.auxiliary.at(step)
 
     def auxiliary_losses(self, batch: Tensor) -> Tensor:
         x, y = (part[batch] for part in self._auxiliary)

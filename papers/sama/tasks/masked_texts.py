@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.run import Run
 from common.training.data_order import mixed
-from papers.sama.tasks.auxiliary import Rows, Scores, scored
+from papers.sama.tasks.auxiliary import Scores, Sizes, make_batches, scored
 
 PADDING, MASK, UNKNOWN = 0, 1, 2
 SPECIAL: Final = 3
@@ -148,12 +148,12 @@ def read_texts(settings: TextSettings, run: Run) -> TextParts:
     if settings.name == "trec6":
         whole, test = trec6(True, root=root), trec6(False, root=root)
         order = rng.permutation(len(whole))
-        held_out = [test.texts, test.labels]
+        held_out: tuple[Sequence[str], Any] = test.texts, test.labels
     else:
         whole = agnews_test(root)
         order = rng.permutation(len(whole))
         rows, order = order[: settings.test], order[settings.test :]
-        held_out = [[whole.texts[row] for row in rows], whole.labels[rows]]
+        held_out = [whole.texts[row] for row in rows], whole.labels[rows]
     needed = settings.validation + settings.labelled
     if needed > len(order):
         raise InputError(
@@ -218,7 +218,9 @@ def mask_words(
     """
     draw = torch.rand(words.shape, generator=generator)
     draw[words < special] = 2.0
-    hidden = draw < max(share, float(draw.min()) + 1e-12)
+    hidden = draw < share
+    if not hidden.any():
+        hidden = draw == draw.min()
     how = torch.rand(words.shape, generator=generator)
     others = torch.randint(special, vocabulary, words.shape, generator=generator)
     shown = torch.where(hidden & (how < 0.8), torch.full_like(words, mask), words)
@@ -230,20 +232,16 @@ class MaskedTexts:
     """Classification of few texts, and filling in words of all.
 
     Args:
-        sizes: of batches: main, meta, auxiliary.
+        sizes: of batches.
     """
 
     def __init__(
-        self, settings: TextSettings, run: Run, sizes: tuple[int, int, int], device: torch.device
+        self, settings: TextSettings, run: Run, sizes: Sizes, device: torch.device
     ) -> None:
         self.parts, self._settings = read_texts(settings, run), settings
         self.network = SmallEncoder(settings, self.parts.vocabulary, self.parts.classes).to(device)
         self._device, self._seed = device, run.seed
-        counts = self.parts.labelled, self.parts.labelled, len(self.parts.train.words)
-        self._rows = [
-            Rows(count, size, mixed(run.seed, place))
-            for place, (count, size) in enumerate(zip(counts, sizes, strict=True))
-        ]
+        self._rows = make_batches(self.parts.labelled, len(self.parts.train.words), sizes, run.seed)
 
     def _cost(self, rows: Tensor) -> Tensor:
         words, labels = (part[rows].to(self._device) for part in self.parts.train)
@@ -251,14 +249,14 @@ class MaskedTexts:
 
     def main_cost(self, step: int) -> Tensor:
         """See :class:`AuxiliaryTask`; so for the others."""
-        return self._cost(self._rows[0].at(step))
+        return self._cost(self._rows.main.at(step))
 
     def meta_cost(self, step: int) -> Tensor:
-        return self._cost(self._rows[1].at(step))
+        return self._cost(self._rows.meta.at(step))
 
     def auxiliary_batch(self, step: int) -> Masked:
         generator = torch.Generator().manual_seed(mixed(self._seed, 3, step))
-        words = trimmed(self.parts.train.words[self._rows[2].at(step)])
+        words = trimmed(self.parts.train.words[self._rows.auxiliary.at(step)])
         masked = mask_words(
             words, self._settings.masked, self.parts.vocabulary, generator, MASK, SPECIAL
         )
@@ -274,9 +272,8 @@ class MaskedTexts:
         return valid, test
 
     def _score(self, part: Part) -> Scores:
-        logits = [
-            self.network(trimmed(words).to(self._device)) for words in part.words.split(AT_ONCE)
-        ]
+        chunks = torch.split(part.words, AT_ONCE)
+        logits = [self.network(trimmed(words).to(self._device)) for words in chunks]
         return scored(torch.cat(logits).cpu(), part.labels)
 
     def weight_metrics(self, weights: nn.Module) -> dict[str, float]:
