@@ -22,18 +22,20 @@ from papers.sama.methods.bilevel import BaseOptimizer, Bilevel, Constant, MetaSe
 from papers.sama.methods.weighting import LossWeights
 from papers.sama.tasks.auxiliary import AuxiliaryTask, Sizes
 from papers.sama.tasks.auxiliary_digits import AuxiliaryDigits, DigitsSettings
-from papers.sama.tasks.masked_texts import MaskedTexts, TextSettings
+from papers.sama.tasks.masked_texts import TextSettings, small_task
+from papers.sama.tasks.roberta_texts import RobertaSettings, roberta_task
 
 #: Losses at which the learned function is written down.
 GRID: Final = tuple(0.5 * place for place in range(25))
 
 
 class AuxiliaryReweighting(Settings):
-    """Tasks, losses, optimisers. One of ``digits`` and ``texts``."""
+    """Tasks, losses, optimisers. One of ``digits``, ``texts`` and ``roberta``."""
 
     core: CoreSettings
     digits: DigitsSettings | None = None
     texts: TextSettings | None = None
+    roberta: RobertaSettings | None = None
     method: Literal["main_only", "pretrain", "constant", "learned"] = Field(
         description="auxiliary losses: none; alone, before the main ones; weighted by 1; by a"
         " network"
@@ -42,6 +44,7 @@ class AuxiliaryReweighting(Settings):
     meta: MetaSettings
     meta_eps: float = Field(1e-8, gt=0, description="of the weight network's Adam")
     hidden: int = Field(100, gt=0, description="width of the weight network")
+    unit: Literal["steps", "epochs"] = Field("steps", description="of the two below")
     steps: int = Field(gt=0, description="base steps; so many before them for `pretrain`")
     evaluate_every: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -58,8 +61,8 @@ class AuxiliaryReweighting(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> AuxiliaryReweighting:
-        if (self.digits is None) == (self.texts is None):
-            raise ValueError("digits, texts: allowed: one of them")
+        if [self.digits, self.texts, self.roberta].count(None) != 2:
+            raise ValueError("digits, texts, roberta: allowed: one of them")
         return self
 
 
@@ -68,13 +71,15 @@ class Training:
 
     def __init__(self, settings: AuxiliaryReweighting, task: AuxiliaryTask) -> None:
         self.settings, self.task = settings, task
+        each = task.steps_per_epoch if settings.unit == "epochs" else 1
+        self.steps, self.evaluate_every = each * settings.steps, each * settings.evaluate_every
         self.weights = LossWeights(hidden=settings.hidden)
         learned = settings.method == "learned"
         device = next(task.network.parameters()).device
         meta = (self.weights.to(device), settings.meta) if learned else (None, None)
 
         def stage(*meta: Any) -> Bilevel:
-            return Bilevel(task.network, settings.optimizer, settings.steps, *meta)
+            return Bilevel(task.network, settings.optimizer, self.steps, *meta)
 
         self.before = stage() if settings.method == "pretrain" else None
         self.main = stage(*meta)
@@ -98,7 +103,7 @@ class Training:
     @property
     def in_main_stage(self) -> bool:
         """Whether the auxiliary losses have had their steps, where they come first."""
-        return self.before is None or self.before.count >= self.settings.steps
+        return self.before is None or self.before.count >= self.steps
 
     def step(self) -> None:
         """The next step of the present stage."""
@@ -135,8 +140,10 @@ def load_task(settings: AuxiliaryReweighting, run: Run, device: torch.device) ->
     )
     if settings.digits is not None:
         return AuxiliaryDigits(settings.digits, run, sizes, device)
-    assert settings.texts is not None
-    return MaskedTexts(settings.texts, run, sizes, device)
+    if settings.texts is not None:
+        return small_task(settings.texts, run, sizes, device)
+    assert settings.roberta is not None
+    return roberta_task(settings.roberta, run, sizes, device)
 
 
 def run_auxiliary_reweighting(settings: AuxiliaryReweighting, run: Run) -> dict[str, float]:
@@ -149,12 +156,12 @@ def run_auxiliary_reweighting(settings: AuxiliaryReweighting, run: Run) -> dict[
     # All methods draw the same dropout masks, however many numbers their making took.
     if core.step_count == 0:
         torch.manual_seed(mixed(run.seed, 4))
-    while training.main.count < settings.steps:
+    while training.main.count < training.steps:
         task.network.train()
         training.step()
         number = training.main.count
-        at_end = number == settings.steps
-        if training.in_main_stage and number and (number % settings.evaluate_every == 0 or at_end):
+        due = number % training.evaluate_every == 0 or number == training.steps
+        if number and due:
             core.log_metrics(**evaluate(training))
         core.completed_step()
     rows = core.history

@@ -71,7 +71,7 @@ def figure_auxiliary(results: Results) -> FigureWithCaption:
             if points:
                 ax.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.6, label=title)
             continue
-        for case, style in zip((c for c, a in running if a == arm), ("-", "--"), strict=False):
+        for case, style in (("trec6", "-"), ("agnews", "--")):
             curves = []
             for record in results.records("auxiliary_reweighting", arm, case):
                 rows = record.read_csv("weights.csv")

@@ -26,6 +26,10 @@ class AuxiliaryTask(Protocol):
     def network(self) -> nn.Module:
         """Has both tasks' heads."""
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches of the main task in an epoch."""
+
     def main_cost(self, step: int) -> Tensor:
         """Mean loss of a training batch of the main task, a function of ``step``."""
 
@@ -66,6 +70,11 @@ class Rows:
     def __init__(self, rows: range, size: int, seed: int) -> None:
         self._start = rows.start
         self._order = EpochOrder(len(rows), min(len(rows), size), seed=seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self._order.steps_per_epoch
 
     def at(self, step: int) -> Tensor:
         """Those of a step."""

@@ -65,12 +65,16 @@ class AuxiliaryDigits:
         self.network = TwoHeads(x.shape[1], settings.hidden, 10).to(device)
         self._rows = make_batches(len(main), len(auxiliary), sizes, run.seed)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """See :class:`AuxiliaryTask`; so for the others."""
+        return self._rows.main.steps_per_epoch
+
     def _cost(self, rows: Tensor) -> Tensor:
         x, y = (part[rows] for part in self._main)
         return functional.cross_entropy(self.network.main(self.network.trunk(x)), y)
 
     def main_cost(self, step: int) -> Tensor:
-        """See :class:`AuxiliaryTask`; so for the others."""
         return self._cost(self._rows.main.at(step))
 
     def meta_cost(self, step: int) -> Tensor:

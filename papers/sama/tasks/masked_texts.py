@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +72,15 @@ class TextParts(NamedTuple):
     validation: Part
     test: Part
     classes: int
-    vocabulary: int
+
+
+class Marks(NamedTuple):
+    """Word numbers: what fills up, the mark of a hidden word, first and past-the-last of words."""
+
+    padding: int
+    mask: int
+    first: int
+    end: int
 
 
 class Masked(NamedTuple):
@@ -81,16 +90,15 @@ class Masked(NamedTuple):
     targets: Tensor
 
 
-class Encoder(Protocol):
+class Encoder(nn.Module, ABC):
     """A network of both tasks: ``network(words)`` are (n, classes) logits."""
 
+    @abstractmethod
     def fill_in(self, words: Tensor, places: Tensor) -> Tensor:
         """(m, vocabulary) logits of the words at the m places that are True in (n, length)."""
 
-    def __call__(self, words: Tensor) -> Tensor: ...
 
-
-class SmallEncoder(nn.Module):
+class SmallEncoder(Encoder):
     """A transformer of pre-normalised layers, trained from scratch, with two heads.
 
     The classifier reads the mean over words; the other head shares its weights with the words'
@@ -136,7 +144,7 @@ class SmallEncoder(nn.Module):
         return states @ self.words.weight.T + self.bias
 
 
-def read_texts(settings: TextSettings, run: Run) -> TextParts:
+def read_texts(settings: TextSettings, run: Run) -> tuple[TextParts, Marks]:
     """Split with the run's seed, and note what was read.
 
     Raises:
@@ -169,14 +177,14 @@ def read_texts(settings: TextSettings, run: Run) -> TextParts:
     def rows_of(data: LabelledTexts, rows: Any) -> Part:
         return part([data.texts[row] for row in rows], data.labels[rows])
 
-    return TextParts(
+    parts = TextParts(
         rows_of(whole, train),
         settings.labelled,
         rows_of(whole, valid),
         part(*held_out),
         len(whole.class_names),
-        len(numbers) + SPECIAL,
     )
+    return parts, Marks(PADDING, MASK, SPECIAL, SPECIAL + len(numbers))
 
 
 def number_words(texts: Sequence[str], most: int) -> dict[str, int]:
@@ -195,35 +203,26 @@ def to_words(texts: Sequence[str], numbers: dict[str, int], length: int) -> Tens
     return words
 
 
-def trimmed(words: Tensor) -> Tensor:
+def trimmed(words: Tensor, padding: int = PADDING) -> Tensor:
     """Without the columns that fill up even the longest text."""
-    return words[:, : int((words != PADDING).sum(1).max())]
+    return words[:, : int((words != padding).sum(1).max())]
 
 
-def mask_words(
-    words: Tensor,
-    share: float,
-    vocabulary: int,
-    generator: torch.Generator,
-    mask: int,
-    special: int,
-) -> Masked:
+def mask_words(words: Tensor, share: float, marks: Marks, generator: torch.Generator) -> Masked:
     """Hide a share of the words: 80 % by a mark, 10 % by another word, 10 % not at all.
 
     At least one of the batch is hidden. Source: Devlin et al. 2019, Sec. 3.1.
 
-    Args:
-        mask: number of the mark.
-        special: numbers below it are never hidden.
+    What is not a word (fills up, is unknown) is never hidden.
     """
     draw = torch.rand(words.shape, generator=generator)
-    draw[words < special] = 2.0
+    draw[(words < marks.first) | (words >= marks.end)] = 2.0
     hidden = draw < share
     if not hidden.any():
         hidden = draw == draw.min()
     how = torch.rand(words.shape, generator=generator)
-    others = torch.randint(special, vocabulary, words.shape, generator=generator)
-    shown = torch.where(hidden & (how < 0.8), torch.full_like(words, mask), words)
+    others = torch.randint(marks.first, marks.end, words.shape, generator=generator)
+    shown = torch.where(hidden & (how < 0.8), torch.full_like(words, marks.mask), words)
     shown = torch.where(hidden & (how >= 0.9), others, shown)
     return Masked(shown, torch.where(hidden, words, torch.full_like(words, NOTHING)))
 
@@ -232,23 +231,36 @@ class MaskedTexts:
     """Classification of few texts, and filling in words of all.
 
     Args:
+        parts, marks: texts as word numbers.
+        share: of the words, to fill in.
         sizes: of batches.
+        seed: of the batches and masks.
     """
 
     def __init__(
-        self, settings: TextSettings, run: Run, sizes: Sizes, device: torch.device
+        self,
+        network: Encoder,
+        parts: TextParts,
+        marks: Marks,
+        share: float,
+        sizes: Sizes,
+        seed: int,
     ) -> None:
-        self.parts, self._settings = read_texts(settings, run), settings
-        self.network = SmallEncoder(settings, self.parts.vocabulary, self.parts.classes).to(device)
-        self._device, self._seed = device, run.seed
-        self._rows = make_batches(self.parts.labelled, len(self.parts.train.words), sizes, run.seed)
+        self.network, self.parts, self._marks, self._share = network, parts, marks, share
+        self._device, self._seed = next(network.parameters()).device, seed
+        self._rows = make_batches(parts.labelled, len(parts.train.words), sizes, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See :class:`AuxiliaryTask`; so for the others."""
+        return self._rows.main.steps_per_epoch
 
     def _cost(self, rows: Tensor) -> Tensor:
         words, labels = (part[rows].to(self._device) for part in self.parts.train)
-        return functional.cross_entropy(self.network(trimmed(words)), labels)
+        logits = self.network(trimmed(words, self._marks.padding))
+        return functional.cross_entropy(logits, labels)
 
     def main_cost(self, step: int) -> Tensor:
-        """See :class:`AuxiliaryTask`; so for the others."""
         return self._cost(self._rows.main.at(step))
 
     def meta_cost(self, step: int) -> Tensor:
@@ -256,10 +268,9 @@ class MaskedTexts:
 
     def auxiliary_batch(self, step: int) -> Masked:
         generator = torch.Generator().manual_seed(mixed(self._seed, 3, step))
-        words = trimmed(self.parts.train.words[self._rows.auxiliary.at(step)])
-        masked = mask_words(
-            words, self._settings.masked, self.parts.vocabulary, generator, MASK, SPECIAL
-        )
+        rows = self._rows.auxiliary.at(step)
+        words = trimmed(self.parts.train.words[rows], self._marks.padding)
+        masked = mask_words(words, self._share, self._marks, generator)
         return Masked(*(part.to(self._device) for part in masked))
 
     def auxiliary_losses(self, batch: Masked) -> Tensor:
@@ -273,7 +284,8 @@ class MaskedTexts:
 
     def _score(self, part: Part) -> Scores:
         chunks = torch.split(part.words, AT_ONCE)
-        logits = [self.network(trimmed(words).to(self._device)) for words in chunks]
+        padding = self._marks.padding
+        logits = [self.network(trimmed(words, padding).to(self._device)) for words in chunks]
         return scored(torch.cat(logits).cpu(), part.labels)
 
     def weight_metrics(self, weights: nn.Module) -> dict[str, float]:
@@ -286,3 +298,10 @@ class MaskedTexts:
             "weight_of_smaller_losses": float(found[~larger].mean()),
             "weight_of_larger_losses": float(found[larger].mean()),
         }
+
+
+def small_task(settings: TextSettings, run: Run, sizes: Sizes, device: torch.device) -> MaskedTexts:
+    """A small encoder, and a registered set."""
+    parts, marks = read_texts(settings, run)
+    network = SmallEncoder(settings, marks.end, parts.classes).to(device)
+    return MaskedTexts(network, parts, marks, settings.masked, sizes, run.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from papers.sama.tasks.masked_texts import (
     NOTHING,
     PADDING,
     SPECIAL,
+    Marks,
     SmallEncoder,
     TextSettings,
     mask_words,
@@ -26,6 +28,7 @@ from papers.sama.tasks.masked_texts import (
     read_texts,
     to_words,
 )
+from papers.sama.tasks.roberta_texts import RobertaSettings, read_parts
 from tests.papers.sama.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
 NAME = "auxiliary_reweighting"
@@ -86,7 +89,7 @@ def test_masks_hide_the_share_asked_for_mostly_by_the_mark_and_never_what_fills_
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(SPECIAL, 500, (200, 30), generator=generator)
     words[:, 20:] = PADDING
-    masked = mask_words(words, 0.15, 500, generator, MASK, SPECIAL)
+    masked = mask_words(words, 0.15, Marks(PADDING, MASK, SPECIAL, 500), generator)
     hidden = masked.targets != NOTHING
     assert not hidden[:, 20:].any()
     assert float(hidden[:, :20].float().mean()) == pytest.approx(0.15, abs=0.02)
@@ -98,7 +101,8 @@ def test_masks_hide_the_share_asked_for_mostly_by_the_mark_and_never_what_fills_
 
 def test_at_least_one_word_of_a_batch_is_hidden() -> None:
     words = torch.full((1, 4), SPECIAL)
-    masked = mask_words(words, 1e-6, 9, torch.Generator().manual_seed(0), MASK, SPECIAL)
+    generator = torch.Generator().manual_seed(0)
+    masked = mask_words(words, 1e-6, Marks(PADDING, MASK, SPECIAL, 9), generator)
     assert int((masked.targets != NOTHING).sum()) == 1
 
 
@@ -127,14 +131,14 @@ def test_questions_of_the_parts_are_apart_and_their_sizes_as_asked_for(
     settings = settings_of(NAME, "sama", case="half", **TEXTS)
     texts = settings.texts.model_copy(update={"root": str(data_root)})
     with opened(NAME, settings, tmp_path) as run:
-        parts = read_texts(texts, run)
+        parts, marks = read_texts(texts, run)
         with pytest.raises(
             InputError, match=r"labelled and validation: 6030 texts; trec6 has 5452"
         ):
             read_texts(texts.model_copy(update={"labelled": 6000}), run)
     sizes = [len(part.labels) for part in (parts.train, parts.validation, parts.test)]
     assert sizes == [5452 - 30, 30, 500]
-    assert (parts.labelled, parts.classes, parts.vocabulary) == (20, 6, 100)
+    assert (parts.labelled, parts.classes, marks.end) == (20, 6, 100)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_right_labels_get_more_weight_than_random_ones(tmp_path: Path) -> None:
 
 
 def test_one_kind_of_task_is_asked_for() -> None:
-    with pytest.raises(InputError, match="digits, texts: allowed: one of them"):
+    with pytest.raises(InputError, match="digits, texts, roberta: allowed: one of them"):
         settings_of(NAME, "sama", case="half", digits=None)
 
 
@@ -194,3 +198,60 @@ def test_a_stopped_training_ends_as_one_that_was_not(
     settings = settings_of(NAME, arm, case="half", core=core, steps=12, evaluate_every=6, **changes)
     whole = metrics_of(NAME, settings, tmp_path / "whole")
     assert metrics_after_a_stop(NAME, settings, tmp_path / "cut", monkeypatch) == whole
+
+
+def questions(folder: Path, broken: str = "") -> Path:
+    """A set of three parts as JSON lines."""
+    folder.mkdir()
+    for part in ("train", "dev", "test"):
+        rows = [{"text": f"who is {name} ?", "intent": name} for name in ("a", "b")]
+        lines = [json.dumps(row) for row in rows * 4] + ([broken] if broken else [])
+        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf8")
+    return folder
+
+
+def test_texts_in_folders_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    folder = str(questions(tmp_path / "a"))
+    settings = RobertaSettings(name="acl_arc", folder=folder, label="intent")
+    parts = read_parts(settings)
+    assert parts.classes == 2
+    assert parts.labels[0].tolist() == [0, 1] * 4
+    assert set(parts.sha256) == {"train.jsonl", "dev.jsonl", "test.jsonl"}
+    other = str(questions(tmp_path / "b", '{"text": "who ?"}'))
+    for change, message in (
+        ({"folder": None}, r"roberta\.folder: not given.*--set roberta\.folder=FOLDER"),
+        ({"folder": str(tmp_path / "none")}, r"train\.jsonl: no such file"),
+        ({"folder": other}, r"line 9 has no text and 'intent'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_parts(settings.model_copy(update=change))
+
+
+def test_a_small_roberta_trains_from_folders_by_epochs(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    weights = tmp_path / "weights"
+    words = ["<s>", "<pad>", "</s>", "<unk>", *"whoisab?", "\u0120", "<mask>"]
+    numbers = {word: place for place, word in enumerate(words)}
+    config = transformers.RobertaConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    transformers.RobertaForMaskedLM(config).save_pretrained(weights)
+    (weights / "vocab.json").write_text(json.dumps(numbers), encoding="utf8")
+    (weights / "merges.txt").write_text("#version: 0.2\n", encoding="utf8")
+    roberta = {
+        "folder": str(questions(tmp_path / "set")),
+        "weights": str(weights),
+        "max_length": 16,
+    }
+    settings = settings_of(
+        NAME, "sama", "paper", "acl_arc", roberta=roberta, batch_size=4, steps=6, evaluate_every=3
+    )
+    found = metrics_of(NAME, settings, tmp_path)
+    assert found["best_step"] in (6, 12)  # two batches of four in an epoch
+    assert found["mean_weight"] == pytest.approx(1, abs=0.01)
