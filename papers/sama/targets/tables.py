@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from common.results.lineage import list_runs
 from common.results.records import Results
-from common.results.tables import Measure, Table, grid
+from common.results.tables import Measure, Table, grid, make_cell
 
 
 def table_identity(results: Results) -> Table:
@@ -50,20 +53,36 @@ def table3(results: Results) -> Table:
 
 
 def table_adaptation(results: Results) -> Table:
-    """Cosines by optimiser: with and without adaptation, short and long shift."""
-    measures = [
-        Measure("sama_cosine", "SAMA"),
-        Measure("sama_na_cosine", "SAMA-NA"),
-        Measure("least_sama_cosine", "SAMA, least of a run"),
-        Measure("long_sama_cosine", "SAMA, alpha 1"),
-        Measure("long_sama_na_cosine", "SAMA-NA, alpha 1"),
-    ]
+    """Angles by optimiser: with and without adaptation, short and long shift."""
+    study, name = results.paper.experiments["adaptation_effect"], "adaptation_effect"
+    columns = {
+        "sama_cosine": "SAMA",
+        "sama_na_cosine": "SAMA-NA",
+        "least_sama_cosine": "SAMA, largest of a run",
+        "least_sama_na_cosine": "SAMA-NA, largest of a run",
+        "long_sama_cosine": "SAMA, alpha 1",
+        "long_sama_na_cosine": "SAMA-NA, alpha 1",
+    }
+    running = study.runs(results.scale)
+    several = len({case for case, _ in running}) > 1
+    cells = []
+    for case, arm in running:
+        title = study.arms[arm].title
+        row = f"{study.cases[case].title_at(results.scale)}: {title}" if several else title
+        runs = list_runs(results.records(name, arm, case))
+        for metric, column in columns.items():
+            # Rounding takes the cosine of equal directions above 1.
+            cosines = np.minimum(results.values(name, arm, metric, case), 1.0)
+            angles = np.degrees(np.arccos(cosines))
+            cells.append(make_cell(results, row, column, angles, label="", unit="°", runs=runs))
     return Table(
         row_header="Optimiser",
-        cells=grid(results, "adaptation_effect", measures, columns="measures"),
+        cells=cells,
         notes=[
-            "Mean over steps of a training; alpha is 0.01 unless said otherwise. For plain"
-            " SGD and momentum D is one number, so that both are the same.",
+            "Angle of a run's mean (or least) cosine over the steps compared; alpha is 0.01 unless"
+            " said otherwise. For plain SGD and momentum D is one number, so that both are the"
+            " same. What is left of SAMA's angle is where the mixed derivative is taken: at the"
+            " weights after the step, not before it.",
         ],
     )
 
