@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
+from common.tasks.few_shot import few_shot_net, proximal_loss
 from common.tasks.networks import MetaWeightNet, mlp
 from papers.betty import Config, Engine, EngineConfig, ImplicitProblem, IterativeProblem
 from papers.betty.configs import Method
-from papers.betty.experiments.implicit_maml import few_shot_net, proximal_loss
 
 Step = Callable[[], None]
 Batch = tuple[Tensor, Tensor]

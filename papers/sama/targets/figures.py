@@ -1,105 +1,101 @@
-"""The paper's figures, from records."""
+"""Figures of what the paper tells in words: the adaptation's effect, the weight of bad losses."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
-from common.results.figures import COLOURS, LINES, MARKERS, FigureWithCaption
+from common.errors import InputError
+from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results
-from papers.sama.targets import pruning
 
-#: Of methods of data pruning, in all panels.
-PRUNING_STYLES: Final[dict[str, dict[str, Any]]] = {
-    arm: {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": LINES[1] if arm == "random" else LINES[0],
-    }
-    for place, arm in enumerate(
-        ("sama", "el2n", "grand", "forgetting", "margin", "sama_soft", "random")
-    )
-}
+#: Cases of digits by the share of random auxiliary labels.
+SHARES: Final = {"none": 0.0, "half": 0.5, "all": 1.0}
 
 
-def figure3(results: Results) -> FigureWithCaption:
-    """Accuracy relative to all data against the pruned share, and the search's relative time.
-
-    A panel for each data set that was run.
-    """
-    arms = pruning.arms_by_case(results)
-    cases = [case for case in arms if results.records(pruning.TRAINING, pruning.FULL, case)]
-    columns = 2 if len(cases) < 3 else 3
-    rows = -(-(len(cases) + 1) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.9 * columns, 2.8 * rows), squeeze=False, layout="constrained"
-    )
-    places = axes.flat
-    for case, ax in zip(cases, places, strict=False):
-        _draw_accuracies(ax, results, case)
-    _draw_times(places[len(cases)], results, cases)
-    for ax in places[len(cases) + 1 :]:
-        ax.axis("off")
-    handles: dict[str, Any] = {}
-    for ax in places[: len(cases)]:
-        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8
-    )
+def figure_adaptation(results: Results) -> FigureWithCaption:
+    """1 - cosine by optimiser, adapted or not, one point a seed."""
+    study = results.paper.experiments["adaptation_effect"]
+    running = study.runs(results.scale)
+    cases = [case for case in study.cases if case in dict(running)]
+    figure, axes = plt.subplots(1, len(cases), figsize=(7.6, 3.8), sharey=True, squeeze=False)
+    for ax, case in zip(axes[0], cases, strict=True):
+        for place, arm in enumerate(study.arms):
+            if (case, arm) not in running:
+                continue
+            for metric, colour, name in (
+                ("sama_cosine", COLOURS[0], "SAMA"),
+                ("sama_na_cosine", COLOURS[1], "SAMA-NA"),
+            ):
+                apart = 1 - results.values("adaptation_effect", arm, metric, case)
+                label = name if arm == "adam" else None
+                ax.plot(
+                    np.maximum(apart, 1e-6),
+                    np.full(len(apart), place),
+                    "o",
+                    color=colour,
+                    alpha=0.6,
+                    label=label,
+                )
+        ax.set(xscale="log", title=study.cases[case].title_at(results.scale))
+        ax.set_xlabel("1 - cosine to the exact hypergradient")
+    axes[0, 0].set_yticks(range(len(study.arms)), [arm.title for arm in study.arms.values()])
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].legend()
     return FigureWithCaption(
         figure,
-        "Accuracy after training on what is left, in per cent of that with all data of the same"
-        " seed; means, and bars of a standard deviation over seeds. Last panel: time of the search"
-        " over that of one training on all data.",
-        "A panel for each data set with a line for each method that falls with the pruned share,"
-        " and horizontal bars of search times.",
+        "How far the direction of the hypergradient is from that through the optimiser's last step;"
+        " a point is a seed. The adaptation takes most of it away, but for SGD, where D is one"
+        " number.",
+        "Strip plot on a logarithmic axis: for each optimiser SAMA lies left of SAMA-NA.",
     )
 
 
-def _draw_accuracies(ax: Axes, results: Results, case: str) -> None:
-    study = results.paper.experiments[pruning.TRAINING]
-    for arm in pruning.arms_by_case(results)[case]:
-        shares = pruning.pruned_shares(results, case, arm)
-        values = [pruning.relative_accuracy_pct(results, case, arm, pct) for pct in shares]
-        ax.errorbar(
-            shares,
-            [each.mean() if len(each) else np.nan for each in values],
-            yerr=[each.std(ddof=1) if len(each) > 1 else 0.0 for each in values],
-            label=study.arms[arm].title,
-            markersize=4,
-            linewidth=1.2,
-            elinewidth=0.8,
-            **PRUNING_STYLES[arm],
-        )
-    ax.axhline(100, color="0.7", linewidth=0.8, zorder=0)
-    ax.set(
-        xlabel="pruned (%)",
-        ylabel="relative accuracy (%)",
+def figure_auxiliary(results: Results) -> FigureWithCaption:
+    """Mean weight against the share of random labels; on texts weight against loss."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.4))
+    study = results.paper.experiments["auxiliary_reweighting"]
+    running = study.runs(results.scale)
+    on_digits = any((case, "sama") in running for case in SHARES)
+    for number, arm in enumerate(("sama", "sama_na")):
+        title, colour = study.arms[arm].title, COLOURS[number]
+        if on_digits:
+            points = [
+                (share, value)
+                for case, share in SHARES.items()
+                if (case, arm) in running
+                for value in results.values("auxiliary_reweighting", arm, "mean_weight", case)
+            ]
+            if points:
+                ax.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.6, label=title)
+            continue
+        for case, style in (("trec6", "-"), ("agnews", "--")):
+            curves = []
+            for record in results.records("auxiliary_reweighting", arm, case):
+                rows = record.read_csv("weights.csv")
+                curves.append(rows["weight"].to_numpy())
+                losses = rows["loss"].to_numpy()
+            if curves:
+                label = f"{study.cases[case].title_at(results.scale)}, {title}"
+                ax.plot(losses, np.mean(curves, axis=0), style, color=colour, label=label)
+    if not ax.lines:
+        raise InputError("figure_auxiliary: no weights were learned; run auxiliary_reweighting")
+    ax.axhline(1, color="0.6", linewidth=0.8)
+    ax.set_ylabel("weight of the auxiliary loss" if not on_digits else "mean weight")
+    ax.set_xlabel("share of random auxiliary labels" if on_digits else "loss of a masked word")
+    ax.legend()
+    return FigureWithCaption(
+        figure,
+        "The weight starts at 1 (line). On digits each point is a seed: the less the auxiliary"
+        " labels say, the less their losses weigh."
+        if on_digits
+        else "The learned weight of a masked word's loss, mean over seeds; it starts at 1 (line).",
+        "Mean weight against the share of random labels, falling from above 1 to near 0."
+        if on_digits
+        else "Curves of weight against loss for two sets of texts.",
     )
-    ax.set_title(study.cases[case].title_at(results.scale), fontsize=9)
 
 
-def _draw_times(ax: Axes, results: Results, cases: list[str]) -> None:
-    """Means over cases, and one dot a case."""
-    arms = [arm for arm in PRUNING_STYLES if arm != "random"]
-    titles = results.paper.experiments[pruning.SEARCH].arms
-    shown: list[str] = []
-    for arm in arms:
-        each = [pruning.relative_search_time(results, case, arm) for case in cases]
-        means = [values.mean() for values in each if len(values)]
-        if means:
-            place = len(shown)
-            shown.append(titles[arm].title)
-            colour = PRUNING_STYLES[arm]["color"]
-            ax.barh(place, float(np.mean(means)), color=colour, alpha=0.55)
-            ax.plot(means, [place] * len(means), "o", color=colour, markersize=3)
-    ax.set_yticks(range(len(shown)), shown, fontsize=7)
-    ax.invert_yaxis()
-    ax.set(xlabel="time relative to full training")
-    ax.set_title("Search", fontsize=9)
-
-
-FIGURES = {"figure3": figure3}
+FIGURES = {"figure_adaptation": figure_adaptation, "figure_auxiliary": figure_auxiliary}

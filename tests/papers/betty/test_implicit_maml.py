@@ -12,12 +12,11 @@ from torch.testing import assert_close
 from common.errors import InputError
 from common.experiments.schema import RunKey
 from common.runs.run import Run
+from common.tasks.few_shot import few_shot_net, load_classes
 from papers.betty import Config, IterativeProblem
 from papers.betty.experiments.implicit_maml import (
     ImplicitMAMLSettings,
     Tasks,
-    few_shot_net,
-    load_classes,
     program,
     run_implicit_maml,
 )
