@@ -54,6 +54,11 @@ class NoisyFinetuning(WeakSettings):
     base: BaseOptimizer
     meta: MetaSettings
     weight_hidden: int = Field(100, gt=0)
+    # A hypergradient grows with the base learning rate (SAMA's D does; SAMA-NA leaves it out), the
+    # own loss does not: which of both leads the correction is a matter of this weight.
+    own_weight: float = Field(
+        1.0, gt=0, description="of the correction's own loss on clean samples"
+    )
     evaluate_every: int | None = Field(None, gt=0, description="steps; without: at the end alone")
     evaluated_at_once: int = Field(512, gt=0)
     held_out_share: float = Field(
@@ -94,7 +99,7 @@ def run_noisy_finetuning(settings: NoisyFinetuning, run: Run) -> dict[str, float
     meta = meta_modules(settings, classifier, data.classes)
     classifier.to(core.device)
     meta.to(core.device)
-    treatment = LabelTreatment(classifier, meta)
+    treatment = LabelTreatment(classifier, meta, settings.own_weight)
     stages = plan(settings, classifier, meta, data, run.seed)
     clean = Batches(*data.meta, size=settings.meta_batch_size, seed=run.seed + 1)
     core.track(clean=clean)
@@ -257,8 +262,10 @@ def plan(
 @torch.no_grad()
 def evaluated(treatment: LabelTreatment, data: WeakData, at_once: int) -> dict[str, float]:
     """Test accuracy, and what is made of the training labels, right and wrong ones."""
-    logits = torch.cat([treatment.classifier(x) for x in data.test.x.split(at_once)])
-    metrics = {"accuracy_pct": accuracy(logits, data.test.y)}
+    x, y = data.test
+    starts = range(0, len(x), at_once)
+    logits = torch.cat([treatment.classifier(x[start : start + at_once]) for start in starts])
+    metrics = {"accuracy_pct": accuracy(logits, y)}
     if not len(treatment.meta):
         return metrics
     right = data.train.y == data.truth

@@ -22,10 +22,13 @@ class LabelTreatment:
         classifier: what is trained.
         meta: ``weigher`` (losses to weights), ``correction`` (features and labels to chances), or
             both; empty for plain training.
+        own_weight: of the correction's own loss in the meta cost.
     """
 
-    def __init__(self, classifier: Classifier, meta: nn.ModuleDict) -> None:
-        self.classifier, self.meta = classifier, meta
+    def __init__(
+        self, classifier: Classifier, meta: nn.ModuleDict, own_weight: float = 1.0
+    ) -> None:
+        self.classifier, self.meta, self.own_weight = classifier, meta, own_weight
 
     def base_cost(self, x: Tensor, given: Tensor) -> Cost:
         """The classifier's cost on one batch; losses and features are read as constants."""
@@ -36,7 +39,8 @@ class LabelTreatment:
             losses = self._losses(features, read(features), given)
             if "weigher" not in self.meta:
                 return losses.mean()
-            return (self.meta["weigher"](seen(losses)) * losses).mean()
+            weighted: Tensor = self.meta["weigher"](seen(losses)) * losses
+            return weighted.mean()
 
         return cost
 
@@ -49,7 +53,7 @@ class LabelTreatment:
             if "correction" not in self.meta:
                 return loss
             own: Tensor = self.meta["correction"].predict(features.detach())  # type: ignore[operator]
-            return loss + cross_entropy(own, y)
+            return loss + self.own_weight * cross_entropy(own, y)
 
         return cost
 
@@ -66,7 +70,8 @@ class LabelTreatment:
         Weights have mean 1 over all of them where the network divides by the mean.
         """
         losses, corrected = [], []
-        for inputs, labels in zip(x.split(at_once), given.split(at_once), strict=True):
+        for start in range(0, len(x), at_once):
+            inputs, labels = x[start : start + at_once], given[start : start + at_once]
             features = self.classifier.encoder(inputs)
             losses.append(self._losses(features, features, labels))
             if "correction" in self.meta:

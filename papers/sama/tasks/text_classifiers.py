@@ -84,7 +84,8 @@ class Block(nn.Module):
         )
         mixed = mixed.transpose(1, 2).reshape(count, length, width)
         states = states + self.dropout(self.answer(mixed))
-        return states + self.dropout(self.layers(self.layers_norm(states)))
+        changed: Tensor = states + self.dropout(self.layers(self.layers_norm(states)))
+        return changed
 
 
 class PooledBert(nn.Module):

@@ -90,7 +90,7 @@ def test_hypergradients_are_those_of_networks_that_read_constants(method: str) -
     cost = (treated.meta["weigher"](losses.detach()) * losses).mean()
     gradient = torch.autograd.grad(cost, weights, create_graph=True)
     vector = torch.autograd.grad(meta_cost(), weights)
-    inner = sum((g * v).sum() for g, v in zip(gradient, vector, strict=True))
+    inner = torch.stack([(g * v).sum() for g, v in zip(gradient, vector, strict=True)]).sum()
     mixed = torch.autograd.grad(inner, params, allow_unused=True)
     direct = torch.autograd.grad(meta_cost(), params, allow_unused=True)
     for own, part, given_part in zip(direct, mixed, found, strict=True):
