@@ -81,18 +81,23 @@ def theirs(results: Results, row: str, case: str) -> Cell:
 
 def table_noisy_labels(results: Results) -> Table:
     """What is made of right and wrong labels: mean weights, and labels right after correction."""
-    study = results.paper.experiments["noisy_finetuning"]
-    treating = [name for name, arm in study.arms.items() if arm.settings["method"] in ("r", "cr")]
-    case = treated_case(results)
-    measures = [
+    study, case = results.paper.experiments["noisy_finetuning"], treated_case(results)
+    running = [arm for name, arm in study.runs(results.scale) if name == case]
+    made = partial(grid, results, "noisy_finetuning", columns="measures", cases=[case])
+
+    def by(*methods: str) -> list[str]:
+        return [arm for arm in running if study.arms[arm].settings["method"] in methods]
+
+    weights = [
         Measure("weight_right", "Weight of right labels"),
         Measure("weight_wrong", "Weight of wrong labels"),
         Measure("label_accuracy_pct", "Labels right as given", "%"),
-        Measure("corrected_label_accuracy_pct", "Labels right as corrected", "%"),
     ]
-    arms = [arm for name, arm in study.runs(results.scale) if name == case and arm in treating]
-    cells = grid(results, "noisy_finetuning", measures, columns="measures", cases=[case], arms=arms)
-    return Table(row_header="Method", cells=[item for item in cells if item.mean is not None])
+    corrected = [Measure("corrected_label_accuracy_pct", "Labels right as corrected", "%")]
+    return Table(
+        row_header="Method",
+        cells=[*made(weights, arms=by("r", "cr")), *made(corrected, arms=by("cr"))],
+    )
 
 
 def treated_case(results: Results) -> str:

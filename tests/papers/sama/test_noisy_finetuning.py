@@ -186,7 +186,7 @@ def test_scales_of_features_are_the_same_in_all_sets() -> None:
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        settings_of(NAME, "two_stage", case="plain", **{"steps": 4} | changes)
+        settings_of(NAME, "two_stage", case="scaled", **{"steps": 4} | changes)
 
 
 def test_words_are_numbered_by_how_often_they_stand_in_training_texts() -> None:
