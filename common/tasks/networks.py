@@ -63,6 +63,26 @@ class ChanceWeightNet(nn.Module):
         return 2 * torch.sigmoid(self.out(functional.relu(self.hidden(chances)))).squeeze(-1)
 
 
+class Correction(nn.Module):
+    """Mixes a given label with a prediction of its own: ``s onehot(y) + (1 - s) softmax(h(x))``.
+
+    The share ``s`` of the given label is a function of input and label.
+    """
+
+    def __init__(self, features: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.predict = mlp(features, hidden, classes)
+        self.trust = mlp(features + classes, hidden, 1)
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        """(n, features), (n,) classes -> (n, classes) chances that sum to 1."""
+        given = functional.one_hot(given, self.classes).to(x.dtype)
+        share = torch.sigmoid(self.trust(torch.cat([x, given], dim=1)))
+        mixed: Tensor = share * given + (1 - share) * self.predict(x).softmax(dim=1)
+        return mixed
+
+
 class ResNet32(nn.Module):
     """CIFAR ResNet: 3 stages of 5 basic blocks, 16/32/64 channels, parameter-free shortcuts.
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.tasks.batches import Batches, Split
-from common.tasks.networks import MetaWeightNet, mlp
+from common.tasks.networks import Correction, MetaWeightNet, mlp
 from common.tasks.scores import accuracy
 from common.tasks.weak_supervision import WeakData, WeakSettings, load_weak
 from common.training import Core, CoreSettings
@@ -45,26 +45,6 @@ class LabelCorrectionSettings(WeakSettings):
     meta_hidden: int = Field(100, gt=0)
     alpha: float = Field(0.01, gt=0, description="perturbation of finite differences")
     normalise: bool = Field(True, description="divide the weights by their mean over the batch")
-
-
-class Correction(nn.Module):
-    """Mixes a given label with a prediction of its own: ``s onehot(y) + (1 - s) softmax(h(x))``.
-
-    The share ``s`` of the given label is a function of input and label.
-    """
-
-    def __init__(self, features: int, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-        self.predict = mlp(features, hidden, classes)
-        self.trust = mlp(features + classes, hidden, 1)
-
-    def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        """(n, features), (n,) classes -> (n, classes) chances that sum to 1."""
-        given = functional.one_hot(given, self.classes).to(x.dtype)
-        share = torch.sigmoid(self.trust(torch.cat([x, given], dim=1)))
-        mixed: Tensor = share * given + (1 - share) * self.predict(x).softmax(dim=1)
-        return mixed
 
 
 class CorrectedClassifier(ImplicitProblem):

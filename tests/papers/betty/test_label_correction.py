@@ -12,8 +12,9 @@ import torch
 
 from common.data.wrench import wrench
 from common.tasks.batches import Split
+from common.tasks.networks import Correction
 from common.tasks.weak_supervision import WeakData, aggregated, load_weak, majority, marked
-from papers.betty.experiments.label_correction import Correction, program
+from papers.betty.experiments.label_correction import program
 from papers.betty.hypergradient import hypergradient
 from tests.papers.betty.runs import metrics_after_a_stop, metrics_of, opened, settings_of
 
