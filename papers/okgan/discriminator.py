@@ -160,7 +160,7 @@ class KernelDiscriminator(nn.Module):
         first_losses, first_right = [], []
         for number in range(self.passes):
             order = torch.randperm(len(points), generator=self._generator).to(points.device)
-            for rows in order.split(self.batch_size):
+            for rows in torch.split(order, self.batch_size):
                 coefficients = self.coefficients
                 fresh = holder >= 0
                 new = points.new_zeros(len(points)).index_add_(

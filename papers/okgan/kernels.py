@@ -197,7 +197,7 @@ class _Expansion(torch.autograd.Function):
         values, gradients = [], []
         ctx.kernel, ctx.by_keys = kernel, by_keys
         weighted = weights[:, None] * keys
-        for part in x.split(_rows_at_once(len(keys))):
+        for part in torch.split(x, _rows_at_once(len(keys))):
             profile = kernel._table(part, keys, slopes=by_x)
             values.append(profile.value @ weights)
             if by_x:
@@ -216,7 +216,7 @@ class _Expansion(torch.autograd.Function):
         x, keys, weights = rest
         by_keys = torch.zeros_like(keys)
         rows = _rows_at_once(len(keys))
-        for part, given in zip(x.split(rows), grad.split(rows), strict=True):
+        for part, given in zip(torch.split(x, rows), torch.split(grad, rows), strict=True):
             profile = ctx.kernel._table(part, keys, slopes=True)
             by_keys += _pulled(_transposed(profile), keys, given, given[:, None] * part)
         return None, by_x, weights[:, None] * by_keys, None

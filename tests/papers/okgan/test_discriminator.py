@@ -23,7 +23,12 @@ DECAY = 1 - LR * PENALTY
 
 def made(**options: Any) -> KernelDiscriminator:
     """A classifier of plane points, in double precision."""
-    given = {"kernel": Gaussian(0.7), "budget": 64, "batch_size": 4, "passes": 1} | options
+    given: dict[str, Any] = {
+        "kernel": Gaussian(0.7),
+        "budget": 64,
+        "batch_size": 4,
+        "passes": 1,
+    } | options
     return KernelDiscriminator((2,), **given).double()
 
 
@@ -53,7 +58,7 @@ class Naive:
         labels = [1.0] * len(real) + [-1.0] * len(fake)
         for _ in range(self.like.passes):
             order = torch.randperm(len(points), generator=self.generator)
-            for rows in order.split(self.like.batch_size):
+            for rows in torch.split(order, self.like.batch_size):
                 values = [self.value(points[row]) for row in rows]
                 self.slots = [s and (s[0], s[1] * DECAY) for s in self.slots]
                 new = []
@@ -126,7 +131,7 @@ def test_a_linear_kernel_is_stochastic_gradient_descent() -> None:
         classifier.update(real, constant(fake))
         points, labels = torch.cat([real, fake]), torch.tensor([1.0] * 6 + [-1.0] * 6).double()
         for _ in range(2):
-            for rows in torch.randperm(12, generator=generator).split(4):
+            for rows in torch.split(torch.randperm(12, generator=generator), 4):
                 x, y = points[rows], labels[rows]
                 slopes = pull("logistic", y * (x @ w + b))
                 w = DECAY * w + LR * (y * slopes) @ x
@@ -226,13 +231,16 @@ def test_a_saved_state_goes_on_with_the_same_bits() -> None:
 class TestEncoder:
     """Kernels between codes of images."""
 
+    linear: nn.Linear
+
     @staticmethod
     def images(seed: int) -> Tensor:
         return normal(6, 1, 4, 4, seed=seed)
 
     def made(self) -> KernelDiscriminator:
         torch.manual_seed(0)
-        encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        self.linear = nn.Linear(16, 3)
+        encoder = nn.Sequential(nn.Flatten(), self.linear)
         return KernelDiscriminator(
             (1, 4, 4), Gaussian(0.5), budget=40, batch_size=4, encoder=encoder
         ).double()
@@ -241,10 +249,10 @@ class TestEncoder:
         classifier = self.made()
         classifier.update(self.images(0), lambda: self.images(1))
         assert classifier.keys.shape == (40, 1, 4, 4)
-        assert isinstance(classifier.encoder, nn.Sequential)
+        assert classifier.encoder is not None
         before = classifier.score(self.images(2)).detach()
         with torch.no_grad():
-            classifier.encoder[1].weight.mul_(2.0)
+            self.linear.weight.mul_(2.0)
         codes = classifier.encoder(self.images(2)), classifier.encoder(classifier.keys)
         wanted = Gaussian(0.5).gram(*codes) @ classifier.coefficients + classifier.offset
         assert_close(classifier.score(self.images(2)), wanted)
@@ -254,8 +262,7 @@ class TestEncoder:
         classifier = self.made()
         classifier.update(self.images(0), lambda: self.images(1))
         loss = classifier.encoder_loss(self.images(2), self.images(3))
-        assert isinstance(classifier.encoder, nn.Sequential)
-        weight = classifier.encoder[1].weight
+        weight = self.linear.weight
         (found,) = torch.autograd.grad(loss, weight)
 
         def loss_at(shift: Tensor) -> float:
