@@ -95,14 +95,16 @@ class NeuralDiscriminator(nn.Module):
             share = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype)
             between = (real + share.to(real) * (fake - real)).requires_grad_()
             excess = (self._slopes(between).norm(dim=1) - 1).square().mean()
-            return self._classified(self.score(real), self.score(fake)) + self.penalty * excess
+            apart = self._classified(self.score(real), self.score(fake))
+            return apart + self.penalty * excess
         points = real.detach().requires_grad_(), fake.detach().requires_grad_()
         scores = [self.score(each) for each in points]
-        steep = sum(
+        steep = [
             _slopes_of(score, each).square().sum(1).mean()
             for score, each in zip(scores, points, strict=True)
-        )
-        return self._classified(scores[0], scores[1]) + self.penalty / 2 * steep
+        ]
+        apart = self._classified(scores[0], scores[1])
+        return apart + self.penalty / 2 * torch.stack(steep).sum()
 
     def _classified(self, real: Tensor, fake: Tensor) -> Tensor:
         if self.objective == "nonsaturating":

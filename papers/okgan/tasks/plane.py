@@ -87,7 +87,7 @@ def grid() -> Mixture:
 
 
 def mixture(name: MixtureName, seed: int) -> Mixture:
-    """A mixture; the sizes of ``uneven_ring``, between one and five to one, are drawn by ``seed``."""
+    """A mixture. Those of ``uneven_ring`` have sizes between 1 and 5 to 1, drawn by ``seed``."""
     if name == "uneven_ring":
         weights = np.random.default_rng(seed).uniform(1, 5, 8)
         return ring(np.rint(8000 * weights / weights.sum()).astype(np.int64))
