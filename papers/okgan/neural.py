@@ -94,9 +94,11 @@ class NeuralDiscriminator(nn.Module):
         if self.objective == "wasserstein":
             share = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype)
             between = (real + share.to(real) * (fake - real)).requires_grad_()
-            excess = (self._slopes(between).norm(dim=1) - 1).square().mean()
+            lengths: Tensor = torch.linalg.vector_norm(
+                _slopes_of(self.score(between), between), dim=1
+            )
             apart = self._classified(self.score(real), self.score(fake))
-            return apart + self.penalty * excess
+            return apart + self.penalty * (lengths - 1).square().mean()
         points = real.detach().requires_grad_(), fake.detach().requires_grad_()
         scores = [self.score(each) for each in points]
         steep = [
@@ -114,9 +116,6 @@ class NeuralDiscriminator(nn.Module):
         if self.objective == "wasserstein":
             return fake.mean() - real.mean()
         return softplus(fake - real).mean()
-
-    def _slopes(self, x: Tensor) -> Tensor:
-        return _slopes_of(self.score(x), x)
 
     def _packed(self, x: Tensor) -> Tensor:
         if self.packing == 1:

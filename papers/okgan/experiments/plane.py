@@ -56,25 +56,7 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     core = Core(settings.core, run)
     points, judge = load_plane(settings, run)
     data = torch.from_numpy(points).float()
-    method = make_method(
-        settings.method,
-        settings.kernel,
-        settings.network,
-        settings.field,
-        data,
-        settings.iterations,
-        lambda step: settings.generator.factor(step, settings.iterations),
-        run.seed,
-    )
-    training = Generation(
-        plane_generator(settings.width, settings.layers),
-        method.noise or (lambda count: torch.randn(count, 2)),
-        method.discriminator,
-        settings.generator,
-        settings.iterations,
-        settings.generator_steps,
-        method.addition,
-    )
+    training, before = make_training(settings, data, run.seed)
     loader = Batches(data, size=settings.core.global_batch_size, seed=run.seed)
     history = History()
     core.track(training=training, loader=loader, history=history)
@@ -83,7 +65,7 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     bar.update(training.count)
     real = endless(loader)
     while training.count < settings.iterations:
-        method.before(training.count)
+        before(training.count)
         started = perf_counter()
         training.iterate(next(real))
         history.seconds += perf_counter() - started
@@ -102,6 +84,32 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
         "generator_steps": float(settings.iterations * settings.generator_steps),
         "train_s": history.seconds,
     }
+
+
+def make_training(
+    settings: PlaneSettings, data: Tensor, seed: int
+) -> tuple[Generation, Callable[[int], None]]:
+    """(the generator in training, what is called before each iteration) for data (n, 2)."""
+    method = make_method(
+        settings.method,
+        settings.kernel,
+        settings.network,
+        settings.field,
+        data,
+        settings.iterations,
+        lambda step: settings.generator.factor(step, settings.iterations),
+        seed,
+    )
+    training = Generation(
+        plane_generator(settings.width, settings.layers),
+        method.noise or (lambda count: torch.randn(count, 2)),
+        method.discriminator,
+        settings.generator,
+        settings.iterations,
+        settings.generator_steps,
+        method.addition,
+    )
+    return training, method.before
 
 
 class History:
