@@ -25,8 +25,8 @@ class Balance(NamedTuple):
     Attributes:
         modes: with at least one high-quality sample.
         high_quality: share of samples within three deviations of a mode, 0 to 1.
-        reverse_kl: of the shares of high-quality samples over modes to the true ones; nan without
-            any. Other samples are left out, as published.
+        reverse_kl: of the shares of high-quality samples over modes to the true ones; other samples
+            are left out, as published.
         reverse_kl_all: the same with each sample counted to its nearest mode, however far.
     """
 
@@ -67,12 +67,13 @@ def balance_over_modes(
 
 
 def reverse_kl(counts: npt.NDArray[np.integer], shares: Points) -> float:
-    """``sum p ln(p / q)`` of observed shares p to true ones q; nan where nothing was counted.
+    """``sum p ln(p / q)`` of observed shares p to true ones q.
 
-    A perfect sampler's is about ``(K - 1) / (2n)``, for K cells and n samples.
+    Where nothing was counted it is the worst there is, that of the rarest mode alone. A perfect
+    sampler's is about ``(K - 1) / (2n)``, for K cells and n samples.
     """
     if not counts.sum():
-        return float("nan")
+        return float(-np.log(shares.min()))
     p = counts / counts.sum()
     seen = p > 0
     with np.errstate(divide="ignore"):
