@@ -28,7 +28,7 @@ class BourgainNoise:
         dimensions: of the noise: the embedding is projected to its principal axes.
         rows: subsets of each size.
         deviation: of the noise around a point.
-        seed: of subsets and draws.
+        seed: of subsets.
 
     Raises:
         InputError: fewer than two points.
@@ -61,13 +61,11 @@ class BourgainNoise:
         self.scale = float(pdist(data.flatten(1).numpy()).mean() / mean) if mean else 1.0
         self.points = torch.from_numpy(points).to(data.dtype)
         self.deviation = deviation
-        self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, count: int) -> Tensor:
-        """(count, dimensions)."""
-        rows = torch.randint(len(self.points), (count,), generator=self._generator)
-        shape = count, self.points.shape[1]
-        noise = torch.randn(shape, generator=self._generator, dtype=self.points.dtype)
+        """(count, dimensions), by torch's own generator."""
+        rows = torch.randint(len(self.points), (count,))
+        noise = torch.randn(count, self.points.shape[1], dtype=self.points.dtype)
         return self.points[rows] + self.deviation * noise
 
 
