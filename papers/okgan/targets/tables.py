@@ -17,6 +17,13 @@ MIXTURES: Final = {
     "ring": MODES._replace(published="modes (max 8)"),
     "circle": Measure("centre", "Centre captured", published="center captured"),
 }
+#: Arms with more or less memory of past samples.
+MEMORIES: Final = (
+    *("okgan_batch", "okgan", "okgan_long"),
+    *("drifting", "drifting_past", "gmmn", "gmmn_past"),
+)
+#: What Table 1 leaves to the table of memories.
+MEMORIES_ALONE: Final = {"okgan_batch", "okgan_long", "drifting_past", "gmmn_past"}
 ABOUT = (
     "High quality: within three standard deviations of a mode. Reverse KL is that of the shares of"
     " high-quality samples, as published; of all samples, each counts to its nearest mode. A"
@@ -28,10 +35,18 @@ def table1(results: Results) -> Table:
     """Modes, quality and balance by method and mixture."""
     quality = QUALITY._replace(published="high quality")
     balance = BALANCE._replace(published="reverse KL")
+    arms = [arm for arm in results.paper.experiments["plane"].arms if arm not in MEMORIES_ALONE]
     cells = []
     for case, modes in MIXTURES.items():
-        measures = [modes, quality, balance, BALANCE_OF_ALL]
-        cells += grid(results, "plane", measures, columns="cases", table="Table 1", cases=[case])
+        cells += grid(
+            results,
+            "plane",
+            [modes, quality, balance, BALANCE_OF_ALL],
+            columns="cases",
+            table="Table 1",
+            cases=[case],
+            arms=arms,
+        )
     return Table(row_header="Method", cells=cells, notes=[ABOUT])
 
 
@@ -92,7 +107,14 @@ def table_fairness(results: Results) -> Table:
 
 def table_memory(results: Results) -> Table:
     """Does the memory of past samples help over the batch's own field?"""
-    cells = grid(results, "memory", [MODES, QUALITY, BALANCE, BALANCE_OF_ALL], columns="measures")
+    cells = grid(
+        results,
+        "plane",
+        [MODES, QUALITY, BALANCE, BALANCE_OF_ALL],
+        columns="measures",
+        cases=["ring"],
+        arms=MEMORIES,
+    )
     return Table(row_header="Method", cells=cells)
 
 
