@@ -1,0 +1,217 @@
+"""A discriminator that is a kernel classifier, learned online with a budget of key points.
+
+``f(x) = sum_i alpha_i k(x, key_i) + b``; real points have label +1, generated ones -1. Source:
+Youn, Thistlethwaite, Choe, Abernethy 2020, as their code of June 2020 has it; Kivinen, Smola,
+Williamson 2004 (NORMA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import InputError
+from papers.okgan.kernels import Kernel, expand
+from papers.okgan.losses import LossName, loss, pull
+
+#: Draws a batch of the generator's samples, without a graph.
+Draw = Callable[[], Tensor]
+
+
+@runtime_checkable
+class Discriminator(Protocol):
+    """What tells real from generated points, and how a generator learns from it."""
+
+    def update(self, real: Tensor, draw: Draw) -> dict[str, float]:
+        """Learn from a batch of real points and as many generated ones as it cares to draw.
+
+        Returns what is worth logging.
+        """
+
+    def score(self, x: Tensor) -> Tensor:
+        """(n, ...) points -> (n,) values, above 0 for real ones; differentiable by ``x``."""
+
+    def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        """What the generator lowers, a scalar; ``real`` are points to compare with, if it does."""
+
+
+class KernelDiscriminator(nn.Module):
+    """The kernel classifier. Its memory does not grow with the number of updates.
+
+    An update shuffles real and generated points together, cuts them to
+    mini-batches and, for each, evaluates f, decays all coefficients by ``1 - lr * penalty``, adds
+    its points as keys with coefficients ``lr y (-loss'(y f))``, over the oldest ones, and adds the
+    mean of these coefficients to the offset. The loss is a sum over the mini-batch, not a mean.
+
+    Args:
+        shape: of a point, ``(d,)``; with an encoder, that of an image.
+        kernel: may be replaced between updates, as a bandwidth schedule does.
+        budget: key points kept.
+        loss_name: of the classifier.
+        lr: step of the functional gradient.
+        penalty: factor of ``|f|^2 / 2``.
+        passes: over the points of an update; each stores them again.
+        batch_size: of a mini-batch.
+        encoder: module from points to codes (n, c), between which the kernel stands; keys are kept
+            as points and encoded anew.
+        seed: of the shuffling.
+
+    Raises:
+        InputError: a value out of range, or a budget below a mini-batch.
+    """
+
+    keys: Tensor
+    coefficients: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        kernel: Kernel,
+        budget: int = 4096,
+        loss_name: LossName = "logistic",
+        lr: float = 0.05,
+        penalty: float = 0.1,
+        passes: int = 3,
+        batch_size: int = 64,
+        encoder: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("budget", budget), ("passes", passes), ("batch_size", batch_size)):
+            if value < 1:
+                raise InputError(f"kernel discriminator: {name}={value}; allowed: 1 or more")
+        if batch_size > budget:
+            raise InputError(
+                f"kernel discriminator: budget={budget}; allowed: at least a mini-batch,"
+                f" {batch_size}"
+            )
+        if not lr > 0 or not 0 <= lr * penalty < 1:
+            raise InputError(
+                f"kernel discriminator: lr={lr}, penalty={penalty}; allowed: lr above 0, penalty 0"
+                " or more, lr * penalty below 1"
+            )
+        self.kernel, self.loss_name, self.encoder = kernel, loss_name, encoder
+        self.lr, self.penalty, self.passes, self.batch_size = lr, penalty, passes, batch_size
+        self.register_buffer("keys", torch.zeros(budget, *shape))
+        self.register_buffer("coefficients", torch.zeros(budget))
+        self.register_buffer("offset", torch.zeros(()))
+        self._place = 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def budget(self) -> int:
+        """Key points kept."""
+        return len(self.keys)
+
+    def score(self, x: Tensor) -> Tensor:
+        """f(x) (n,). Differentiable by ``x`` and, where its parameters ask for it, the encoder."""
+        self._check_shape(x)
+        return expand(self.kernel, self._encode(x), self._encoded_keys(), self.coefficients) + (
+            self.offset
+        )
+
+    def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Mean of ``max(0, 1 - f(fake))``; that the classifier's loss is logistic changes nothing.
+
+        The keys' codes carry no gradient here: the encoder is not what is trained.
+        """
+        with torch.no_grad():
+            keys = self._encoded_keys()
+        found = expand(self.kernel, self._encode(fake), keys, self.coefficients) + self.offset
+        return functional.relu(1 - found).mean()
+
+    def encoder_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Hinge loss of both kinds of points, to be lowered by the encoder's parameters."""
+        ahead = functional.relu(1 - self.score(real)) + functional.relu(1 + self.score(fake))
+        return ahead.mean()
+
+    @torch.no_grad()
+    def update(self, real: Tensor, draw: Draw) -> dict[str, float]:
+        """Learn from a batch of real points and as many drawn ones.
+
+        Kernel values between the points and the old keys are computed once, not once a pass: within
+        an update, f of a mini-batch is a product of those with what is left of the old
+        coefficients, and of values among the points with the new ones.
+
+        Returns:
+            ``loss``, the mean loss of the first pass before each step; ``accuracy``, the share told
+            right there.
+
+        Raises:
+            InputError: a point is not finite, or of another shape.
+        """
+        fake = draw()
+        points = torch.cat([real, fake]).to(self.keys)
+        self._check_shape(points)
+        if not bool(points.isfinite().all()):
+            whose = "real" if not bool(real.isfinite().all()) else "generated"
+            raise InputError(f"kernel discriminator: {whose} points are not finite")
+        labels = torch.cat([points.new_ones(len(real)), -points.new_ones(len(fake))])
+        codes = self._encode(points)
+        old = self.kernel.gram(codes, self._encoded_keys())
+        among = self.kernel.gram(codes, codes)
+        # Which of the points each key slot holds; -1 is a key from before.
+        holder = torch.full((self.budget,), -1, device=points.device)
+        first_losses, first_right = [], []
+        for number in range(self.passes):
+            order = torch.randperm(len(points), generator=self._generator).to(points.device)
+            for rows in torch.split(order, self.batch_size):
+                coefficients = self.coefficients
+                fresh = holder >= 0
+                new = points.new_zeros(len(points)).index_add_(
+                    0, holder[fresh], coefficients[fresh]
+                )
+                before = coefficients.masked_fill(fresh, 0)
+                found = old[rows] @ before + among[rows] @ new + self.offset
+                margins = labels[rows] * found
+                if number == 0:
+                    first_losses.append(loss(self.loss_name, margins))
+                    first_right.append(margins > 0)
+                self._insert(rows, self.lr * labels[rows] * pull(self.loss_name, margins), holder)
+        fresh = holder >= 0
+        self.keys[fresh] = points[holder[fresh]]
+        return {
+            "loss": float(torch.cat(first_losses).mean()),
+            "accuracy": float(torch.cat(first_right).float().mean()),
+        }
+
+    def _insert(self, rows: Tensor, coefficients: Tensor, holder: Tensor) -> None:
+        """Decay, and put new coefficients in the place of the oldest."""
+        self.coefficients *= 1 - self.lr * self.penalty
+        slots = (self._place + torch.arange(len(rows), device=rows.device)) % self.budget
+        self.coefficients[slots], holder[slots] = coefficients, rows
+        self.offset += coefficients.mean()
+        self._place = (self._place + len(rows)) % self.budget
+
+    @torch.no_grad()
+    def squared_norm(self) -> float:
+        """``|f|^2`` in the kernel's space, the offset left out."""
+        keys, c = self._encoded_keys(), self.coefficients
+        return float(c @ expand(self.kernel, keys, keys, c))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if self.encoder is None else self.encoder(x)
+
+    def _encoded_keys(self) -> Tensor:
+        return self._encode(self.keys)
+
+    def _check_shape(self, x: Tensor) -> None:
+        if x.shape[1:] != self.keys.shape[1:]:
+            raise InputError(
+                f"kernel discriminator: points of shape {tuple(x.shape[1:])}; allowed here:"
+                f" {tuple(self.keys.shape[1:])}"
+            )
+
+    def get_extra_state(self) -> dict[str, object]:
+        """Where the next key goes, and the state of the shuffling."""
+        return {"place": self._place, "generator": self._generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, object]) -> None:
+        """Inverse of :meth:`get_extra_state`."""
+        self._place = int(state["place"])  # type: ignore[call-overload]
+        self._generator.set_state(state["generator"])  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Points in the plane by every method, Table 1: modes, quality and balance along training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from common.experiments.settings import Settings
+from common.runs.programs import Program
+from common.runs.record import DataIdentity
+from common.runs.run import Run
+from common.tasks.batches import Batches
+from common.training import Core, CoreSettings
+from papers.okgan.methods.generation import Generation, GeneratorOptimizer
+from papers.okgan.methods.plane import (
+    FieldSettings,
+    KernelSettings,
+    MethodName,
+    NetworkSettings,
+    make_method,
+)
+from papers.okgan.metrics.neighbours import neighbour_kl
+from papers.okgan.tasks.networks import plane_generator
+from papers.okgan.tasks.plane import CurveName, PlaneName, Points, draw_curve, mixture
+
+Judge = Callable[[Points], dict[str, float]]
+
+
+class PlaneSettings(Settings):
+    """Data, networks, method, and how often it is looked at."""
+
+    core: CoreSettings = CoreSettings(device="cpu", global_batch_size=128)
+    data: PlaneName
+    points: int = Field(8000, gt=0, description="of sets without modes; the others have theirs")
+    method: MethodName
+    width: int = Field(64, gt=0, description="of the generator")
+    layers: int = Field(3, gt=0)
+    iterations: int = Field(gt=0)
+    generator_steps: int = Field(3, gt=0, description="in each iteration")
+    generator: GeneratorOptimizer = GeneratorOptimizer()
+    kernel: KernelSettings = KernelSettings()
+    network: NetworkSettings = NetworkSettings()
+    field: FieldSettings = FieldSettings()
+    judged: int = Field(2500, gt=0, description="samples")
+    judge_every: int = Field(gt=0, description="iterations")
+
+
+def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
+    """Train, and return the last samples' metrics, generator steps and seconds of training."""
+    core = Core(settings.core, run)
+    points, judge = load_plane(settings, run)
+    data = torch.from_numpy(points).float()
+    training, before = make_training(settings, data, run.seed)
+    loader = Batches(data, size=settings.core.global_batch_size, seed=run.seed)
+    history = History()
+    core.track(training=training, loader=loader, history=history)
+    core.restore()
+    bar = run.progress(settings.iterations, "iterations", "it")
+    bar.update(training.count)
+    real = endless(loader)
+    while training.count < settings.iterations:
+        before(training.count)
+        started = perf_counter()
+        training.iterate(next(real))
+        history.seconds += perf_counter() - started
+        if training.count % settings.judge_every == 0 or training.count == settings.iterations:
+            samples = training.sample(settings.judged).double().numpy()
+            history.rows.append({"iteration": float(training.count), **judge(samples)})
+        bar.update(1)
+        core.completed_step()
+    bar.close()
+    run.write_rows("history.csv", history.rows)
+    last = training.sample(settings.judged).double().numpy()
+    run.write_rows("samples.csv", [{"x": float(x), "y": float(y)} for x, y in last.round(4)])
+    core.finish()
+    return {
+        **{name: value for name, value in history.rows[-1].items() if name != "iteration"},
+        "generator_steps": float(settings.iterations * settings.generator_steps),
+        "train_s": history.seconds,
+    }
+
+
+def make_training(
+    settings: PlaneSettings, data: Tensor, seed: int
+) -> tuple[Generation, Callable[[int], None]]:
+    """(the generator in training, what is called before each iteration) for data (n, 2)."""
+    method = make_method(
+        settings.method,
+        settings.kernel,
+        settings.network,
+        settings.field,
+        data,
+        settings.iterations,
+        lambda step: settings.generator.factor(step, settings.iterations),
+        seed,
+    )
+    training = Generation(
+        plane_generator(settings.width, settings.layers),
+        method.noise or (lambda count: torch.randn(count, 2)),
+        method.discriminator,
+        settings.generator,
+        settings.iterations,
+        settings.generator_steps,
+        method.addition,
+    )
+    return training, method.before
+
+
+class History:
+    """Rows of metrics and seconds of training, part of the resume state."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.rows, self.seconds = list(state["rows"]), float(state["seconds"])
+
+
+def endless(loader: Batches) -> Iterator[Tensor]:
+    """Batches of one epoch after another."""
+    while True:
+        for (batch,) in loader:
+            yield batch
+
+
+def load_plane(settings: PlaneSettings, run: Run) -> tuple[Points, Judge]:
+    """The training set (n, 2) of the run's seed, and what judges samples."""
+    rng = np.random.default_rng(run.seed)
+    if settings.data in get_args(CurveName):
+        points = draw_curve(settings.data, settings.points, rng)  # type: ignore[arg-type]
+        real = draw_curve(settings.data, 5000, rng)  # type: ignore[arg-type]
+        judge: Judge = lambda samples: {"neighbour_kl": neighbour_kl(samples, real)}  # noqa: E731
+    else:
+        made = mixture(settings.data, run.seed)  # type: ignore[arg-type]
+        points, judge = made.draw(rng), made.judge
+    run.uses(DataIdentity.generated(f"{len(points)} points, {settings.data}", run.seed))
+    return points, judge
+
+
+PROGRAM = Program(PlaneSettings, run_plane)

@@ -1,0 +1,1 @@
+"""What samples are worth: modes, divergences, and whether a discriminator goes in circles."""

@@ -1,0 +1,96 @@
+"""Facts of the experiments in the plane: sets, equal means, resume, divergence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from common.experiments.schema import load_paper
+from papers.okgan.methods.generation import GeneratorOptimizer
+from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
+from tests.papers.pages import run as run_page
+from tests.papers.runs import PaperRuns
+
+RUNS = PaperRuns("okgan")
+
+
+@pytest.mark.parametrize("name", get_args(MixtureName))
+def test_a_mixture_judges_its_own_points_as_perfect(name: MixtureName) -> None:
+    made = mixture(name, seed=3)
+    points = made.draw(np.random.default_rng(0))
+    assert len(points) == made.sizes.sum()
+    found = made.judge(points)
+    assert found["high_quality_pct"] > 98
+    assert found["reverse_kl_all"] < 1e-3
+    assert found.get("centre", 1.0) == 1
+
+
+def test_sizes_of_the_uneven_ring_differ_and_are_the_seed_s() -> None:
+    sizes = mixture("uneven_ring", seed=3).sizes
+    assert sizes.max() > 1.5 * sizes.min()
+    assert (sizes == mixture("uneven_ring", seed=3).sizes).all()
+    assert (sizes != mixture("uneven_ring", seed=4).sizes).any()
+
+
+@pytest.mark.parametrize("name", get_args(CurveName))
+def test_curves_are_drawn_anew(name: CurveName) -> None:
+    first, second = (draw_curve(name, 300, np.random.default_rng(seed)) for seed in (0, 1))
+    assert first.shape == (300, 2)
+    assert np.isfinite(first).all()
+    assert not np.array_equal(first, second)
+    assert first.std() == pytest.approx(second.std(), rel=0.15)
+
+
+def test_every_method_has_the_same_generator_steps_and_schedule() -> None:
+    study = load_paper(RUNS.folder).experiments["plane"]
+    for case in study.cases:
+        given = {
+            arm: RUNS.settings("plane", arm, "paper", case)
+            for name, arm in study.runs("paper")
+            if name == case
+        }
+        alike = {
+            (s.iterations, s.generator_steps, s.width, s.layers, s.core.global_batch_size)
+            for s in given.values()
+        }
+        assert len(alike) == 1
+        schedules = {arm: s.generator for arm, s in given.items() if arm != "gan_constant"}
+        assert len(set(schedules.values())) == 1
+
+
+def test_the_rate_is_held_and_then_falls_in_equal_ratios() -> None:
+    settings = GeneratorOptimizer(lr=1e-3, last_lr=1e-5, held=0.2)
+    factors = [settings.factor(step, 100) for step in (0, 20, 60, 100, 200)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("arm", ["okgan", "wgan_gp", "bourgan", "drifting"])
+def test_a_stopped_run_ends_as_one_that_was_not(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = {"device": "cpu", "global_batch_size": 64, "save_every": 4}
+    changes = {"iterations": 10, "judge_every": 5, "judged": 200, "core": core}
+    settings = RUNS.settings("plane", arm, "smoke", "ring", **changes)
+    whole = RUNS.metrics("plane", settings, tmp_path / "whole")
+    stopped = RUNS.metrics_after_a_stop("plane", settings, tmp_path / "stopped", monkeypatch)
+    assert stopped == whole
+
+
+def test_a_diverged_generator_leaves_no_number(tmp_path: Path) -> None:
+    generator = {"lr": 1e30, "last_lr": 1e30}
+    settings = RUNS.settings("plane", "gmmn", "smoke", "ring", generator=generator)
+    with pytest.raises(InputError, match=r"not finite|its loss is"):
+        RUNS.metrics("plane", settings, tmp_path)
+
+
+def test_the_page_s_example_learns_the_ring() -> None:
+    samples = run_page("papers/okgan/README.md")["samples"]
+    lengths = torch.linalg.vector_norm(samples, dim=1)
+    assert float(lengths.mean()) == pytest.approx(1, abs=0.15)
+    angles = torch.atan2(samples[:, 1], samples[:, 0])
+    assert len(set((angles / (torch.pi / 4)).round().int().remainder(8).tolist())) == 8
