@@ -1,124 +1,25 @@
-"""The paper's tables, from records."""
+"""The paper's tables and ours, by topic in the modules beside this one."""
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
-
-from common.results.records import Results
-from common.results.tables import Cell, Measure, Table, cell, grid, make_cell
-
-ACCURACY = Measure("accuracy_pct", "Accuracy", "%")
-#: Its name in published.csv.
-WRENCH = "test accuracy (WRENCH, BERT-base)"
-#: Rows of Table 1 that others ran: names there, and ours.
-OTHERS = {
-    "Finetune (orig, from WRENCH)": "Weak labels (WRENCH's authors)",
-    "COSINE (from WRENCH)": "COSINE (WRENCH's authors)",
-}
-
-
-def table1(results: Results) -> Table:
-    """Test accuracy by method; columns are digits, or WRENCH sets by what reads the texts."""
-    made = partial(grid, results, "noisy_finetuning", columns="cases")
-    if results.scale != "paper":
-        return Table(row_header="Method", cells=made([ACCURACY]))
-    study = results.paper.experiments["noisy_finetuning"]
-    cells = made([ACCURACY._replace(published=WRENCH)], table="Table 1")
-    methods = [arm.title for arm in study.arms.values()]
-    texts = [name for name in study.cases if name in dict(study.runs("paper"))]
-    return Table(
-        row_header="Method",
-        # Not every method runs in every case: rows are in the order of the arms all the same.
-        cells=[
-            *(vote(results, case) for case in texts),
-            *(
-                theirs(results, row, case)
-                for row in OTHERS
-                for case in ("trec_bert", "semeval_bert")
-            ),
-            *sorted(cells, key=lambda item: methods.index(item.row)),
-        ],
-        columns=[study.cases[case].title_at("paper") for case in texts],
-        notes=[
-            "The vote is that of the labelling functions on the test set, without a classifier.",
-            "Published numbers stand beside the rows that restore the weights, as the method is"
-            " written; whether the published runs did is not known (see the paper's README).",
-        ],
-    )
-
-
-def vote(results: Results, case: str) -> Cell:
-    """How often most labelling functions are right: a row that no arm has to itself."""
-    title = results.paper.experiments["noisy_finetuning"].cases[case].title_at("paper")
-    return cell(
-        results,
-        "Majority vote",
-        title,
-        experiment="noisy_finetuning",
-        case=case,
-        arm="weak",
-        metric="vote_accuracy_pct",
-        label=ACCURACY.title,
-        unit=ACCURACY.unit,
-    )
-
-
-def theirs(results: Results, row: str, case: str) -> Cell:
-    """A published number of what is not run here."""
-    body = results.paper.experiments["noisy_finetuning"].cases[case]
-    return make_cell(
-        results,
-        OTHERS[row],
-        body.title_at("paper"),
-        np.array([]),
-        label=ACCURACY.title,
-        unit=ACCURACY.unit,
-        published=("Table 1", row, body.published or "", WRENCH),
-    )
-
-
-def table_noisy_labels(results: Results) -> Table:
-    """What is made of right and wrong labels: mean weights, and labels right after correction."""
-    study, case = results.paper.experiments["noisy_finetuning"], treated_case(results)
-    running = [arm for name, arm in study.runs(results.scale) if name == case]
-    made = partial(grid, results, "noisy_finetuning", columns="measures", cases=[case])
-
-    def by(*methods: str) -> list[str]:
-        return [arm for arm in running if study.arms[arm].settings["method"] in methods]
-
-    weights = [
-        Measure("weight_right", "Weight of right labels"),
-        Measure("weight_wrong", "Weight of wrong labels"),
-        Measure("label_accuracy_pct", "Labels right as given", "%"),
-    ]
-    corrected = [Measure("corrected_label_accuracy_pct", "Labels right as corrected", "%")]
-    return Table(
-        row_header="Method",
-        cells=[*made(weights, arms=by("r", "cr")), *made(corrected, arms=by("cr"))],
-    )
-
-
-def treated_case(results: Results) -> str:
-    """The case that is looked at closely."""
-    return "trec" if results.scale == "paper" else "scaled"
-
-
-def table_identity(results: Results) -> Table:
-    """Cosine to the exact meta gradient, and what descent along it reaches."""
-    measures = [
-        Measure("cosine", "Cosine to the exact meta gradient"),
-        Measure("least_cosine", "least along the descent"),
-        Measure("start_meta_loss", "Meta loss at the start"),
-        Measure("final_meta_loss", "after the last step"),
-    ]
-    cells = grid(results, "identity_approximation", measures, columns="measures")
-    return Table(row_header="Meta gradient", cells=cells)
-
+from papers.sama.targets.approximations import table_adaptation, table_identity
+from papers.sama.targets.auxiliary import table3, table_few_shot
+from papers.sama.targets.cost import table2, table_cost
+from papers.sama.targets.pruning import table_pruning
+from papers.sama.targets.rater import table_rater
+from papers.sama.targets.timeline import table_traffic
+from papers.sama.targets.weak_labels import table1, table_noisy_labels
 
 TABLES = {
     "table1": table1,
-    "table_noisy_labels": table_noisy_labels,
+    "table2": table2,
+    "table3": table3,
+    "table_adaptation": table_adaptation,
+    "table_cost": table_cost,
+    "table_few_shot": table_few_shot,
     "table_identity": table_identity,
+    "table_noisy_labels": table_noisy_labels,
+    "table_pruning": table_pruning,
+    "table_rater": table_rater,
+    "table_traffic": table_traffic,
 }
