@@ -1,65 +1,10 @@
-"""Runs of SAMA's experiments inside a test."""
+"""Runs of experiments inside a test."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from tests.papers.runs import PaperRuns
 
-import pytest
-import torch
-
-from common import ROOT
-from common.experiments.schema import RunKey, Scale, load_paper
-from common.experiments.settings import Settings
-from common.runs.programs import Programs
-from common.runs.record import read_record
-from common.runs.run import Run
-from common.training import core as core_module
-from tests.papers.arms import settings_in
-
-FOLDER = ROOT / "papers" / "sama"
-
-
-def settings_of(
-    experiment: str, arm: str, scale: Scale = "smoke", case: str | None = None, **changes: Any
-) -> Any:
-    """Settings of an arm at a scale, changed; of the only case there without one."""
-    return settings_in(FOLDER, experiment, arm, scale, case, **changes)
-
-
-def opened(experiment: str, settings: Settings, folder: Path, seed: int = 0) -> Run:
-    """Context of a run below ``folder``."""
-    torch.set_num_threads(1)
-    key = RunKey("sama", experiment, "case", "arm", seed, "smoke")
-    return Run(key, experiment, settings, folder / "out", folder / "work")
-
-
-def metrics_of(
-    experiment: str, settings: Settings, folder: Path, seed: int = 0
-) -> dict[str, float]:
-    """Metrics of one run."""
-    program = Programs(FOLDER)[load_paper(FOLDER).experiments[experiment].program]
-    with opened(experiment, settings, folder, seed) as run:
-        found: Mapping[str, float] = read_record(run.finish(program.run(settings, run))).metrics
-    return dict(found)
-
-
-def metrics_after_a_stop(
-    experiment: str, settings: Settings, folder: Path, patch: pytest.MonkeyPatch, saves: int = 2
-) -> dict[str, float]:
-    """Metrics of a run that was stopped at its ``saves``-th resume state and started again."""
-    save, count = core_module.Core.save, 0
-
-    def stopping(core: core_module.Core) -> None:
-        nonlocal count
-        save(core)
-        count += 1
-        if count == saves:
-            raise KeyboardInterrupt
-
-    with patch.context() as patched:
-        patched.setattr(core_module.Core, "save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            metrics_of(experiment, settings, folder)
-    return metrics_of(experiment, settings, folder)
+RUNS = PaperRuns("sama")
+FOLDER = RUNS.folder
+settings_of, opened, metrics_of = RUNS.settings, RUNS.opened, RUNS.metrics
+metrics_after_a_stop = RUNS.metrics_after_a_stop
