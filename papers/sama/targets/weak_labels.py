@@ -130,15 +130,15 @@ def figure_noisy_labels(results: Results) -> FigureWithCaption:
             left.plot(values.mean(), place, "|", color=colour, markersize=16, markeredgewidth=2)
     left.set_yticks(range(len(shown)), [study.arms[arm].title for arm in shown])
     left.invert_yaxis()
-    left.set(xlabel=f"test accuracy (%), {title}")
+    left.set(xlabel="test accuracy (%)", title=title)
     for arm, line in zip(DRAWN, LINES, strict=False):
         draw_weights(right, results, case, arm, line, study.arms[arm].title)
     right.set(xlabel="step", ylabel="mean weight", ylim=(0, None))
     right.legend(fontsize="x-small")
     return FigureWithCaption(
         figure,
-        "Left: a point a seed, bars their mean; with a nudge the weights stay where the meta step"
-        " moved them. Right: mean weights of right and wrong training labels, over seeds.",
+        "Left: a point a seed, bars their mean; orange are methods that leave the weights where the"
+        " meta step moved them. Right: mean weights of right and wrong labels, over seeds.",
         "Strip plot of test accuracy by method, and curves of two mean weights over training.",
     )
 
