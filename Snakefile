@@ -62,7 +62,7 @@ rule benchmarks:
 rule summary:
     input:
         [product for paper in papers for product in paper.products()],
-        modules=dag.loaded_files("common.results.summary"),
+        modules=dag.loaded_files("common.results.report.summary"),
     output:
         summaries,
     log:
@@ -106,7 +106,7 @@ rule house_time:
     input:
         # Not the report, which shows this: it may be older, and then its time counts all the same.
         [product for paper in papers for product in paper.products()],
-        modules=dag.loaded_files("common.results.house_time"),
+        modules=dag.loaded_files("common.results.report.house_time"),
     output:
         house_time,
     log:

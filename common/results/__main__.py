@@ -19,11 +19,11 @@ from common.experiments.documents import read_json
 from common.experiments.schema import SCALES, find_papers, load_paper
 from common.experiments.settings import validated
 from common.results import claims, listings, table_files, tables
-from common.results.archives import archive_path, write_archive
+from common.results.evidence.archives import archive_path, write_archive
 from common.results.benchmarks import BenchmarkRow
 from common.results.records import Results, StoredRecord
-from common.results.staleness import Changes
-from common.results.summary import write_json, write_readme, write_summary
+from common.results.evidence.staleness import Changes
+from common.results.report.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded
 from common.runs.dag import journal
@@ -165,7 +165,7 @@ def archive_command(options: argparse.Namespace) -> None:
 
 def replay_command(options: argparse.Namespace) -> None:
     """Run a record's command again, elsewhere, and say whether it gives the same."""
-    from common.results.replay import find_record, replay
+    from common.results.evidence.replay import find_record, replay
 
     record, results = find_record(options.record, options.scale, options.root)
     with contextlib.ExitStack() as stack:
@@ -180,7 +180,7 @@ def replay_command(options: argparse.Namespace) -> None:
 
 def recertify_command(options: argparse.Namespace) -> None:
     """Repeat runs whose code has changed since, and write down whether they give the same."""
-    from common.results.replay import recertify
+    from common.results.evidence.replay import recertify
 
     folder = _folder(options)
     made = recertify(
@@ -215,7 +215,7 @@ def summary_command(options: argparse.Namespace) -> None:
 
 def house_time_command(options: argparse.Namespace) -> None:
     """Write where processor time went: in runs, and in what surrounds them."""
-    from common.results.house_time import house_time
+    from common.results.report.house_time import house_time
 
     lines = options.results.parent / journal(options.scale)
     found = house_time(options.root, options.scale, options.results, lines)
@@ -225,7 +225,7 @@ def house_time_command(options: argparse.Namespace) -> None:
 
 def report_command(options: argparse.Namespace) -> None:
     """Write the report: one self-contained HTML file."""
-    from common.results.report import write_report
+    from common.results.report.report import write_report
 
     _say([write_report(options.root, options.scale, options.results, _paper_module)])
 

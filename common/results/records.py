@@ -20,9 +20,9 @@ from common import ROOT
 from common.errors import InputError
 from common.experiments.schema import Paper, Scale, load_paper
 from common.experiments.settings import Settings
-from common.results.archives import archive_path, read_archive
-from common.results.repeats import TOLERANCE, Outcome, Repeat, Repeats, read_repeats
-from common.results.staleness import Changes, changes, read_tree
+from common.results.evidence.archives import archive_path, read_archive
+from common.results.evidence.repeats import TOLERANCE, Outcome, Repeat, Repeats, read_repeats
+from common.results.evidence.staleness import Changes, changes, read_tree
 from common.runs.files import file_sha256
 from common.runs.fingerprint import Tree
 from common.runs.record import DataIdentity, Record, load_record

@@ -42,7 +42,7 @@ MAKERS: Final = {
 STYLES: Final = {
     "table": (),
     "figure": ("common/results/style.mplstyle",),
-    "listing": ("common/results/page/*",),
+    "listing": ("common/results/report/page/*",),
 }
 #: Files that one target consists of, by its kind; the first is the one others depend on.
 SUFFIXES: Final = {
@@ -264,7 +264,7 @@ def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     tables = (f"papers.{name}.targets.tables" for name in papers)
     read = ("archive/*", "claims.yaml", "experiments.yaml", "published.csv")
     others = (*STYLES["listing"], *(f"papers/*/{name}" for name in read))
-    return [*loaded_files("common.results.report", *tables, root=root), *_matching(others, root)]
+    return [*loaded_files("common.results.report.report", *tables, root=root), *_matching(others, root)]
 
 
 def present(scale: Scale, *patterns: str) -> str:

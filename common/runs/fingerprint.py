@@ -107,6 +107,8 @@ class Tree:
         self._changed: dict[str, list[str]] = {}
         self._places: dict[str, dict[str, str]] = {}
         self._paths: dict[str, str | None] = {}
+        self._reached: dict[str, frozenset[str]] = {}
+        self._neighbours: dict[str, frozenset[str]] = {}
 
     def module(self, path: str) -> Module | None:
         """The module at ``path``, or None if there is none that parses."""
@@ -145,20 +147,27 @@ class Tree:
         Of a package all count that it brings when asked for. What is imported by a name that is
         computed is not seen.
         """
-        found: set[str] = set()
-        pending = [path]
-        while pending:
-            path = pending.pop()
+        if path not in self._reached:
+            found: set[str] = set()
+            pending = [path]
+            while pending:
+                if (here := pending.pop()) not in found and self.module(here):
+                    found.add(here)
+                    pending += self._imported_by(here)
+            self._reached[path] = frozenset(found)
+        return self._reached[path]
+
+    def _imported_by(self, path: str) -> frozenset[str]:
+        """Modules of the tree that the one at ``path`` names in its imports, and their packages."""
+        if path not in self._neighbours:
             module = self.module(path)
-            if path in found or module is None:
-                continue
-            found.add(path)
+            assert module is not None
             names = {".".join(filter(None, source)) for source in module.imported.values()}
             names |= set(list_imports(self._sources[path], Path(path).parent.parts))
             parts = [name.split(".") for name in names]
             above = {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)}
-            pending += filter(None, map(self._locate, above))
-        return frozenset(found)
+            self._neighbours[path] = frozenset(filter(None, map(self._locate, above)))
+        return self._neighbours[path]
 
     def places(self, code: Code) -> dict[str, str]:
         """Where the modules of ``code`` are now: path -> the one that holds most of it."""

@@ -9,7 +9,7 @@ import pytest
 from common import ROOT
 from common.errors import InputError
 from common.experiments.schema import find_papers, load_paper
-from common.results.archives import archive_path
+from common.results.evidence.archives import archive_path
 from common.results.records import Results
 from common.results.tables import build
 

@@ -16,7 +16,7 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import SCALES
-from common.results.house_time import read_house_time
+from common.results.report.house_time import read_house_time
 from common.runs.record import read_record
 from tests.workflow.conftest import SNAKEMAKE, Checkout, call, environment
 
@@ -115,9 +115,9 @@ def test_a_new_seed_runs_alone(copy_of_built: Checkout) -> None:
         ("common/results/style.mplstyle", FIGURE | PAGES),
         ("common/results/claims.py", CLAIMS | PAGES),
         ("common/results/records.py", TABLE | FIGURE | CLAIMS | PAGES),
-        ("common/results/summary.py", PAGES),
-        ("common/results/report.py", {"report/index.html"}),
-        ("common/results/page/report.css", {"report/index.html"}),
+        ("common/results/report/summary.py", PAGES),
+        ("common/results/report/report.py", {"report/index.html"}),
+        ("common/results/report/page/report.css", {"report/index.html"}),
         ("common/runs/run.py", set()),
     ],
 )

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from common.results.repeats import TOLERANCE, compare
-from common.results.replay import old_folder
+from common.results.evidence.repeats import TOLERANCE, compare
+from common.results.evidence.replay import old_folder
 from common.runs.record import read_record
 from tests.workflow.conftest import Checkout, call
 

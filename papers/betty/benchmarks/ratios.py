@@ -17,7 +17,7 @@ from importlib.util import find_spec
 import torch
 
 from common.results.benchmarks import BenchmarkRow, compare, memory_row
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.betty.benchmarks.peers import OURS, Adaptation, Chain, Reweighting, Step, betty_ml
 from papers.betty.configs import Method
 

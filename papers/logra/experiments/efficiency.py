@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from common.experiments.settings import Settings
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
 from papers.mmt_how2.translation.fairseq_start import old_calls
 from papers.mmt_how2.translation.generation import Search, Translator

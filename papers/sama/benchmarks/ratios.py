@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.sama.benchmarks.peers import OURS, Method, Reweighting, Step, betty_ml
 from papers.sama.tasks.random_classes import NetworkSettings
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from common.training.saved_tensors import SavedTensors
 
 #: Cycles before any measure: buckets of gradients are ordered anew after the first one.

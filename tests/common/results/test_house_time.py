@@ -12,8 +12,8 @@ import pytest
 
 from common.errors import InputError
 from common.experiments.schema import load_paper
-from common.results.house_time import HouseTime, house_time, read_house_time
-from common.results.summary import write_json
+from common.results.report.house_time import HouseTime, house_time, read_house_time
+from common.results.report.summary import write_json
 from common.runs.record import read_record
 from tests.common.results.example_results import write_paper, write_records
 

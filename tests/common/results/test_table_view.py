@@ -9,7 +9,7 @@ import pytest
 from common.experiments.schema import Scale
 from common.results import table_files, tables
 from common.results.records import Results
-from common.results.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange
+from common.results.report.table_view import NOT_RUN, WAITS_FOR_GPU, TableView, arrange
 from common.results.tables import Cell, Table
 from tests.common.results.example_results import write_paper, write_records
 

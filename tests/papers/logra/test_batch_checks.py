@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from common.errors import InputError
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.logra import LoggingConfig, LogIX, LoRAConfig
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.session.batch_checks import BatchChecks, drawing

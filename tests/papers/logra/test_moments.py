@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from common.errors import InputError
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.logra.curvature.layout import Block, Layout
 from papers.logra.curvature.moments import Statistics
 from papers.logra.curvature.product_sums import RowMoment

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.results.memory import peak_tensor_bytes
+from common.training.peak_memory import peak_tensor_bytes
 from papers.logra.curvature.product_sums import (
     AT_ONCE_BYTES,
     PANEL,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.results.archives import write_archive
+from common.results.evidence.archives import write_archive
 from common.results.records import Results
 from papers.logra.experiments.retrieval import MIXED, chosen_queries, mix, telling_words
 from papers.logra.measures.outliers import list_metrics

@@ -23,13 +23,13 @@ from typing import Final
 from common import ROOT
 from common.errors import InputError
 from common.experiments.schema import Paper, RunKey, Scale, load_paper
-from common.results.archives import archive_path, read_archive
+from common.results.evidence.archives import archive_path, read_archive
 from common.results.records import (
     Results,
     StoredRecord,
 )
-from common.results.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.results.staleness import Changes, changes, read_tree
+from common.results.evidence.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
+from common.results.evidence.staleness import Changes, changes, read_tree
 from common.runs.definitions import PACKAGES
 from common.runs.fingerprint import Tree
 from common.runs.record import Artifact, Record, read_record

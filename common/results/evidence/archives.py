@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.experiments.documents import parse_json
 from common.experiments.schema import RunKey
 from common.experiments.settings import validated
-from common.results.repeats import pooled
+from common.results.evidence.repeats import pooled
 from common.runs.files import write_atomically
 from common.runs.record import Record
 

@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.experiments.documents import parse_json, read_json
 from common.experiments.schema import Paper, Scale, find_papers, load_paper
 from common.experiments.settings import Settings, validated
-from common.results.summary import target_file
+from common.results.report.summary import target_file
 from common.runs.record import Record, load_record
 
 #: Experiments that are listed by what they took.

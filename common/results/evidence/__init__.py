@@ -1,0 +1,1 @@
+"""What was run once and is kept: archives, what has changed since, and runs made again."""
