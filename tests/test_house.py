@@ -16,8 +16,8 @@ import yaml
 from common import ROOT
 from common.experiments.schema import SCALES, Paper, Scale, find_papers, load_paper
 from common.experiments.settings import schema_text, validated
-from common.results.evidence.archives import archive_path, read_archive
 from common.results.claims import FEWEST_SEEDS, read_claims
+from common.results.evidence.archives import archive_path, read_archive
 from common.results.records import read_published
 from common.results.report.summary import list_papers
 from common.runs.imports import list_imports, resolve_source

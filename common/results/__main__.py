@@ -19,10 +19,10 @@ from common.experiments.documents import read_json
 from common.experiments.schema import SCALES, find_papers, load_paper
 from common.experiments.settings import validated
 from common.results import claims, listings, table_files, tables
-from common.results.evidence.archives import archive_path, write_archive
 from common.results.benchmarks import BenchmarkRow
-from common.results.records import Results, StoredRecord
+from common.results.evidence.archives import archive_path, write_archive
 from common.results.evidence.staleness import Changes
+from common.results.records import Results, StoredRecord
 from common.results.report.summary import write_json, write_readme, write_summary
 from common.runs import cli
 from common.runs.cli import Parser, guarded

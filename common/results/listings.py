@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from common.experiments.settings import Settings
 from common.results.records import Context, Results
-from common.results.targets import Target, built, context_notes, read_as
 from common.results.report.templates import environment, inlined
+from common.results.targets import Target, built, context_notes, read_as
 
 
 class Text(Settings):

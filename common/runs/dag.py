@@ -264,7 +264,10 @@ def report_made_by(papers: Iterable[str], root: Path = ROOT) -> list[str]:
     tables = (f"papers.{name}.targets.tables" for name in papers)
     read = ("archive/*", "claims.yaml", "experiments.yaml", "published.csv")
     others = (*STYLES["listing"], *(f"papers/*/{name}" for name in read))
-    return [*loaded_files("common.results.report.report", *tables, root=root), *_matching(others, root)]
+    return [
+        *loaded_files("common.results.report.report", *tables, root=root),
+        *_matching(others, root),
+    ]
 
 
 def present(scale: Scale, *patterns: str) -> str:

@@ -24,12 +24,12 @@ from common import ROOT
 from common.errors import InputError
 from common.experiments.schema import Paper, RunKey, Scale, load_paper
 from common.results.evidence.archives import archive_path, read_archive
+from common.results.evidence.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
+from common.results.evidence.staleness import Changes, changes, read_tree
 from common.results.records import (
     Results,
     StoredRecord,
 )
-from common.results.evidence.repeats import TOLERANCE, Outcome, Repeat, add_repeat, compare
-from common.results.evidence.staleness import Changes, changes, read_tree
 from common.runs.definitions import PACKAGES
 from common.runs.fingerprint import Tree
 from common.runs.record import Artifact, Record, read_record

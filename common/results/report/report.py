@@ -17,19 +17,19 @@ from markupsafe import Markup
 
 from common.errors import InputError
 from common.experiments.schema import SCALES, NotRebuilt, Paper, Scale, find_papers, load_paper
-from common.results.evidence.archives import archive_path
 from common.results.benchmarks import BenchmarkRow
 from common.results.claims import Judged, chance, judge_all, read_claims
+from common.results.evidence.archives import archive_path
 from common.results.figures import FigureNote, read_note
-from common.results.report.house_time import read_house_time
 from common.results.lineage import RunIndex, commands
 from common.results.listings import Listing
 from common.results.listings import read as read_listing
 from common.results.records import Results, StoredRecord, origin, recertified
+from common.results.report.house_time import read_house_time
 from common.results.report.summary import benchmark_rows, coverage, judged_claims, target_file
 from common.results.report.table_view import TableView, arrange
-from common.results.tables import build, read
 from common.results.report.templates import environment, inlined, number
+from common.results.tables import build, read
 from common.runs.files import write_atomically
 from common.runs.machine import git_state
 

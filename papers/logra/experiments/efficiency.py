@@ -21,11 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from common.experiments.settings import Settings
-from common.training.peak_memory import peak_tensor_bytes
 from common.runs.programs import Program
 from common.runs.record import DataIdentity
 from common.runs.run import Run
 from common.training.local_gpu import Device
+from common.training.peak_memory import peak_tensor_bytes
 from papers.logra import Config, LoggingConfig, LogIX, LogIXScheduler, LoRAConfig, merge_logs
 from papers.logra.curvature.memory_limits import require_memory, told_when_memory_ends
 from papers.logra.measures.disk_usage import folder_bytes

@@ -19,8 +19,8 @@ from common.experiments.documents import parse_json
 from common.experiments.schema import RunKey, load_paper
 from common.results.__main__ import main
 from common.results.evidence.archives import archive_path, read_archive, write_archive
-from common.results.records import Results
 from common.results.evidence.repeats import read_repeats
+from common.results.records import Results
 from common.runs.fingerprint import Sources, Tree
 from common.runs.record import read_record
 from common.runs.run import Run

@@ -17,9 +17,9 @@ from common.experiments.settings import validated
 from common.results import figures, table_files, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
+from common.results.evidence.staleness import changes
 from common.results.lineage import list_runs
 from common.results.records import Confidence, Context, Results, read_published
-from common.results.evidence.staleness import changes
 from common.results.report.summary import coverage
 from common.results.tables import Cell, Table
 from common.results.targets import context_notes

@@ -12,8 +12,8 @@ import pytest
 
 from common import ROOT
 from common.experiments.schema import Scale, load_paper
-from common.results.records import Results, StoredRecord, read_published
 from common.results.evidence.staleness import Changes
+from common.results.records import Results, StoredRecord, read_published
 from common.results.tables import Cell, Table
 from papers.pollux_sim.applications.applications import APPLICATIONS
 from papers.pollux_sim.targets.figures import FIGURES
