@@ -61,15 +61,16 @@ class ImageTask:
 
     def model(self, seed: int, labels: Tensor | None = None) -> nn.Module:
         """Trained on all training images, with other ``labels`` (n,) than theirs where given."""
-        samples = self.images.train
+        samples, name = self.images.train, f"training-{seed}"
         if labels is not None:
             samples = Samples(samples.x, labels.to(self.device))
+            name += f"-{digest_tensors({'labels': labels})[:16]}"
         settings = self.settings
         if settings.models_at_once > 1:
             # As good for one model: torch.optim loads the compiler, two seconds of a short run.
             everything = torch.arange(len(samples.x)).unsqueeze(0)
             return self._stack(samples, everything, [seed]).model(0)
-        checkpoint = Checkpoint(self.run, f"training-{seed}")
+        checkpoint = Checkpoint(self.run, name)
         return train(settings.network.build(seed), samples, settings.training, seed, checkpoint)
 
     def retrained_logits(self, subsets: Tensor, seeds: Sequence[int], queries: Samples) -> Tensor:
