@@ -46,7 +46,10 @@ LIBRARIES: Final = (
         # PIL loads them when it first reads or writes a file.
         *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Ppm", "Png")),
     ),
-    ("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
+    (
+        *("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
+        *("sklearn.datasets", "sklearn.decomposition"),
+    ),
 )
 OURS: Final = ("common", "papers")
 MESSAGE: Final = 2**17
