@@ -367,11 +367,6 @@ class RunKey:
         return Path(self.scale, self.paper, self.place, f"seed{self.seed}")
 
     @property
-    def name(self) -> str:
-        """The same as one name, for a folder of the run's own among those of others."""
-        return "-".join(self.folder.parts)
-
-    @property
     def options(self) -> list[str]:
         """Words after ``train.py`` that make it."""
         chosen = {"case": self.case, "arm": self.arm, "seed": str(self.seed), "scale": self.scale}

@@ -142,7 +142,7 @@ def run_experiment(
     key = RunKey(paper.paper, options.command, case, options.arm, options.seed, options.scale)
     out = options.out or Path("results") / key.folder
     # A folder of the run's own below a given one: what else lies there is not the run's to remove.
-    work = options.work and options.work / key.name
+    work = options.work and options.work / key.folder
     with Run(key, experiment.program, settings, out, work, paper.needed(key)) as run:
         record = run.finish(program.run(settings, run))
     logging.getLogger("run").info("wrote %s", record)

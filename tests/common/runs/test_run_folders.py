@@ -55,7 +55,7 @@ def train(settings, run):
 
 guarded(lambda: paper_main(Path(__file__).parent, programs={{"train": Program(Training, train)}}))
 """
-OWN = "smoke-tiny-study-main-ours-seed0"
+OWN = "smoke/tiny/study/main/ours/seed0"
 
 
 @pytest.fixture
