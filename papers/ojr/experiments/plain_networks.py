@@ -1,0 +1,66 @@
+"""A plain network trained by one method with what its search chose, and judged on test images."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from common.experiments.documents import read_json
+from common.experiments.settings import validated
+from common.runs.programs import Program
+from common.runs.run import Run
+from common.training.checkpoint import Checkpoint
+from papers.ojr.methods.robustness import attack_accuracy_pct, noise_accuracy_pct
+from papers.ojr.methods.training import PlainSettings, Trained, Trial, accuracy_pct
+from papers.ojr.tasks.images import load_images
+
+
+class NetworkSettings(PlainSettings):
+    """What is measured of the network; ``trial`` is for cases without a search."""
+
+    trial: Trial | None = None
+    noise: list[float] = Field([0.5, 1.0, 1.5], description="deviations of Gaussian noise")
+    attacks: list[float] = Field([0.5, 1.0, 2.0], description="Euclidean lengths")
+    attack_steps: int = Field(10, gt=0)
+
+
+def run_plain_networks(settings: NetworkSettings, run: Run) -> dict[str, float]:
+    """Train, and return accuracy, robustness, singular values and cost."""
+    split = load_images(settings.images, run)
+    trial = settings.trial
+    if trial is None:
+        (folder,) = run.needed("search")
+        path = folder / "chosen.json"
+        trial = validated(Trial, read_json(path, "what a search chose"), str(path))
+    bar = run.progress(settings.steps, "steps", "step")
+    checkpoint = Checkpoint(run, "training")
+    trained = Trained(settings, trial, split.train, split.test, run.seed, checkpoint, bar.update)
+    bar.close()
+    run.write_rows("history.csv", trained.history)
+    network, test = trained.network, split.test
+    curves = {
+        **{
+            f"noise_{size:g}": noise_accuracy_pct(network, test, size, run.seed)
+            for size in settings.noise
+        },
+        **{
+            f"fgsm_{size:g}": attack_accuracy_pct(network, test, size, 1)
+            for size in settings.attacks
+        },
+        **{
+            f"pgd_{size:g}": attack_accuracy_pct(network, test, size, settings.attack_steps)
+            for size in settings.attacks
+        },
+    }
+    last = trained.history[-1]
+    return {
+        "accuracy_pct": accuracy_pct(network, test),
+        "train_loss": last["loss"],
+        **{f"{name}_accuracy_pct": value for name, value in curves.items()},
+        **{name: value for name, value in last.items() if name.endswith("singular_value")},
+        "lr": trial.lr,
+        "weight": trial.weight,
+        "train_s": trained.seconds,
+    }
+
+
+PROGRAM = Program(NetworkSettings, run_plain_networks)

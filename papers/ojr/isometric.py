@@ -1,0 +1,59 @@
+"""What is isometric by construction: an activation, initialisations, a hard constraint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+
+class MaxMin(nn.Module):
+    """Pairs of units, each sorted: (n, 2k, ...) -> (n, 2k, ...), a permutation, so an isometry.
+
+    Source: Anil, Lucas & Grosse 2019 (GroupSort with groups of two).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises ValueError where units cannot be paired."""
+        if x.ndim < 2 or x.shape[1] % 2:
+            raise ValueError(f"units {tuple(x.shape)}; allowed: an even number in dimension 1")
+        pairs = x.reshape(len(x), -1, 2, *x.shape[2:])
+        return torch.stack([pairs.amax(2), pairs.amin(2)], 2).flatten(1, 2)
+
+
+def delta_orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill (out, in, k, k) so that a convolution is ``gain`` times an isometry at its start.
+
+    Source: Xiao et al. 2018, algorithm 2.
+
+    Raises:
+        ValueError: fewer outputs than inputs, or an even kernel, which has no centre.
+    """
+    out, into, *kernel = weight.shape
+    if len(kernel) != 2 or out < into or any(side % 2 == 0 for side in kernel):
+        raise ValueError(f"weight {tuple(weight.shape)}; allowed: (out >= in, in, odd, odd)")
+    with torch.no_grad():
+        weight.zero_()
+        centre = torch.empty(out, into, dtype=weight.dtype)
+        nn.init.orthogonal_(centre, gain)
+        weight[:, :, kernel[0] // 2, kernel[1] // 2] = centre.to(weight.device)
+    return weight
+
+
+class Scaled(nn.Module):
+    """A weight times a number, as a parametrisation."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight, scaled."""
+        return self.scale * weight
+
+
+def constrain_orthogonal(layer: nn.Linear, gain: float = 1.0) -> nn.Linear:
+    """Hold ``W Wᵀ = gain I`` (the smaller side) throughout training, by torch's parametrisation."""
+    parametrizations.orthogonal(layer)
+    parametrize.register_parametrization(layer, "weight", Scaled(gain**0.5))
+    return layer

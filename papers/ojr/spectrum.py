@@ -1,0 +1,52 @@
+"""Singular values of a block's Jacobian: all of them, or the largest of a large map."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, svds
+from torch import Tensor, nn
+
+from papers.ojr.products import Products, exact_jacobian
+
+
+def singular_values(block: nn.Module, x: Tensor) -> Tensor:
+    """(n, min(outputs, inputs)) singular values at inputs (n, ...), descending, by a whole SVD."""
+    with torch.no_grad():
+        found: Tensor = torch.linalg.svdvals(exact_jacobian(block, x))
+    return found
+
+
+def largest_singular_values(block: nn.Module, x: Tensor, count: int, seed: int = 0) -> Tensor:
+    """(n, count) largest singular values, descending, by Lanczos on products alone.
+
+    Raises:
+        ValueError: ``count`` is not below the smaller side, as Lanczos needs.
+    """
+    with torch.enable_grad():
+        return torch.stack([_largest(block, row.unsqueeze(0), count, seed) for row in x])
+
+
+def _largest(block: nn.Module, x: Tensor, count: int, seed: int) -> Tensor:
+    products = Products(block, x)
+    y = products.y
+    sides = (y.numel(), x.numel())
+    if not 0 < count < min(sides):
+        raise ValueError(f"count {count}; allowed: 1 to {min(sides) - 1}, below the smaller side")
+
+    def forward(v: np.ndarray) -> np.ndarray:
+        return _numpy(products.forward(torch.from_numpy(v).to(x).reshape(x.shape)))
+
+    def transposed(v: np.ndarray) -> np.ndarray:
+        return _numpy(products.transposed(torch.from_numpy(v).to(y).reshape(y.shape)))
+
+    kind = _numpy(y).dtype
+    operator = LinearOperator(sides, matvec=forward, rmatvec=transposed, dtype=kind)
+    start = np.random.default_rng(seed).standard_normal(min(sides)).astype(kind)
+    found = svds(operator, k=count, v0=start, return_singular_vectors=False)
+    return torch.from_numpy(np.sort(found)[::-1].copy()).to(x)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    flat: np.ndarray = tensor.detach().cpu().reshape(-1).numpy()
+    return flat
