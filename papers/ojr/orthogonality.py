@@ -100,7 +100,7 @@ class BlockRegularizer:
         blocks: names of modules (``""`` is the whole network), or names with gains of their own.
         weight: of the sum in the loss.
         sampled: blocks a call; None is all.
-        generator: of the draw of blocks (on the CPU); ``options`` go to the penalties.
+        generator: of the draw of blocks and of the vectors, where the network is; None is torch's.
         options: of :class:`JacobianOrthogonality`.
 
     Raises:
@@ -130,7 +130,9 @@ class BlockRegularizer:
         gains = blocks if isinstance(blocks, Mapping) else {}
         self.weight, self._sampled, self._generator = weight, sampled or len(blocks), generator
         self.penalties = {
-            name: JacobianOrthogonality(modules[name], **{**options, **_gain(gains, name)})
+            name: JacobianOrthogonality(
+                modules[name], **{**options, **_gain(gains, name)}, generator=generator
+            )
             for name in blocks
         }
         self._inputs: dict[str, Tensor] = {}
@@ -147,7 +149,8 @@ class BlockRegularizer:
         """
         names = list(self.penalties)
         if self._sampled < len(names):
-            order = torch.randperm(len(names), generator=self._generator)
+            device = self._generator.device if self._generator else None
+            order = torch.randperm(len(names), generator=self._generator, device=device)
             names = [names[place] for place in order[: self._sampled].tolist()]
         if missing := [name for name in names if name not in self._inputs]:
             raise ValueError(f"block {missing[0]!r} was not reached by a forward pass")

@@ -138,10 +138,10 @@ def test_of_a_linear_block_it_is_soft_orthogonality() -> None:
 def test_the_residual_s_gradient_is_the_hand_formula_s(side: Side) -> None:
     """Of one tanh layer with its vectors held fixed, by W and b."""
     block, x = tanh_layer(5, 4), inputs(3, 5)
-    JacobianOrthogonality(block, side=side, generator=torch.Generator().manual_seed(5))(
-        x
-    ).backward()
+    generator = torch.Generator().manual_seed(5)
+    differentiate(JacobianOrthogonality(block, side=side, generator=generator)(x))
     layer = block[0]
+    assert isinstance(layer, nn.Linear)
     weight = layer.weight.detach().clone().requires_grad_()
     bias = layer.bias.detach().clone().requires_grad_()
     slope = 1 - torch.tanh(x @ weight.T + bias) ** 2  # D of each example

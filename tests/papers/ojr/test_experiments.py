@@ -1,0 +1,141 @@
+"""Facts of the experiments: equal means, resume, attacks, and the README's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.experiments.schema import load_paper
+from common.training.checkpoint import Checkpoint
+from papers.ojr.methods.regularisation import Regularisation, prepare
+from papers.ojr.methods.robustness import attack_accuracy_pct, noise_accuracy_pct
+from papers.ojr.methods.training import PlainSettings, Trained, Trial
+from papers.ojr.tasks.images import ImageSettings, Part, load_images
+from papers.ojr.tasks.networks import PlainNetwork
+from tests.papers.pages import run as run_page
+from tests.papers.runs import PaperRuns
+
+RUNS = PaperRuns("ojr")
+
+
+def network() -> PlainNetwork:
+    torch.manual_seed(0)
+    return PlainNetwork(6, 8, 3, 4, "tanh")
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_every_method_has_as_many_trials_and_the_same_network_gain_and_schedule(scale: str) -> None:
+    study = load_paper(RUNS.folder).experiments["search"]
+    for case in study.cases:
+        given = [
+            RUNS.settings("search", arm, scale, case)  # type: ignore[arg-type]
+            for name, arm in study.runs(scale)  # type: ignore[arg-type]
+            if name == case
+        ]
+        alike = {
+            (len(s.trials), s.steps, s.depth, s.width, s.regularisation.gain, s.batch_size)
+            for s in given
+        }
+        assert len(alike) <= 1
+
+
+def test_what_is_searched_is_what_is_trained() -> None:
+    """Each run of the head-to-head has a search of the same network by the same method."""
+    paper = load_paper(RUNS.folder)
+    shared = set(PlainSettings.model_fields)
+    for case, arm in paper.experiments["networks"].runs("paper"):
+        searched = RUNS.settings("search", arm, "paper", case)
+        trained = RUNS.settings("networks", arm, "paper", case)
+        assert searched.model_dump(include=shared) == trained.model_dump(include=shared)
+
+
+def test_parts_share_no_image_and_are_the_seed_s(tmp_path: Path) -> None:
+    def split(seed: int, folder: str) -> list[Part]:
+        settings = RUNS.settings("networks", "none", "smoke", "tanh_20")
+        with RUNS.opened("networks", settings, tmp_path / folder, seed) as run:
+            return list(load_images(ImageSettings(), run))
+
+    first, again, other = split(0, "a"), split(0, "b"), split(1, "c")
+    rows = torch.cat([part.x for part in first])
+    assert [len(part.x) for part in first] == [1047, 300, 450]
+    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    assert all(torch.equal(one.x, two.x) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first[0].x, other[0].x)
+
+
+@pytest.mark.parametrize("method", ["so", "srip", "frobenius", "ojr_layers", "ojr_whole"])
+def test_a_penalty_reaches_the_layers_and_vanishes_with_its_weight(method: str) -> None:
+    net, x = network(), torch.randn(5, 6)
+    settings = Regularisation(method=method)  # type: ignore[arg-type]
+    for weight in (0.0, 1.0):
+        net.zero_grad()
+        penalty = prepare(net, settings, weight, torch.Generator().manual_seed(0))
+        assert penalty is not None
+        net(x)
+        penalty(x).backward()  # type: ignore[no-untyped-call]
+        for layer in net.linear:
+            assert layer.weight.grad is not None
+            assert bool(layer.weight.grad.any()) == bool(weight)
+
+
+@pytest.mark.parametrize("method", ["orthogonal_start", "orthogonal_weights"])
+def test_starts_and_constraints_have_the_gain_of_the_penalties(method: str) -> None:
+    net = network()
+    settings = Regularisation(method=method, gain=2.0)  # type: ignore[arg-type]
+    assert prepare(net, settings, 0.0, torch.Generator()) is None
+    for layer in net.linear:
+        values = torch.linalg.svdvals(layer.weight.detach())
+        torch.testing.assert_close(values, torch.full_like(values, 2**0.5))
+
+
+def test_attacks_stay_in_their_ball_and_longer_ones_hurt_more() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 6)
+    net = nn.Linear(6, 4)
+    part = Part(x, net(x).argmax(1))
+    assert attack_accuracy_pct(net, part, 0.0, 5) == 100
+    falls = [attack_accuracy_pct(net, part, size, 5) for size in (0.1, 0.5, 2.0)]
+    assert falls == sorted(falls, reverse=True)
+    # Of a linear network no class that is ahead by more than the margin is lost.
+    weights = net.weight.detach()
+    scores = net(x).detach()
+    best = scores.topk(2).values
+    largest = (weights[:, None] - weights[None]).norm(dim=2).max()
+    safe = 100 * ((best[:, 0] - best[:, 1]) > 0.5 * largest).float().mean().item()
+    assert attack_accuracy_pct(net, part, 0.5, 5) >= safe > 0
+    assert noise_accuracy_pct(net, part, 0.0, 0) == 100
+
+
+@pytest.mark.parametrize("method", ["none", "ojr_layers"])
+def test_a_killed_training_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
+    settings = RUNS.settings("networks", method, "smoke", "tanh_20", steps=8, observe_every=4)
+    part = Part(torch.randn(96, 6), torch.arange(96) % 4)
+
+    def trained(folder: str, stop: int | None) -> Trained:
+        done = [0]
+
+        def tick(count: int) -> None:
+            done[0] += count
+            if done[0] == stop:
+                raise KeyboardInterrupt
+
+        with RUNS.opened("networks", settings, tmp_path / folder) as run:
+            checkpoint = Checkpoint(run, "training", seconds=0)
+            return Trained(settings, Trial(weight=1.0), part, part, 0, checkpoint, tick)
+
+    whole = trained("whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        trained("stopped", 6)
+    again = trained("stopped", None)
+    assert again.history == whole.history
+    for one, two in zip(whole.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_readme_s_code_brings_a_deep_network_to_train() -> None:
+    names = run_page("papers/ojr/README.md")
+    assert names["share"] > 0.8
+    assert names["values"].mean() > 0.01
