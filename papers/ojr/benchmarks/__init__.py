@@ -1,0 +1,1 @@
+"""What a penalty costs beside a plain step and other penalties."""
