@@ -84,6 +84,7 @@ class Case(Settings):
     seeds: dict[Scale, list[int]] = Field({}, description="instead of the experiment's")
     resources: dict[Scale, Resources] = Field({}, description="instead of the experiment's")
     needs: dict[str, str] = Field({}, description="as the experiment's; of equal name, instead")
+    timed: list[str] = Field([], description="as the experiment's, in addition")
 
     def title_at(self, scale: str) -> str:
         """The title at a scale; where it does not run there, that of another."""

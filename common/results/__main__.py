@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from common.experiments.schema import SCALES, find_papers, load_paper
 from common.experiments.settings import validated
 from common.results import claims, listings, table_files, tables
 from common.results.benchmarks import BenchmarkRow
-from common.results.evidence.archives import archive_path, write_archive
+from common.results.evidence.archives import archive_path, read_archive, write_archive
 from common.results.evidence.staleness import Changes
 from common.results.records import Results, StoredRecord
 from common.results.report.summary import write_json, write_readme, write_summary
@@ -28,6 +29,8 @@ from common.runs import cli
 from common.runs.cli import Parser, guarded
 from common.runs.dag import journal
 from common.runs.record import Record
+
+log = logging.getLogger("results")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,13 +157,23 @@ def benchmark_command(options: argparse.Namespace) -> None:
 
 
 def archive_command(options: argparse.Namespace) -> None:
-    """Keep the paper's present records in its folder, one a line."""
+    """Keep the paper's present records in its folder, beside those of other runs kept before."""
     folder = _folder(options)
     results = Results.load(
         folder, options.scale, options.results, root=options.root, complete=False
     )
-    records = [item.record for item in results.stored]
-    _say([write_archive(archive_path(folder, options.scale), records)])
+    present = {item.record.key: item.record for item in results.stored}
+    path = archive_path(folder, options.scale)
+    before = {item.key: item for item in read_archive(path)} if path.is_file() else {}
+    gone = [key.place for key in before if not results.paper.has(key)]
+    if gone:
+        names = ", ".join(dict.fromkeys(gone))
+        log.warning("%s: dropped, experiments.yaml has no such runs: %s", path, names)
+    kept = {key: record for key, record in before.items() if results.paper.has(key)} | present
+    write_archive(path, sorted(kept.values(), key=lambda item: (item.key.place, item.seed)))
+    new = len(present.keys() - before.keys())
+    print(f"{len(kept)} records: {new} new, {len(present) - new} made again")
+    _say([path])
 
 
 def replay_command(options: argparse.Namespace) -> None:

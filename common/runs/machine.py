@@ -37,10 +37,17 @@ def package_versions(root: Path = ROOT) -> dict[str, str]:
     for requirement in tomllib.loads(text)["project"]["dependencies"]:
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         try:
-            found[name] = metadata.version(name)
+            found[name] = _version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _version(name: str) -> str:
+    """As ``metadata.version``, which reads all of a package's description as an e-mail for it."""
+    text = metadata.distribution(name).read_text("METADATA") or ""
+    found = re.search(r"^Version:(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else metadata.version(name)
 
 
 def peak_rss_bytes() -> int:

@@ -43,6 +43,18 @@ def test_a_record_s_command_gives_the_record_again(copy_of_built: Checkout) -> N
     assert (copy_of_built.folder / path).read_bytes() == before
 
 
+def test_what_a_case_says_to_measure_the_machine_is_not_compared(copy_of_built: Checkout) -> None:
+    path = "results/smoke/example_paper/regularisation/digits/weak/seed1/record.json"
+    copy_of_built.edit("experiments/classify.py", *OTHER)
+    copy_of_built.edit(
+        "experiments.yaml", "published: digits, at:", "published: digits, timed: [acc*], at:"
+    )
+    done = results(copy_of_built, "replay", path)
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines == ["regularisation/digits/weak/seed1: different", "  answers.csv: other bytes"]
+
+
 def test_a_record_that_is_not_there_is_one_line(copy_of_built: Checkout) -> None:
     for name in ("results/nowhere", "example_paper/regularisation/digits/weak/0", "other/a/b/c/0"):
         done = results(copy_of_built, "replay", name)

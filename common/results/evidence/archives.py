@@ -1,11 +1,15 @@
-"""Archives: the records of a paper at one scale in one file, without their artifacts."""
+"""Archives: the records of a paper at one scale in one file, without their artifacts.
+
+What many records have in common (data, code, environment, settings) stands once, in lists in the
+first line; a record has places in those lists. Code is shared module by module.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from common.errors import InputError
 from common.experiments.documents import parse_json
@@ -14,6 +18,15 @@ from common.experiments.settings import validated
 from common.results.evidence.repeats import pooled
 from common.runs.files import write_atomically
 from common.runs.record import Record
+
+#: Of a record's provenance, what all runs of one installation on one machine have in common.
+ENVIRONMENT: Final = (
+    *("git_commit", "git_dirty", "python", "packages", "platform", "cpu", "instructions", "cores"),
+    *("threads", "device", "precision"),
+)
+#: Lists in the first line. Archives of old have data and code alone, and code as a whole.
+LISTS: Final = ("data", "modules", "code", "environment", "settings")
+OLD_LISTS: Final = ("data", "code")
 
 
 def archive_path(folder: Path, scale: str) -> Path:
@@ -24,21 +37,29 @@ def archive_path(folder: Path, scale: str) -> Path:
 def write_archive(path: Path, records: Sequence[Record]) -> Path:
     """Write records to ``path``, one a line, in their order; returns it.
 
-    The first line lists what data they read and what code they ran; a record names both by their
-    places there, because the checksums of many files would otherwise stand in every line.
-
     Raises:
         InputError: there are none.
     """
     if not records:
         raise InputError(f"{path}: there are no records to archive")
     lines = [record.model_dump(mode="json") for record in records]
-    known: list[Any] = []
-    for line in lines:
-        known += [data for data in line["data"] if data not in known]
-        line["data"] = [known.index(data) for data in line["data"]]
-    codes = pooled([line["provenance"] for line in lines], "code")
-    head = {"data": known, "code": codes}
+    provenances = [line["provenance"] for line in lines]
+    data: list[Any] = []
+    for line, provenance in zip(lines, provenances, strict=True):
+        data += [item for item in line["data"] if item not in data]
+        line["data"] = [data.index(item) for item in line["data"]]
+        provenance["environment"] = {name: provenance.pop(name) for name in ENVIRONMENT}
+    codes = [
+        [{"module": [name, named]} for name, named in code.items()]
+        for code in pooled(provenances, "code")
+    ]
+    head = {
+        "data": data,
+        "modules": pooled([entry for code in codes for entry in code], "module"),
+        "code": [[entry["module"] for entry in code] for code in codes],
+        "environment": pooled(provenances, "environment"),
+        "settings": pooled(lines, "settings"),
+    }
     texts = [json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *lines)]
     write_atomically(path, "".join(texts))
     return path
@@ -58,25 +79,16 @@ def read_archive(path: Path) -> list[Record]:
     except ValueError as error:
         raise InputError(f"{path}: not an archive ({error})") from None
     try:
-        header = parse_json(first)
-        if set(header) != {"data", "code"}:
-            raise ValueError(f"keys {list(header)}")
-        known, codes = list(header["data"]), list(header["code"])
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: line 1: not the lists of data and code of an archive") from None
+        shared = _read_lists(parse_json(first))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: line 1: not the lists of an archive, {', '.join(LISTS)} ({error})"
+        ) from None
     records: dict[RunKey, Record] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{path}: line {number}"
         try:
-            content = parse_json(line)
-            places = content["data"]
-            if not all(type(place) is int and 0 <= place < len(known) for place in places):
-                raise ValueError(f"data {places}: must be places in line 1, below {len(known)}")
-            content["data"] = [known[place] for place in places]
-            place = content["provenance"]["code"]
-            if type(place) is not int or not 0 <= place < len(codes):
-                raise ValueError(f"code {place}: must be a place in line 1, below {len(codes)}")
-            content["provenance"]["code"] = codes[place]
+            content = _completed(parse_json(line), shared)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{where}: not a record ({error})") from None
         record = validated(Record, content, where)
@@ -84,3 +96,33 @@ def read_archive(path: Path) -> list[Record]:
             raise InputError(f"{where}: a second record of {record.key.folder}")
         records[record.key] = record
     return list(records.values())
+
+
+def _read_lists(header: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists by name, with the code of a run as a record has it."""
+    if set(header) not in (set(LISTS), set(OLD_LISTS)):
+        raise ValueError(f"it has {list(header)}")
+    lists = {name: list(values) for name, values in header.items()}
+    if "modules" in lists:
+        lists["code"] = [
+            dict(_at(place, lists, "modules") for place in places) for places in lists["code"]
+        ]
+    return lists
+
+
+def _completed(content: Any, shared: Mapping[str, Sequence[Any]]) -> Any:
+    """A line's record with what it shares in the places of numbers."""
+    provenance = content["provenance"]
+    content["data"] = [_at(place, shared, "data") for place in content["data"]]
+    provenance["code"] = _at(provenance["code"], shared, "code")
+    if "environment" in shared:
+        provenance |= _at(provenance.pop("environment"), shared, "environment")
+        content["settings"] = _at(content["settings"], shared, "settings")
+    return content
+
+
+def _at(place: Any, shared: Mapping[str, Sequence[Any]], name: str) -> Any:
+    values = shared[name]
+    if type(place) is not int or not 0 <= place < len(values):
+        raise ValueError(f"{name} {place!r}: must be a place in line 1, below {len(values)}")
+    return values[place]

@@ -359,4 +359,9 @@ def _threads(paper: Paper, key: RunKey, record: Record | None = None) -> int:
 
 
 def _timed(paper: Paper, key: RunKey) -> list[str]:
-    return paper.experiments[key.experiment].timed if key.experiment in paper.experiments else []
+    """Patterns of what measures the machine, in a run's experiment and in its case."""
+    if key.experiment not in paper.experiments:
+        return []
+    study = paper.experiments[key.experiment]
+    own = study.cases[key.case].timed if key.case in study.cases else []
+    return [*study.timed, *own]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,8 +22,8 @@ from common.results.__main__ import main
 from common.results.evidence.archives import archive_path, read_archive, write_archive
 from common.results.evidence.repeats import read_repeats
 from common.results.records import Results
-from common.runs.fingerprint import Sources, Tree
-from common.runs.record import read_record
+from common.runs.fingerprint import Code, Sources, Tree
+from common.runs.record import Record, read_record
 from common.runs.run import Run
 from tests.common.results.example_results import write_paper, write_records
 
@@ -229,6 +230,64 @@ def test_text_with_any_character_survives_the_archive(root: Path) -> None:
     assert kept.stored[-4].record.settings["note"] == strange
 
 
+def as_of_old(lines: list[str]) -> list[str]:
+    """An archive in the form that this project wrote first, with lists of data and code alone."""
+    head, *records = map(json.loads, lines)
+    codes = [dict(head["modules"][place] for place in places) for places in head["code"]]
+    for record in records:
+        record["provenance"] |= head["environment"][record["provenance"].pop("environment")]
+        record["settings"] = head["settings"][record["settings"]]
+    return [json.dumps(item) for item in ({"data": head["data"], "code": codes}, *records)]
+
+
+def test_an_archive_of_old_gives_the_same_records(root: Path) -> None:
+    path = archive(root)
+    folder, lines = path.parents[1], path.read_text(encoding="utf8").splitlines()
+    now = Results.from_archive(folder, "laptop", root=root)
+    path.write_text("\n".join(as_of_old(lines)) + "\n", encoding="utf8")
+    before = Results.from_archive(folder, "laptop", root=root)
+    assert before.stored == now.stored
+    assert [item.stale for item in before.stored] == [item.stale for item in now.stored]
+
+
+def test_an_archive_keeps_runs_that_are_not_at_hand(root: Path) -> None:
+    path = archive(root)
+    every = read_archive(path)
+    shutil.rmtree((root / PLACE).parents[1])
+    main(["archive", "quenching", *options(root)])
+    assert read_archive(path) == every
+
+
+def test_a_run_made_again_takes_the_place_of_the_archived_one(root: Path) -> None:
+    path = archive(root)
+    every = read_archive(path)
+    changed(settings={"note": "again"})(root / PLACE)
+    main(["archive", "quenching", *options(root)])
+    again = read_archive(path)
+    assert [item.key for item in again] == [item.key for item in every]
+    differ = [item.settings for item, old in zip(again, every, strict=True) if item != old]
+    assert [item["note"] for item in differ] == ["again"]
+
+
+def test_what_archived_records_share_stands_once(root: Path, tmp_path: Path) -> None:
+    first, *others = (item.record for item in load(root).stored)
+    shared, old, new = {"step": "1"}, {"rate": "2"}, {"rate": "3"}
+
+    def of_code(record: Record, code: Code) -> Record:
+        made = record.provenance.model_copy(update={"code": code})
+        return record.model_copy(update={"provenance": made})
+
+    records = [of_code(first, {"loop.py": shared, "search.py": old})]
+    records += [of_code(item, {"loop.py": shared, "search.py": new}) for item in others]
+    path = write_archive(tmp_path / "laptop.jsonl", records)
+    assert read_archive(path) == records
+    head, *lines = map(json.loads, path.read_text(encoding="utf8").splitlines())
+    assert head["modules"] == [["loop.py", shared], ["search.py", old], ["search.py", new]]
+    assert head["code"] == [[0, 1], [0, 2]]
+    assert [line["provenance"]["environment"] for line in lines] == [0] * 12
+    assert len(head["settings"]) == 3
+
+
 def rewritten(number: int, change: Callable[[dict[str, Any]], Any]) -> Callable[[list[str]], None]:
     def damage(lines: list[str]) -> None:
         content = json.loads(lines[number])
@@ -245,16 +304,35 @@ ARCHIVES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     ),
     "negative place": (
         rewritten(3, lambda record: record.update(data=[-1])),
-        r"line 4: not a record \(data \[-1\]: must be places in line 1, below 1",
+        r"line 4: not a record \(data -1: must be a place in line 1, below 1",
     ),
-    "place of no data": (rewritten(3, lambda record: record.update(data=[1])), "line 4: .*places"),
-    "no place": (rewritten(3, lambda record: record.update(data=[True])), "line 4: .*places"),
+    "place of no data": (
+        rewritten(3, lambda record: record.update(data=[1])),
+        "line 4: .*data 1: must be",
+    ),
+    "no place": (rewritten(3, lambda record: record.update(data=[True])), "line 4: .*data True"),
     "negative place of code": (
         rewritten(3, lambda record: record["provenance"].update(code=-1)),
         "line 4: not a record .*code -1: must be a place in line 1",
     ),
+    "place of no environment": (
+        rewritten(3, lambda record: record["provenance"].update(environment=9)),
+        "line 4: not a record .*environment 9: must be a place in line 1, below 1",
+    ),
+    "place of no settings": (
+        rewritten(3, lambda record: record.update(settings="slow")),
+        "line 4: not a record .*settings 'slow': must be a place in line 1",
+    ),
+    "place of no module": (
+        rewritten(0, lambda head: head["code"][0].append(999)),
+        r"line 1: not the lists of an archive, .* \(modules 999: must be a place in line 1",
+    ),
+    "a list is gone": (
+        rewritten(0, lambda head: head.pop("modules")),
+        "line 1: not the lists of an archive, data, modules, code, environment, settings",
+    ),
     "nested": (lambda lines: lines.insert(2, 100_000 * "["), "line 3: not a record .*too deeply"),
-    "no data": (lambda lines: lines.pop(0), "line 1: not the lists of data and code"),  # type: ignore[dict-item]
+    "no data": (lambda lines: lines.pop(0), "line 1: not the lists of an archive"),  # type: ignore[dict-item]
     "blank": (lambda lines: lines.insert(2, ""), "line 3: not a record"),
     "twice": (
         lambda lines: lines.append(lines[2]),

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from common.errors import InputError
 from common.experiments.schema import RunKey
 from common.experiments.settings import Settings, schema_text
 from common.runs.files import file_sha256
-from common.runs.machine import cpu_threads, git_state
+from common.runs.machine import cpu_threads, git_state, package_versions
 from common.runs.record import DataIdentity, Record, read_record
 from common.runs.run import Run
 
@@ -47,6 +48,12 @@ def fail_half_way(folder: Path) -> None:
     with open_run(folder) as run:
         run.write_rows("curve.csv", [{"step": 0, "loss": 9.0}])
         run.finish({"accuracy": 1 / 0})
+
+
+def test_versions_are_those_of_the_installed_packages() -> None:
+    found = package_versions()
+    assert len(found) > 20
+    assert found == {name: metadata.version(name) for name in found}
 
 
 def test_a_record_holds_identity_settings_metrics_artifacts_and_provenance(tmp_path: Path) -> None:
