@@ -119,17 +119,12 @@ class KernelDiscriminator(nn.Module):
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Mean of ``max(0, 1 - f(fake))``; that the classifier's loss is logistic changes nothing.
 
-        The keys' codes carry no gradient here: the encoder is not what is trained.
+        The keys' codes carry no gradient here: an encoder is not what is trained.
         """
         with torch.no_grad():
             keys = self._encoded_keys()
         found = expand(self.kernel, self._encode(fake), keys, self.coefficients) + self.offset
         return functional.relu(1 - found).mean()
-
-    def encoder_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Hinge loss of both kinds of points, to be lowered by the encoder's parameters."""
-        ahead = functional.relu(1 - self.score(real)) + functional.relu(1 + self.score(fake))
-        return ahead.mean()
 
     @torch.no_grad()
     def update(self, real: Tensor, draw: Draw) -> dict[str, float]:

@@ -66,6 +66,11 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     core.restore()
     real = endless(loader)
     with run.progress(settings.iterations, "iterations", "it") as bar:
+
+        def after() -> None:
+            bar.update(1)
+            core.completed_step()
+
         bar.update(training.count)
         looks.train(
             training,
@@ -73,7 +78,7 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
             settings.judge_every,
             lambda: next(real),
             before,
-            lambda: (bar.update(1), core.completed_step()),
+            after,
         )
     run.write_rows("history.csv", looks.rows)
     assert looks.samples is not None
