@@ -40,7 +40,9 @@ class ImageKernel(Settings):
 
     kind: Literal["gaussian", "mixed_gaussian", "polynomial"] = "gaussian"
     gamma: float = Field(0.01, gt=0, description="not of mixed_gaussian")
-    sigmas: tuple[float, ...] = Field((2, 5, 10, 20, 40, 80), description="of mixed_gaussian")
+    sigmas: tuple[float, ...] = Field(
+        (2, 5, 10, 20, 40, 80), min_length=1, description="of mixed_gaussian"
+    )
     budget: int = Field(700, gt=0)
     loss: LossName = "logistic"
     lr: float = Field(0.05, gt=0)

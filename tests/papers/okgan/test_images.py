@@ -12,6 +12,7 @@ from torch import nn
 
 from common.data.images import digits
 from common.errors import InputError
+from papers.okgan import Discriminator
 from papers.okgan.divergence import DivergedError
 from papers.okgan.experiments import images as images_program
 from papers.okgan.experiments.images import as_bytes, image_judge
@@ -26,6 +27,7 @@ from papers.okgan.tasks.images import (
     spelled,
     strips,
 )
+from tests.papers.pages import run as run_page
 from tests.papers.runs import PaperRuns
 
 RUNS = PaperRuns("okgan")
@@ -200,3 +202,17 @@ def test_strips_have_one_height(tmp_path: Path) -> None:
 def test_shapes_of_a_set_are_those_of_its_images() -> None:
     some = torch.zeros(2, 3, 4, 5)
     assert ImageSet(some, torch.zeros(2), some, torch.zeros(2)).shape == (3, 4, 5)
+
+
+def test_the_page_s_loop_takes_either_critic() -> None:
+    names = run_page("docs/okgan/own_loop.md")
+    real, noise = names["bars"](32), torch.randn(32, names["noise"])
+    with torch.no_grad():
+        fake = names["generator"](noise)
+    for critic in (names["kernel"], names["network"]):
+        assert isinstance(critic, Discriminator)
+        assert critic.score(real).shape == (32,)
+        assert float(critic.generator_loss(fake, real)) > 0
+    kernel = names["kernel"]
+    assert float(kernel.score(real).mean()) > float(kernel.score(fake).mean())
+    assert kernel.coefficients.abs().min() > 0  # all of the budget is in use
