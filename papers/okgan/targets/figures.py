@@ -129,7 +129,7 @@ def figure_training(results: Results) -> FigureWithCaption:
     numbers: list[int | None] = list(range(count)) or [None]
     drawn = []
     for number in numbers:
-        figure, axes = plt.subplots(1, len(arms), figsize=(2.8 * len(arms), 3.1), squeeze=False)
+        figure, axes = plt.subplots(1, len(arms), figsize=(2.8 * len(arms), 3.6), squeeze=False)
         for ax, arm, record in zip(axes[0], arms, records, strict=True):
             name = "samples.csv" if number is None else frames_of(record)[number]
             ax.plot(*mixture("ring", 0).means.T, "+", color=COLOURS[1], markersize=9)
