@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 from pydantic import Field
 
 from common.experiments.schema import Paper
@@ -25,6 +26,8 @@ from common.results.targets import context_notes, read_as
 from common.runs.files import write_atomically
 
 STYLE: Final = Path(__file__).with_name("style.mplstyle")
+#: Of animations: how long a frame stands, and the last one; how often they play before they rest.
+FRAME_MS, LAST_FRAME_MS, ROUNDS = 120, 1500, 3
 #: Okabe and Ito's palette in the order of the style file.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
@@ -33,11 +36,16 @@ LINES: Final = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class FigureWithCaption:
-    """A figure, what a reader should see in it, and a description for those who cannot see it."""
+    """A figure, what a reader should see in it, and a description for those who cannot see it.
+
+    ``frames`` are figures of the same size that are shown before it, one after another: its PNG is
+    then an animation, which ends at the figure after :data:`ROUNDS` rounds.
+    """
 
     figure: Figure
     caption: str
     alt: str
+    frames: tuple[Figure, ...] = ()
 
 
 class FigureNote(Settings):
@@ -51,6 +59,7 @@ class FigureNote(Settings):
     alt: str
     width_px: int
     height_px: int
+    animated: bool = Field(False, description="the PNG is an animation; the SVG its last frame")
     notes: list[str]
     context: Context
     runs: list[Runs] = Field([], description="records that were read to draw it")
@@ -98,20 +107,25 @@ def build(
             alt=drawn.alt,
             width_px=width,
             height_px=height,
+            animated=bool(drawn.frames),
             notes=[*context_notes(context, True), *([body.note] if body.note else [])],
             context=context,
             runs=list_runs(read),
         )
         try:
-            return save(drawn.figure, folder, target, note)
+            return save(drawn.figure, folder, target, note, drawn.frames)
         finally:
-            plt.close(drawn.figure)
+            for each in (drawn.figure, *drawn.frames):
+                plt.close(each)
 
 
-def save(figure: Figure, folder: Path, target: str, note: FigureNote) -> list[Path]:
+def save(
+    figure: Figure, folder: Path, target: str, note: FigureNote, frames: Sequence[Figure] = ()
+) -> list[Path]:
     """Write ``<target>.png``, ``.svg`` and ``.json``, the JSON last; returns their paths.
 
-    The bytes hold no date and no random identifier.
+    With ``frames`` the PNG is an animation of them and the figure. The bytes hold no date and no
+    random identifier.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -120,6 +134,8 @@ def save(figure: Figure, folder: Path, target: str, note: FigureNote) -> list[Pa
         image = io.BytesIO()
         with mpl.rc_context({"svg.hashsalt": target}):
             figure.savefig(image, format=suffix, metadata=metadata[suffix])
+        if suffix == "png" and frames:
+            image = _animation(frames, image)
         path = folder / f"{target}.{suffix}"
         temporary = path.with_name(f".{path.name}.partial")
         temporary.write_bytes(image.getvalue())
@@ -128,6 +144,20 @@ def save(figure: Figure, folder: Path, target: str, note: FigureNote) -> list[Pa
     path = folder / f"{target}.json"
     write_atomically(path, json.dumps(note.model_dump(mode="json"), indent=1) + "\n")
     return [*written, path]
+
+
+def _animation(frames: Sequence[Figure], last: io.BytesIO) -> io.BytesIO:
+    """An animated PNG of frames of one size and an image that stands longer, at the end."""
+    images = []
+    for frame in frames:
+        drawn = io.BytesIO()
+        frame.savefig(drawn, format="png", metadata={"Software": None})
+        images.append(drawn)
+    first, *others = [Image.open(image).convert("RGB") for image in (*images, last)]
+    made = io.BytesIO()
+    durations = [FRAME_MS] * len(frames) + [LAST_FRAME_MS]
+    first.save(made, "PNG", save_all=True, append_images=others, duration=durations, loop=ROUNDS)
+    return made
 
 
 def read_note(path: Path) -> FigureNote:

@@ -129,6 +129,11 @@ class StoredRecord:
         """A JSON artifact. Raises InputError if it is absent, altered or was not archived."""
         return json.loads(self._artifact(name).read_text(encoding="utf8"))
 
+    def read_array(self, name: str) -> NDArray[Any]:
+        """An artifact of numpy's format. Raises InputError as :meth:`read_csv`."""
+        array: NDArray[Any] = np.load(self._artifact(name), allow_pickle=False)
+        return array
+
     def check_artifacts(self) -> None:
         """Raise InputError if a file of the run is absent or altered."""
         for name in self.record.artifacts:

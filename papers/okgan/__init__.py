@@ -18,6 +18,7 @@ import lazy_loader as lazy
 
 if TYPE_CHECKING:
     from papers.okgan.discriminator import Discriminator, KernelDiscriminator
+    from papers.okgan.encoded import EncodedKernelDiscriminator
     from papers.okgan.kernels import (
         Gaussian,
         Kernel,
@@ -33,6 +34,7 @@ __getattr__, _, _ = lazy.attach(
     __name__,
     submod_attrs={
         "discriminator": ["Discriminator", "KernelDiscriminator"],
+        "encoded": ["EncodedKernelDiscriminator"],
         "kernels": [
             "Gaussian",
             "Kernel",
@@ -48,6 +50,7 @@ __getattr__, _, _ = lazy.attach(
 
 __all__ = [
     "Discriminator",
+    "EncodedKernelDiscriminator",
     "Gaussian",
     "Kernel",
     "KernelDiscriminator",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import InputError
+from papers.okgan.divergence import DivergedError
 from papers.okgan.kernels import Kernel, expand
 from papers.okgan.losses import LossName, loss, pull
 
@@ -118,17 +119,12 @@ class KernelDiscriminator(nn.Module):
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Mean of ``max(0, 1 - f(fake))``; that the classifier's loss is logistic changes nothing.
 
-        The keys' codes carry no gradient here: the encoder is not what is trained.
+        The keys' codes carry no gradient here: an encoder is not what is trained.
         """
         with torch.no_grad():
             keys = self._encoded_keys()
         found = expand(self.kernel, self._encode(fake), keys, self.coefficients) + self.offset
         return functional.relu(1 - found).mean()
-
-    def encoder_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Hinge loss of both kinds of points, to be lowered by the encoder's parameters."""
-        ahead = functional.relu(1 - self.score(real)) + functional.relu(1 + self.score(fake))
-        return ahead.mean()
 
     @torch.no_grad()
     def update(self, real: Tensor, draw: Draw) -> dict[str, float]:
@@ -143,14 +139,16 @@ class KernelDiscriminator(nn.Module):
             right there.
 
         Raises:
-            InputError: a point is not finite, or of another shape.
+            InputError: a real point is not finite, or a point of another shape.
+            DivergedError: a generated point is not finite.
         """
         fake = draw()
         points = torch.cat([real, fake]).to(self.keys)
         self._check_shape(points)
         if not bool(points.isfinite().all()):
-            whose = "real" if not bool(real.isfinite().all()) else "generated"
-            raise InputError(f"kernel discriminator: {whose} points are not finite")
+            if not bool(real.isfinite().all()):
+                raise InputError("kernel discriminator: real points are not finite")
+            raise DivergedError("kernel discriminator: generated points are not finite")
         labels = torch.cat([points.new_ones(len(real)), -points.new_ones(len(fake))])
         codes = self._encode(points)
         old = self.kernel.gram(codes, self._encoded_keys())

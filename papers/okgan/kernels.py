@@ -54,8 +54,12 @@ class Kernel(abc.ABC):
         inner = x @ keys.T
         if not self.reads_distance:
             return self.profile(inner, inner, slopes)
-        squares = x.square().sum(1)[:, None] + keys.square().sum(1)
-        return self.profile((squares - 2 * inner).clamp_min(0), inner, slopes)
+        squares = x.square().sum(1)[:, None], keys.square().sum(1)
+        if self.reads_inner:
+            distance = squares[0] + squares[1] - 2 * inner
+        else:
+            distance = inner.mul_(-2).add_(squares[0]).add_(squares[1])
+        return self.profile(distance.clamp_min_(0), inner, slopes)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Gaussian(Kernel):
         _check_positive("gamma", self.gamma)
 
     def profile(self, distance: Tensor, inner: Tensor, slopes: bool) -> Profile:
-        value = (distance * -self.gamma).clamp_min(-LARGEST_EXPONENT).exp()
+        value = (distance * -self.gamma).clamp_min_(-LARGEST_EXPONENT).exp_()
         return Profile(value, value * -self.gamma if slopes else None)
 
 

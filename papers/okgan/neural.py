@@ -12,6 +12,7 @@ from torch.nn.functional import relu, softplus
 
 from common.errors import InputError
 from papers.okgan.discriminator import Draw
+from papers.okgan.divergence import DivergedError
 
 #: ``nonsaturating``: Goodfellow et al. 2014; ``hinge``: Lim and Ye 2017; ``wasserstein``: Gulrajani
 #: et al. 2017; ``relativistic``: Jolicoeur-Martineau 2018, with both penalties Huang et al. 2024.
@@ -75,13 +76,13 @@ class NeuralDiscriminator(nn.Module):
         """So many steps on the real batch.
 
         Raises:
-            InputError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
         for _ in range(self.steps):
             fake = draw()
             lost = self.loss(real, fake)
             if not bool(lost.isfinite()):
-                raise InputError(f"neural discriminator: its loss is {float(lost.detach())}")
+                raise DivergedError(f"neural discriminator: its loss is {float(lost.detach())}")
             self.optimizer.zero_grad()
             lost.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()

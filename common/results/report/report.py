@@ -232,10 +232,10 @@ def _built(paper: Paper, scale: Scale, results: Path, kind: str) -> list[Path]:
 
 
 def data_uri(note: Path) -> str:
-    """The image beside a figure's JSON: its SVG, or its PNG where that is large."""
+    """The image beside a figure's JSON: its SVG, or its PNG where that is large or it moves."""
     vector = note.with_suffix(".svg")
     try:
-        large = vector.stat().st_size > LARGEST_SVG
+        large = read_note(note).animated or vector.stat().st_size > LARGEST_SVG
         image = note.with_suffix(".png").read_bytes() if large else vector.read_bytes()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None

@@ -14,7 +14,14 @@ from common.runs.programs import Program
 from common.runs.run import Run
 from common.tasks.batches import Batches
 from common.training import Core
-from papers.okgan.experiments.plane import PlaneSettings, endless, load_plane, make_training
+from papers.okgan.experiments.plane import (
+    PlaneSettings,
+    endless,
+    judge_of,
+    load_plane,
+    make_training,
+)
+from papers.okgan.methods.looks import Looks
 from papers.okgan.metrics.trajectory import describe_path
 
 
@@ -49,16 +56,19 @@ def run_cycling(settings: CyclingSettings, run: Run) -> dict[str, float]:
     rows = np.random.default_rng(run.seed).choice(len(data), settings.watched, replace=False)
     watched, values = data[torch.from_numpy(rows)], Values()
     loader = Batches(data, size=settings.core.global_batch_size, seed=run.seed)
-    core.track(training=training, loader=loader, values=values)
-    core.restore()
     real = endless(loader)
-    while training.count < settings.iterations:
-        before(training.count)
-        training.iterate(next(real))
+    looks = Looks(judge_of(judge), settings.judged)
+
+    def watch() -> None:
         if training.count % settings.watch_every == 0:
             with torch.no_grad():
                 values.rows.append(training.discriminator.score(watched).tolist())
         core.completed_step()
+
+    core.track(training=training, loader=loader, values=values, looks=looks)
+    core.restore()
+    every = settings.judge_every
+    looks.train(training, settings.iterations, every, lambda: next(real), before, watch)
     found = describe_path(np.array(values.rows))
     run.write_rows("path.csv", [{"x": float(x), "y": float(y)} for x, y in found.coordinates])
     told = (np.array(values.rows) > 0).mean(axis=1)
@@ -69,7 +79,7 @@ def run_cycling(settings: CyclingSettings, run: Run) -> dict[str, float]:
         "swing": found.swing,
         "turns": found.turns,
         "revisits": found.revisits,
-        **judge(training.sample(settings.judged).double().numpy()),
+        **looks.metrics(),
     }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import perf_counter
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from common.runs.run import Run
 from common.tasks.batches import Batches
 from common.training import Core, CoreSettings
 from papers.okgan.methods.generation import Generation, GeneratorOptimizer
+from papers.okgan.methods.looks import Looks
 from papers.okgan.methods.plane import (
     FieldSettings,
     KernelSettings,
@@ -41,6 +41,8 @@ class PlaneSettings(Settings):
     method: MethodName
     width: int = Field(64, gt=0, description="of the generator")
     layers: int = Field(3, gt=0)
+    noise: int = Field(2, gt=0, description="dimensions")
+    normalised: bool = Field(True, description="batch normalisation in the generator")
     iterations: int = Field(gt=0)
     generator_steps: int = Field(3, gt=0, description="in each iteration")
     generator: GeneratorOptimizer = GeneratorOptimizer()
@@ -49,6 +51,7 @@ class PlaneSettings(Settings):
     field: FieldSettings = FieldSettings()
     judged: int = Field(2500, gt=0, description="samples")
     judge_every: int = Field(gt=0, description="iterations")
+    drawn: int = Field(0, ge=0, description="samples of each look that are kept to be drawn")
 
 
 def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
@@ -58,32 +61,43 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     data = torch.from_numpy(points).float()
     training, before = make_training(settings, data, run.seed)
     loader = Batches(data, size=settings.core.global_batch_size, seed=run.seed)
-    history = History()
-    core.track(training=training, loader=loader, history=history)
+    looks = Looks(judge_of(judge), settings.judged, settings.drawn)
+    core.track(training=training, loader=loader, looks=looks)
     core.restore()
-    bar = run.progress(settings.iterations, "iterations", "it")
-    bar.update(training.count)
     real = endless(loader)
-    while training.count < settings.iterations:
-        before(training.count)
-        started = perf_counter()
-        training.iterate(next(real))
-        history.seconds += perf_counter() - started
-        if training.count % settings.judge_every == 0 or training.count == settings.iterations:
-            samples = training.sample(settings.judged).double().numpy()
-            history.rows.append({"iteration": float(training.count), **judge(samples)})
-        bar.update(1)
-        core.completed_step()
-    bar.close()
-    run.write_rows("history.csv", history.rows)
-    last = training.sample(settings.judged).double().numpy()
-    run.write_rows("samples.csv", [{"x": float(x), "y": float(y)} for x, y in last.round(4)])
+    with run.progress(settings.iterations, "iterations", "it") as bar:
+
+        def after() -> None:
+            bar.update(1)
+            core.completed_step()
+
+        bar.update(training.count)
+        looks.train(
+            training,
+            settings.iterations,
+            settings.judge_every,
+            lambda: next(real),
+            before,
+            after,
+        )
+    run.write_rows("history.csv", looks.rows)
+    assert looks.samples is not None
+    write_points(run, "samples.csv", looks.samples)
+    for number, frame in enumerate(looks.frames):
+        write_points(run, f"frames/{number:03d}.csv", frame)
     core.finish()
-    return {
-        **{name: value for name, value in history.rows[-1].items() if name != "iteration"},
-        "generator_steps": float(settings.iterations * settings.generator_steps),
-        "train_s": history.seconds,
-    }
+    return {**looks.metrics(), "generator_steps": float(training.count * settings.generator_steps)}
+
+
+def write_points(run: Run, name: str, points: Tensor) -> None:
+    """Points (n, 2) as an artifact, to four decimals."""
+    rows = points.double().numpy().round(4)
+    run.write_rows(name, [{"x": float(x), "y": float(y)} for x, y in rows])
+
+
+def judge_of(judge: Judge) -> Callable[[Tensor], dict[str, float]]:
+    """The same of tensors."""
+    return lambda samples: judge(samples.double().numpy())
 
 
 def make_training(
@@ -101,8 +115,8 @@ def make_training(
         seed,
     )
     training = Generation(
-        plane_generator(settings.width, settings.layers),
-        method.noise or (lambda count: torch.randn(count, 2)),
+        plane_generator(settings.width, settings.layers, settings.noise, settings.normalised),
+        method.noise or (lambda count: torch.randn(count, settings.noise)),
         method.discriminator,
         settings.generator,
         settings.iterations,
@@ -110,22 +124,6 @@ def make_training(
         method.addition,
     )
     return training, method.before
-
-
-class History:
-    """Rows of metrics and seconds of training, part of the resume state."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both."""
-        return {"rows": self.rows, "seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self.rows, self.seconds = list(state["rows"]), float(state["seconds"])
 
 
 def endless(loader: Batches) -> Iterator[Tensor]:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.errors import InputError
 from common.experiments.settings import Settings
 from papers.okgan.discriminator import Discriminator
+from papers.okgan.divergence import DivergedError
 
 #: Generated samples and the noise that they are made of -> an addition to the generator's loss.
 Addition = Callable[[Tensor, Tensor], Tensor]
 
 
-class GeneratorOptimizer(Settings):
-    """Adam, whose rate is held and then falls in equal ratios; the same for every method."""
+OptimizerName = Literal["adam", "sgd"]
 
+
+def make_optimizer(
+    name: OptimizerName, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """Adam, or plain descent, which has no use for ``betas``."""
+    if name == "sgd":
+        return torch.optim.SGD(params, lr)
+    return torch.optim.Adam(params, lr, betas=betas, fused=True)
+
+
+class GeneratorOptimizer(Settings):
+    """Its rate is held and then falls in equal ratios; the same for every method."""
+
+    name: OptimizerName = "adam"
     lr: float = Field(1e-3, gt=0)
     last_lr: float = Field(1e-5, gt=0, description="reached at the last iteration")
     held: float = Field(0.3, ge=0, lt=1, description="share of iterations before it falls")
@@ -58,8 +71,8 @@ class Generation:
     ) -> None:
         self.generator, self.noise, self.discriminator = generator, noise, discriminator
         self.steps, self.addition = steps, addition
-        self.optimizer = torch.optim.Adam(
-            generator.parameters(), lr=settings.lr, betas=settings.betas
+        self.optimizer = make_optimizer(
+            settings.name, generator.parameters(), settings.lr, settings.betas
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda iteration: settings.factor(iteration, iterations)
@@ -72,7 +85,7 @@ class Generation:
         Returns what the discriminator's update does, and the generator's last loss.
 
         Raises:
-            InputError: the generator's loss is not finite.
+            DivergedError: a loss or a generated point is not finite.
         """
 
         def draw() -> Tensor:
@@ -94,7 +107,7 @@ class Generation:
         self.count += 1
         value = float(lost.detach())
         if value != value or abs(value) == float("inf"):
-            raise InputError(f"generator: its loss is {value} after {self.count} iterations")
+            raise DivergedError(f"generator: its loss is {value} after {self.count} iterations")
         return {**found, "generator_loss": value}
 
     @torch.no_grad()

@@ -14,7 +14,12 @@ from common.experiments.settings import Settings
 from papers.okgan import Gaussian, KernelDiscriminator
 from papers.okgan.discriminator import Discriminator
 from papers.okgan.losses import LossName
-from papers.okgan.methods.generation import Addition, BandwidthSettings
+from papers.okgan.methods.generation import (
+    Addition,
+    BandwidthSettings,
+    OptimizerName,
+    make_optimizer,
+)
 from papers.okgan.tasks.networks import plane_discriminator
 
 MethodName = Literal[
@@ -47,6 +52,7 @@ class NetworkSettings(Settings):
 
     width: int = Field(64, gt=0)
     layers: int = Field(3, gt=0)
+    optimizer: OptimizerName = "adam"
     lr: float = Field(1e-3, gt=0, description="falls as the generator's does")
     betas: tuple[float, float] = (0.5, 0.999)
     steps: int = Field(1, gt=0, description="in each iteration")
@@ -131,7 +137,7 @@ def _neural(
     from papers.okgan.neural import NeuralDiscriminator, UnrolledDiscriminator
 
     net = plane_discriminator(settings.width, settings.layers, settings.packing)
-    adam = partial(torch.optim.Adam, lr=settings.lr, betas=settings.betas)
+    optimizer = partial(make_optimizer, settings.optimizer, lr=settings.lr, betas=settings.betas)
     objective: Literal["nonsaturating", "wasserstein", "relativistic"] = "nonsaturating"
     if name == "wgan_gp":
         objective = "wasserstein"
@@ -139,11 +145,11 @@ def _neural(
         objective = "relativistic"
     if name == "unrolled":
         critic: NeuralDiscriminator = UnrolledDiscriminator(
-            net, adam, settings.ahead, settings.ahead_lr
+            net, optimizer, settings.ahead, settings.ahead_lr
         )
     else:
         critic = NeuralDiscriminator(
-            net, adam, objective, settings.steps, settings.penalty, settings.packing
+            net, optimizer, objective, settings.steps, settings.penalty, settings.packing
         )
 
     def before(step: int) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from common.errors import InputError
+from papers.okgan.divergence import DivergedError
 
 Points = npt.NDArray[np.floating]
 #: Samples this many standard deviations from a mode are of high quality.
@@ -47,7 +48,8 @@ def balance_over_modes(
         shares: (K,) mass of each mode; equal by default.
 
     Raises:
-        InputError: a sample is not finite, or there is none.
+        InputError: there is no sample.
+        DivergedError: one is not finite.
     """
     check_finite(samples)
     distances, nearest = cKDTree(means).query(samples)
@@ -109,11 +111,11 @@ def balance_of_circle(
 
 
 def check_finite(samples: Points) -> None:
-    """Raise InputError for samples that are not finite, or none."""
+    """Raise DivergedError for samples that are not finite, InputError for none."""
     if not len(samples):
         raise InputError("samples: none; allowed: one or more")
     bad = int((~np.isfinite(samples).reshape(len(samples), -1).all(axis=1)).sum())
     if bad:
-        raise InputError(
+        raise DivergedError(
             f"samples: {bad} of {len(samples)} are not finite: the generator has diverged"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.decomposition import PCA
 
+from common.errors import InputError
 from papers.okgan.metrics.modes import Points
 
 
@@ -34,7 +35,13 @@ class Path(NamedTuple):
 
 
 def describe_path(values: Points) -> Path:
-    """Of values (T, P), each row one time's on P real points; above 0 means "real"."""
+    """Of values (T, P), each row one time's on P real points; above 0 means "real".
+
+    Raises:
+        InputError: fewer than three times.
+    """
+    if len(values) < 3:
+        raise InputError(f"path: {len(values)} times; allowed: 3 or more")
     pca = PCA(2)
     coordinates = pca.fit_transform(values)
     told = (values > 0).mean(axis=1)[len(values) // 2 :]

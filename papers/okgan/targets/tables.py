@@ -12,10 +12,17 @@ QUALITY = Measure("high_quality_pct", "High quality", "%")
 BALANCE = Measure("reverse_kl", "Reverse KL", "nats")
 BALANCE_OF_ALL = Measure("reverse_kl_all", "Reverse KL, all samples", "nats")
 #: Of each mixture: what published.csv calls its modes.
+_GRID = MODES._replace(published="modes (max 25)")
+_RING = MODES._replace(published="modes (max 8)")
+_CIRCLE = Measure("centre", "Centre captured", published="center captured")
 MIXTURES: Final = {
-    "grid": MODES._replace(published="modes (max 25)"),
-    "ring": MODES._replace(published="modes (max 8)"),
-    "circle": Measure("centre", "Centre captured", published="center captured"),
+    "grid": _GRID,
+    "grid_published": _GRID,
+    "ring": _RING,
+    "ring_long": _RING,
+    "ring_published": _RING,
+    "circle": _CIRCLE,
+    "circle_published": _CIRCLE,
 }
 #: Arms with more or less memory of past samples.
 MEMORIES: Final = (
@@ -47,7 +54,7 @@ def table1(results: Results) -> Table:
             cases=[case],
             arms=arms,
         )
-    return Table(row_header="Method", cells=cells, notes=[ABOUT])
+    return Table(row_header="Method", cells=cells, notes=[ABOUT, *diverged(results)])
 
 
 def table_october(results: Results) -> Table:
@@ -73,7 +80,10 @@ def table_october(results: Results) -> Table:
     return Table(
         row_header="Method",
         cells=[*uneven, *curves],
-        notes=["Of curves, the reverse KL is estimated from ten nearest neighbours."],
+        notes=[
+            "Of curves, the reverse KL is estimated from ten nearest neighbours.",
+            *diverged(results),
+        ],
     )
 
 
@@ -92,7 +102,7 @@ def table_fairness(results: Results) -> Table:
         "plane",
         measures,
         columns="measures",
-        cases=["ring", "grid"],
+        cases=["ring", "ring_long", "grid"],
         arms=["okgan", "gan", "gan_constant"],
     )
     return Table(
@@ -100,7 +110,8 @@ def table_fairness(results: Results) -> Table:
         cells=cells,
         notes=[
             "The published table sets OKGAN, with 400,000 steps of a generator under a falling"
-            " learning rate, beside a BourGAN of 4,001 and a PacGAN quoted from its own paper."
+            " learning rate, beside a BourGAN of 4,001 and a PacGAN quoted from its own paper.",
+            *diverged(results),
         ],
     )
 
@@ -115,7 +126,16 @@ def table_memory(results: Results) -> Table:
         cases=["ring"],
         arms=MEMORIES,
     )
-    return Table(row_header="Method", cells=cells)
+    return Table(
+        row_header="Method",
+        cells=cells,
+        notes=[
+            "OKGAN keeps 2 batches of 128 real and 128 generated points (512 keys) unless said"
+            " otherwise; the batch alone is 256 keys. GMMN and Drifting compare with the batch, or"
+            " with past samples beside it.",
+            *diverged(results),
+        ],
+    )
 
 
 def table_cycling(results: Results) -> Table:
@@ -130,8 +150,71 @@ def table_cycling(results: Results) -> Table:
     return Table(
         row_header="Discriminator",
         cells=cells,
-        notes=["Turns mean little of a path that jitters: see the variance beside them."],
+        notes=[
+            "Turns mean little of a path that jitters: see the variance beside them. Swing: largest"
+            " less smallest share of 500 real points told real, over the second half.",
+            *diverged(results),
+        ],
     )
+
+
+def table_search(results: Results) -> Table:
+    """What each method's search tried and came to, on a seed that no comparison uses."""
+    study = results.paper.experiments["search"]
+    measures = [
+        Measure("candidates", "Candidates"),
+        Measure("best", "Best reverse KL, all samples", "nats"),
+        Measure("worst", "Worst", "nats"),
+        Measure("high_quality_of_best_pct", "High quality of the best", "%"),
+        Measure("chosen_0", "First setting chosen"),
+        Measure("chosen_1", "Second setting chosen"),
+    ]
+    tried = [
+        f"{arm.title}: {', then '.join(arm.settings['tried'])}"
+        for name, arm in study.arms.items()
+        if name in {arm for _, arm in study.runs(results.scale)}
+    ]
+    return Table(
+        row_header="Method",
+        cells=grid(results, "search", measures, columns="measures"),
+        notes=[
+            "Two rates of the generator and three values of a setting of the method's own, each"
+            " with each, of every method on one seed; the lowest reverse KL over all samples is"
+            " chosen, and Table 1 has it on other seeds.",
+            "Settings: " + "; ".join(tried) + ".",
+        ],
+    )
+
+
+def table_images(results: Results) -> Table:
+    """Images by distance in a classifier's features, and by the classes that it reads."""
+    measures = [
+        Measure("frechet", "Fréchet distance"),
+        Measure("kernel", "Kernel distance"),
+        Measure("precision_pct", "Precision", "%"),
+        Measure("recall_pct", "Recall", "%"),
+        Measure("classes", "Classes"),
+        Measure("class_kl", "Reverse KL of classes", "nats"),
+        Measure("train_s", "Time", "s"),
+    ]
+    return Table(
+        row_header="Method",
+        cells=grid(results, "images", measures, columns="measures"),
+        notes=[
+            "Features and classes are those of a small classifier trained for this (experiment"
+            " image_reader): distances compare within a data set here, not with FID and KID in"
+            " print. Of strips of digits, classes are the numbers that they spell.",
+            *diverged(results),
+        ],
+    )
+
+
+def diverged(results: Results) -> list[str]:
+    """A note that names the runs that diverged, if any did."""
+    names = [item.name for item in results.stored if item.record.metrics.get("diverged")]
+    if not names:
+        return []
+    return [f"Diverged, their numbers are those of the last look before: {', '.join(names)}."]
 
 
 TABLES = {
@@ -140,4 +223,6 @@ TABLES = {
     "table_fairness": table_fairness,
     "table_memory": table_memory,
     "table_cycling": table_cycling,
+    "table_search": table_search,
+    "table_images": table_images,
 }

@@ -7,14 +7,20 @@ from itertools import pairwise
 from torch import nn
 
 
-def plane_generator(width: int, layers: int, noise: int = 2) -> nn.Sequential:
+def plane_generator(
+    width: int, layers: int, noise: int = 2, normalised: bool = True
+) -> nn.Sequential:
     """Noise (n, ``noise``) -> points (n, 2): layers with batch normalisation and ReLU.
 
+    Without ``normalised`` they have leaky ReLU of slope 0.1, as in the authors' notebook of cycles.
     PacGAN's has four of 400 (Lin et al. 2018).
     """
     parts: list[nn.Module] = []
     for before, after in pairwise([noise, *[width] * layers]):
-        parts += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+        if normalised:
+            parts += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+        else:
+            parts += [nn.Linear(before, after), nn.LeakyReLU(0.1)]
     return nn.Sequential(*parts, nn.Linear(width, 2))
 
 

@@ -17,10 +17,10 @@ from sklearn.datasets import make_swiss_roll
 from papers.okgan.metrics.modes import Balance, balance_of_circle, balance_over_modes
 
 Points = npt.NDArray[np.float64]
-MixtureName = Literal["ring", "grid", "circle", "uneven_ring"]
+MixtureName = Literal["ring", "grid", "circle", "uneven_ring", "unit_grid"]
 CurveName = Literal["gaussians", "swiss_roll", "two_spirals"]
 PlaneName = Literal[
-    "ring", "grid", "circle", "uneven_ring", "gaussians", "swiss_roll", "two_spirals"
+    "ring", "grid", "circle", "uneven_ring", "unit_grid", "gaussians", "swiss_roll", "two_spirals"
 ]
 CIRCLE_RADIUS: Final = 2.0
 
@@ -86,12 +86,20 @@ def grid() -> Mixture:
     return Mixture(means, 0.05, np.full(25, 400))
 
 
+def unit_grid() -> Mixture:
+    """Five by five modes inside the unit square, as in the authors' notebook of cycles."""
+    axis = np.arange(1, 6) / 6
+    means = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    return Mixture(means, 0.01, np.full(25, 400))
+
+
 def mixture(name: MixtureName, seed: int) -> Mixture:
     """A mixture. Those of ``uneven_ring`` have sizes between 1 and 5 to 1, drawn by ``seed``."""
     if name == "uneven_ring":
         weights = np.random.default_rng(seed).uniform(1, 5, 8)
         return ring(np.rint(8000 * weights / weights.sum()).astype(np.int64))
-    return {"ring": ring, "grid": grid, "circle": Circle}[name]()
+    makers = {"ring": ring, "grid": grid, "unit_grid": unit_grid, "circle": Circle}
+    return makers[name]()
 
 
 def draw_curve(name: CurveName, count: int, rng: np.random.Generator) -> Points:

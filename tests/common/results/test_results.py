@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from common.errors import InputError
 from common.experiments.documents import read_yaml
@@ -18,8 +19,10 @@ from common.results import figures, table_files, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
 from common.results.evidence.staleness import changes
+from common.results.figures import FigureWithCaption
 from common.results.lineage import list_runs
 from common.results.records import Confidence, Context, Results, read_published
+from common.results.report.report import data_uri
 from common.results.report.summary import coverage
 from common.results.tables import Cell, Table
 from common.results.targets import context_notes
@@ -270,6 +273,29 @@ def test_figures_have_the_same_bytes_every_time(root: Path) -> None:
     assert [path.suffix for path in once] == [".png", ".svg", ".json"]
     for first, second in zip(once, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_frames_make_the_png_an_animation_that_the_report_shows(root: Path) -> None:
+    def draw(results: Results) -> FigureWithCaption:
+        drawn = []
+        for height in (1, 2, 3):
+            figure, axes = plt.subplots(figsize=(2, 2))
+            axes.bar([0], [height])
+            axes.set_ylim(0, 3)
+            drawn.append(figure)
+        return FigureWithCaption(drawn[-1], "A bar grows.", "A bar.", tuple(drawn[:-1]))
+
+    png, _, note = figures.build(draw, load(root), "figure1", root / "moving")
+    with Image.open(png) as image:
+        assert image.n_frames == 3
+        assert image.info["loop"] == figures.ROUNDS
+        durations = []
+        for number in range(3):
+            image.seek(number)
+            durations.append(image.info["duration"])
+    assert durations == [figures.FRAME_MS, figures.FRAME_MS, figures.LAST_FRAME_MS]
+    assert figures.read_note(note).animated
+    assert data_uri(note).startswith("data:image/png;base64,")
 
 
 def test_an_arm_has_one_style_of_its_own(root: Path) -> None:

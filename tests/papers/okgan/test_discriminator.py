@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from common.errors import InputError
-from papers.okgan import Discriminator, Gaussian, KernelDiscriminator, Linear, Polynomial
+from papers.okgan import (
+    Discriminator,
+    EncodedKernelDiscriminator,
+    Gaussian,
+    KernelDiscriminator,
+    Linear,
+    Polynomial,
+)
+from papers.okgan.divergence import DivergedError
 from papers.okgan.losses import loss, pull
 from papers.okgan.regret import best_fixed_loss, regret_bound
 from tests.papers.okgan.test_kernels import normal
@@ -237,19 +245,23 @@ class TestEncoder:
     def images(seed: int) -> Tensor:
         return normal(6, 1, 4, 4, seed=seed)
 
-    def made(self) -> KernelDiscriminator:
+    def made(self, lr: float = 0.0) -> EncodedKernelDiscriminator:
         torch.manual_seed(0)
-        self.linear = nn.Linear(16, 3)
+        self.linear = nn.Linear(16, 3).double()
         encoder = nn.Sequential(nn.Flatten(), self.linear)
-        return KernelDiscriminator(
-            (1, 4, 4), Gaussian(0.5), budget=40, batch_size=4, encoder=encoder
+        return EncodedKernelDiscriminator(
+            (1, 4, 4),
+            Gaussian(0.5),
+            encoder,
+            lambda params: torch.optim.SGD(params, lr, momentum=0.9),
+            budget=40,
+            batch_size=4,
         ).double()
 
     def test_keys_are_images_that_the_present_encoder_reads(self) -> None:
         classifier = self.made()
         classifier.update(self.images(0), lambda: self.images(1))
         assert classifier.keys.shape == (40, 1, 4, 4)
-        assert classifier.encoder is not None
         before = classifier.score(self.images(2)).detach()
         with torch.no_grad():
             self.linear.weight.mul_(2.0)
@@ -275,6 +287,44 @@ class TestEncoder:
         direction = 1e-6 * normal(*weight.shape, seed=9)
         slope = (loss_at(direction) - loss_at(-direction)) / 2
         assert slope == pytest.approx(float((found * direction).sum()), rel=1e-4)
+
+    def test_an_update_takes_a_step_of_the_encoder_and_then_its_own(self) -> None:
+        classifier, still = self.made(lr=0.1), self.made()
+        real, fake = self.images(0), self.images(1)
+        for each in (classifier, still):
+            each.update(real, lambda: fake)  # with all coefficients 0 the encoder stays
+        linear = classifier.encoder[1]
+        weight = linear.weight.detach().clone()
+        (slope,) = torch.autograd.grad(classifier.encoder_loss(real, fake), linear.weight)
+        assert slope.abs().max() > 0
+        found = classifier.update(real, lambda: fake)
+        assert_close(linear.weight, weight - 0.1 * slope)
+        with torch.no_grad():
+            self.linear.weight.copy_(linear.weight)
+            self.linear.bias.copy_(linear.bias)
+        # The classifier's own update is that of one whose encoder is already there.
+        still.update(real, lambda: fake)
+        assert_close(classifier.coefficients, still.coefficients)
+        assert found["encoder_loss"] > 0
+
+    def test_keys_that_are_encoded_once_are_those_of_the_present_encoder(self) -> None:
+        classifier = self.made(lr=0.1)
+        fake = self.images(2)
+        for seed in (0, 1):
+            classifier.update(self.images(seed), lambda: fake)
+            for _ in range(2):
+                wanted = torch.relu(1 - classifier.score(fake)).mean()
+                assert_close(classifier.generator_loss(fake, fake), wanted)
+
+    def test_it_resumes_with_the_encoder_s_optimiser(self) -> None:
+        one, other = self.made(lr=0.1), self.made(lr=0.1)
+        real, fake = self.images(0), self.images(1)
+        for _ in range(2):
+            one.update(real, lambda: fake)
+        other.load_state_dict(copy.deepcopy(one.state_dict()))
+        for each in (one, other):
+            each.update(real, lambda: fake)
+        assert torch.equal(one.score(real), other.score(real))
 
     def test_images_of_another_size_are_refused(self) -> None:
         with pytest.raises(
@@ -302,7 +352,7 @@ def test_values_out_of_range_are_one_clear_line(options: dict[str, Any], said: s
 def test_points_that_are_not_finite_are_refused_by_whose_they_are() -> None:
     bad = normal(4, 2)
     bad[1, 0] = torch.nan
-    with pytest.raises(InputError, match="generated points are not finite"):
+    with pytest.raises(DivergedError, match="generated points are not finite"):
         made().update(normal(4, 2), lambda: bad)
     with pytest.raises(InputError, match="real points are not finite"):
         made().update(bad, lambda: normal(4, 2))

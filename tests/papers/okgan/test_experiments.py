@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from common.errors import InputError
-from common.experiments.schema import load_paper
+from common.experiments.schema import SCALES, load_paper
+from common.results.archives import archive_path, read_archive
+from papers.okgan.experiments.search import candidates
 from papers.okgan.methods.generation import GeneratorOptimizer
 from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
 from tests.papers.pages import run as run_page
@@ -59,8 +62,60 @@ def test_every_method_has_the_same_generator_steps_and_schedule() -> None:
             for s in given.values()
         }
         assert len(alike) == 1
-        schedules = {arm: s.generator for arm, s in given.items() if arm != "gan_constant"}
-        assert len(set(schedules.values())) == 1
+        # Where a rate begins was searched, how it falls is the same.
+        schedules = {
+            (s.generator.name, s.generator.last_lr, s.generator.held, s.generator.betas)
+            for arm, s in given.items()
+            if arm != "gan_constant"
+        }
+        assert len(schedules) == 1
+
+
+def test_every_method_s_search_is_as_large_and_on_a_seed_of_its_own() -> None:
+    paper = load_paper(RUNS.folder)
+    study = paper.experiments["search"]
+    sizes = {
+        tuple(len(values) for values in arm.settings["tried"].values())
+        for arm in study.arms.values()
+    }
+    assert len(sizes) == 1
+    for scale in SCALES:
+        searched = set(paper.seeds("search", "ring", scale))
+        assert not searched & set(paper.seeds("plane", "ring", scale))
+
+
+def test_what_a_search_chose_is_what_the_plane_is_run_with() -> None:
+    """As far as the search was run and kept."""
+    paper = load_paper(RUNS.folder)
+    path = archive_path(RUNS.folder, "paper")
+    kept = read_archive(path) if path.is_file() else []
+    found = [record for record in kept if record.experiment == "search"]
+    for record in found:
+        settings = RUNS.settings("plane", record.arm, "paper", "ring").model_dump()
+        tried = paper.experiments["search"].arms[record.arm].settings["tried"]
+        for place, name in enumerate(tried):
+            value: Any = settings
+            for key in name.split("."):
+                value = value[key]
+            assert value == record.metrics[f"chosen_{place}"], (record.arm, name)
+
+
+def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path) -> None:
+    tried = {"generator.lr": [1e-3, 1e30], "kernel.bandwidth.end": [50.0, 500.0]}
+    settings = RUNS.settings("search", "okgan", "smoke", "ring", tried=tried)
+    found = RUNS.metrics("search", settings, tmp_path)
+    scores = [found[f"candidate_{number}"] for number in range(4)]
+    assert found["candidates"] == 4
+    assert found["diverged"] == 2  # the rate of 1e30
+    assert found["chosen_0"] == 1e-3
+    assert found["best"] == min(scores[:2])
+    assert found["chosen_1"] == (50.0 if scores[0] <= scores[1] else 500.0)
+
+
+def test_a_search_refuses_what_no_setting_allows() -> None:
+    settings = RUNS.settings("search", "okgan", "smoke", "ring", tried={"kernel.lr": [-1.0]})
+    with pytest.raises(InputError, match=r"tried.*kernel.*lr.*greater than 0"):
+        candidates(settings)
 
 
 def test_the_rate_is_held_and_then_falls_in_equal_ratios() -> None:
@@ -81,11 +136,19 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert stopped == whole
 
 
-def test_a_diverged_generator_leaves_no_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arm", ["okgan", "gmmn", "gan"])
+def test_a_diverged_run_is_recorded_as_such_with_the_look_before(
+    arm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     generator = {"lr": 1e30, "last_lr": 1e30}
-    settings = RUNS.settings("plane", "gmmn", "smoke", "ring", generator=generator)
-    with pytest.raises(InputError, match=r"not finite|its loss is"):
-        RUNS.metrics("plane", settings, tmp_path)
+    settings = RUNS.settings("plane", arm, "smoke", "ring", generator=generator)
+    found = RUNS.metrics("plane", settings, tmp_path)
+    assert found["diverged"] == 1
+    assert all(math.isfinite(value) for value in found.values())
+    assert "diverged in iteration" in caplog.text
+    assert "metrics are those of iteration 0" in caplog.text
+    sound = settings.model_copy(update={"generator": GeneratorOptimizer()})
+    assert RUNS.metrics("plane", sound, tmp_path / "sound")["diverged"] == 0
 
 
 def test_the_page_s_example_learns_the_ring() -> None:
