@@ -12,7 +12,7 @@ import torch
 
 from common.errors import InputError
 from common.experiments.schema import SCALES, load_paper
-from common.results.archives import archive_path, read_archive
+from common.results.evidence.archives import archive_path, read_archive
 from papers.okgan.experiments.search import candidates
 from papers.okgan.methods.generation import GeneratorOptimizer
 from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
