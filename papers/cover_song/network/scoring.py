@@ -1,0 +1,116 @@
+"""Log-odds of "cover" for all pairs, or for those that a cheap measure puts first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from scipy.special import expit
+from torch import nn
+
+from common.errors import InputError
+from papers.cover_song.network.architectures import ARCHITECTURES, build_network, log_odds
+from papers.cover_song.network.matrices import cross_similarity
+from papers.cover_song.similarity.chroma_set import ChromaSet
+from papers.cover_song.similarity.measures import pair_batches
+
+#: Matrices in memory at once: 64 of 180 x 180 are 8 MB, and 270 MB with a layer's activations.
+BATCH: Final = 64
+
+
+@torch.inference_mode()
+def pair_log_odds(
+    network: nn.Module,
+    songs: ChromaSet,
+    pairs: NDArray[np.int64],
+    advance: Callable[[int], object] | None = None,
+) -> NDArray[np.float64]:
+    """Log-odds that pairs (p, 2) are covers: (p,), float64, on the network's device."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    found = []
+    for start in range(0, len(pairs), BATCH):
+        chosen = pairs[start : start + BATCH]
+        logits = network(cross_similarity(songs, chosen).to(device))
+        found.append(log_odds(logits.float()).cpu().numpy())
+        if advance:
+            advance(len(chosen))
+    network.train(was_training)
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def all_log_odds(
+    network: nn.Module, songs: ChromaSet, advance: Callable[[int], object] | None = None
+) -> NDArray[np.float64]:
+    """Log-odds of all pairs: (songs, songs), symmetric, the diagonal NaN."""
+    count = len(songs)
+    scores = np.full((count, count), np.nan)
+    for pairs in pair_batches(count, BATCH * 16):
+        i, j = pairs.T
+        scores[i, j] = scores[j, i] = pair_log_odds(network, songs, pairs, advance)
+    return scores
+
+
+def reranked(
+    network: nn.Module, songs: ChromaSet, scores: NDArray[np.float64], candidates: int
+) -> NDArray[np.float64]:
+    """A cheap measure's order, in which the network sorts the best ``candidates`` of each query.
+
+    Returns:
+        (songs, songs), the diagonal NaN: probabilities of what was looked at, above the rest, which
+        keeps its order below zero.
+    """
+    count = len(songs)
+    given = np.where(np.eye(count, dtype=bool), -np.inf, scores)
+    order = np.argsort(-given, axis=1, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.arange(count)[None], axis=1)
+    found = -places.astype(np.float64)
+    queries = np.repeat(np.arange(count), min(candidates, count - 1))
+    pairs = np.stack([queries, order[:, : min(candidates, count - 1)].ravel()], axis=1)
+    once, where = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
+    values = pair_log_odds(network, songs, once)
+    found[pairs[:, 0], pairs[:, 1]] = 1 + expit(values)[where.ravel()]
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def save_network(network: nn.Module, path: Path, **told: Any) -> None:
+    """Weights as safetensors, with what is needed to build the network again.
+
+    Args:
+        told: ``architecture``, ``frames`` and ``filters``.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, str(path), metadata={name: str(value) for name, value in told.items()})
+
+
+def load_network(path: Path) -> tuple[nn.Module, int]:
+    """A network as :func:`save_network` wrote it, and the frames that it takes; ready to score.
+
+    Raises: InputError if the file is no such network.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as stored:
+            told = stored.metadata() or {}
+        weights = load_file(str(path))
+    except Exception as error:  # the library raises its own kinds for what is no such file
+        raise InputError(f"{path}: no weights in safetensors form ({error})") from None
+    missing = {"architecture", "frames", "filters"} - told.keys()
+    if missing or told["architecture"] not in ARCHITECTURES:
+        raise InputError(f"{path}: its metadata is {told}; needed: architecture, frames, filters")
+    frames = int(told["frames"])
+    network = build_network(told["architecture"], frames, int(told["filters"]))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: its weights do not fit its metadata ({reason})") from None
+    return network.eval(), frames
