@@ -26,9 +26,7 @@ def cross_similarity(
     if shifts is None:
         shifts = pair_shifts(songs, ordered, 1)[:, 0]
     out = np.empty((len(pairs), 1, songs.seconds, songs.seconds), np.float32)
-    kernel.standardised_distances(
-        songs.frames, ordered, np.asarray(shifts, np.int64), out[:, 0]
-    )
+    kernel.standardised_distances(songs.frames, ordered, np.asarray(shifts, np.int64), out[:, 0])
     return torch.from_numpy(out)
 
 

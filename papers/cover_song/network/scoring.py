@@ -43,7 +43,7 @@ def pair_log_odds(
         if advance:
             advance(len(chosen))
     network.train(was_training)
-    return np.concatenate(found) if found else np.empty(0)
+    return np.concatenate(found).astype(np.float64) if found else np.empty(0)
 
 
 def all_log_odds(
@@ -59,25 +59,30 @@ def all_log_odds(
 
 
 def reranked(
-    network: nn.Module, songs: ChromaSet, scores: NDArray[np.float64], candidates: int
+    scores: NDArray[np.float64],
+    candidates: int,
+    log_odds_of: Callable[[NDArray[np.int64]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """A cheap measure's order, in which the network sorts the best ``candidates`` of each query.
 
+    Args:
+        scores: (songs, songs) of the cheap measure.
+        candidates: how many of each query the network looks at.
+        log_odds_of: pairs i < j (p, 2), each once, to (p,): :func:`pair_log_odds`, say.
+
     Returns:
-        (songs, songs), the diagonal NaN: probabilities of what was looked at, above the rest, which
-        keeps its order below zero.
+        (songs, songs), the diagonal NaN: probabilities plus 1 of what was looked at; below zero the
+        rest, in its order.
     """
-    count = len(songs)
-    given = np.where(np.eye(count, dtype=bool), -np.inf, scores)
-    order = np.argsort(-given, axis=1, kind="stable")
+    count = len(scores)
+    looked_at = min(candidates, count - 1)
+    order = np.argsort(-np.where(np.eye(count, dtype=bool), -np.inf, scores), axis=1, kind="stable")
     places = np.empty_like(order)
     np.put_along_axis(places, order, np.arange(count)[None], axis=1)
-    found = -places.astype(np.float64)
-    queries = np.repeat(np.arange(count), min(candidates, count - 1))
-    pairs = np.stack([queries, order[:, : min(candidates, count - 1)].ravel()], axis=1)
+    found = -1.0 - places
+    pairs = np.stack([np.repeat(np.arange(count), looked_at), order[:, :looked_at].ravel()], axis=1)
     once, where = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
-    values = pair_log_odds(network, songs, once)
-    found[pairs[:, 0], pairs[:, 1]] = 1 + expit(values)[where.ravel()]
+    found[pairs[:, 0], pairs[:, 1]] = 1 + expit(log_odds_of(once))[where.ravel()]
     np.fill_diagonal(found, np.nan)
     return found
 
@@ -88,7 +93,9 @@ def save_network(network: nn.Module, path: Path, **told: Any) -> None:
     Args:
         told: ``architecture``, ``frames`` and ``filters``.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     save_file(weights, str(path), metadata={name: str(value) for name, value in told.items()})
 
 

@@ -41,9 +41,7 @@ class Retrieval:
         }
 
 
-def cover_ranks(
-    scores: NDArray[np.float64], works: ArrayLike, query: int
-) -> NDArray[np.int64]:
+def cover_ranks(scores: NDArray[np.float64], works: ArrayLike, query: int) -> NDArray[np.int64]:
     """Ranks (from 1) of a query's covers among the other songs, ascending."""
     labels = np.asarray(works)
     others = np.arange(len(labels)) != query
@@ -78,7 +76,7 @@ def retrieval(
     off = ~np.eye(len(labels), dtype=bool)
     if np.isnan(scores[off]).any():
         raise InputError("scores: NaN off the diagonal; every pair must have been scored")
-    found = [cover_ranks(scores, labels, query) for query in asked]
+    found = [cover_ranks(scores, labels, query) for query in asked.tolist()]
     precisions = [np.mean(np.arange(1, len(ranks) + 1) / ranks) for ranks in found]
     first = np.array([ranks[0] for ranks in found])
     return Retrieval(

@@ -34,7 +34,7 @@ class ChromaSet:
     @property
     def seconds(self) -> int:
         """T, the frames of the longest song that fits."""
-        return self.frames.shape[1]
+        return int(self.frames.shape[1])
 
     @cached_property
     def profiles(self) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ def chroma_set(chroma: ArrayLike) -> ChromaSet:
     if raw.ndim != 3 or not raw.shape[1]:
         raise InputError(f"chroma {raw.shape}: allowed: (songs, frames, {PITCH_CLASSES})")
     frames = unit_frames(raw)
-    sounds = frames.any(axis=2)
+    sounds = np.any(frames > 0, axis=2)
     lengths = raw.shape[1] - np.argmax(sounds[:, ::-1], axis=1)
     return ChromaSet(frames, np.where(sounds.any(axis=1), lengths, 0).astype(np.int64))
 

@@ -122,14 +122,14 @@ def _limit(values: Float32s, k: int, guess: float) -> float:
         for value in values:
             count += np.int32(value <= middle)
         if count == k:
-            return middle
+            return middle  # type: ignore[return-value]
         if count > k:
             high = middle
         else:
             low = middle
         middle = np.float32(0.5) * (low + high)
         if not low < middle < high:
-            return high
+            return high  # type: ignore[return-value]
 
 
 @compiled
@@ -197,7 +197,12 @@ def _step(
 
 @compiled
 def longest_alignment(
-    near: Float32s, rows: int, columns: int, onset: float, extension: float, wide: bool,
+    near: Float32s,
+    rows: int,
+    columns: int,
+    onset: float,
+    extension: float,
+    wide: bool,
     scores: Float32s,
 ) -> float:
     """The largest score of a path through ``near`` that may bend and skip: Qmax, or Dmax if ``wide``.
@@ -210,7 +215,7 @@ def longest_alignment(
         row = scores[i]
         for j in range(3, columns + 3):
             largest = max(largest, row[j])
-    return largest  # type: ignore[no-any-return]
+    return largest  # type: ignore[return-value]
 
 
 @compiled

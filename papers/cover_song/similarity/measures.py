@@ -62,7 +62,8 @@ def smoothed(frames: NDArray[np.float32], smoothing: int) -> NDArray[np.float32]
     padded = np.pad(frames, ((0, 0), (smoothing // 2, (smoothing - 1) // 2), (0, 0)))
     count = frames.shape[1]
     total = sum(
-        np.float32(weight) * padded[:, k : k + count] for k, weight in enumerate(weights / weights.sum())
+        np.float32(weight) * padded[:, k : k + count]
+        for k, weight in enumerate(weights / weights.sum())
     )
     return unit_frames(total)
 
@@ -154,10 +155,14 @@ class Aligner:
             return first / root[pairs[:, 1]], first / root[pairs[:, 0]]
         return -first, -columns[:, _COLUMNS[measure][-1]]
 
-    def all_pairs(self, advance: Callable[[int], object] | None = None) -> dict[str, NDArray[np.float64]]:
+    def all_pairs(
+        self, advance: Callable[[int], object] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
         """(songs, songs) of each measure, the diagonal NaN; ``advance`` is told of pairs done."""
         count = len(self.songs)
-        found = {measure: np.full((count, count), np.nan) for measure in self.measures}
+        found: dict[str, NDArray[np.float64]] = {
+            measure: np.full((count, count), np.nan) for measure in self.measures
+        }
         for pairs in pair_batches(count):
             columns = self.columns(pairs)
             i, j = pairs.T

@@ -17,7 +17,7 @@ _ROLLED: Final = (np.arange(PITCH_CLASSES) - np.arange(PITCH_CLASSES)[:, None]) 
 
 
 def global_profile(frames: ArrayLike) -> NDArray[np.float64]:
-    """Sum over frames, divided by its maximum: (..., frames, 12) to (..., 12); silence stays zero."""
+    """Sum over frames, over its maximum: (..., frames, 12) to (..., 12); silence stays zero."""
     total = np.asarray(frames, dtype=np.float64).sum(axis=-2)
     largest = total.max(axis=-1, keepdims=True)
     return total / np.where(largest > 0, largest, 1)  # type: ignore[no-any-return]
@@ -32,9 +32,7 @@ def shift_products(profiles_x: ArrayLike, profiles_y: ArrayLike) -> NDArray[np.f
     return np.einsum("...c,...kc->...k", x, y[..., _ROLLED])  # type: ignore[no-any-return]
 
 
-def best_shifts(
-    profiles_x: ArrayLike, profiles_y: ArrayLike, count: int = 1
-) -> NDArray[np.int64]:
+def best_shifts(profiles_x: ArrayLike, profiles_y: ArrayLike, count: int = 1) -> NDArray[np.int64]:
     """The ``count`` best shifts of y to the key of x, the best first; the lower on ties.
 
     Args:
