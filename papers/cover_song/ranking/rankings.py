@@ -22,7 +22,8 @@ def ranked(scores: Scores, ranking: Ranking) -> Scores:
     """Scores that the ranking orders by, higher for what is more alike; the diagonal is NaN.
 
     Args:
-        scores: (n, n) of queries i and references j, higher is more alike; the diagonal is not read.
+        scores: (n, n) of queries i and references j, higher is more alike; the diagonal is not
+            read.
         ranking: ``raw``; ``cosine`` and ``correlation`` of rows; ``zscore``, standardised over all
             queries of a reference; ``proximity``, the share of other songs that are farther from
             both (mutual proximity, by ranks).
@@ -57,7 +58,7 @@ def _checked(scores: Scores) -> Scores:
 
 
 def _row_likeness(given: Scores, centred: bool) -> Scores:
-    """Cosine of rows, less their means if ``centred``; a song is as like itself as any two songs are.
+    """Cosine of rows, less their means if ``centred``; on the diagonal stands the largest score.
 
     A row that is constant is like none: its cosine is 0.
     """

@@ -56,7 +56,7 @@ def unit_frames(chroma: ArrayLike) -> NDArray[np.float32]:
 
     Frames under a hundredth of the song's median length become zero.
 
-    Raises: InputError for values that are negative or not finite, or another number of pitch classes.
+    Raises: InputError for values below zero or not finite, or another number of pitch classes.
     """
     raw = np.asarray(chroma, dtype=np.float32)
     if raw.ndim < 2 or raw.shape[-1] != PITCH_CLASSES:

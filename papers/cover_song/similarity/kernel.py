@@ -1,4 +1,4 @@
-"""One compiled kernel for all cheap measures: distances, DTW, SiMPle, Qmax and Dmax of pairs of songs.
+"""One compiled kernel for all cheap measures: distances, DTW, SiMPle, Qmax and Dmax of pairs.
 
 A pair's distance matrix is made once and stays in the processor's cache while all measures read it.
 Loops run over the second song's frames, which lie next to each other, so that they become vector
@@ -138,7 +138,7 @@ def mutual_neighbours(
 ) -> None:
     """1 where two stacks of frames are among the nearest of each other, else 0.
 
-    Stacks of ``stack`` frames: (n - stack + 1) x (m - stack + 1) cells of ``out``, from place (3, 3) on.
+    Stacks of ``stack`` frames: (n - stack + 1) x (m - stack + 1) cells of ``out``, from (3, 3) on.
     Near is a distance among the ``kappa`` least of its row, and of its column.
     """
     down, across = n - stack + 1, m - stack + 1
@@ -205,7 +205,7 @@ def longest_alignment(
     wide: bool,
     scores: Float32s,
 ) -> float:
-    """The largest score of a path through ``near`` that may bend and skip: Qmax, or Dmax if ``wide``.
+    """The largest score of a path in ``near`` that may bend and skip: Qmax, or Dmax if ``wide``.
 
     ``near`` and ``scores`` have a margin of three rows and columns of zeros; scores are written.
     """
@@ -306,8 +306,8 @@ def standardised_distances(
 ) -> None:
     """Matrices for the network: similarity of pairs, each with mean 0 and deviation 1.
 
-    ``S = (max D - D) / max D``, then ``(S - mean) / std``, is ``(mean D - D) / std D``. A matrix without
-    spread (silence) becomes zeros.
+    ``S = (max D - D) / max D``, then ``(S - mean) / std``, is ``(mean D - D) / std D``. A matrix
+    without spread (silence) becomes zeros.
 
     Args:
         frames: (songs, T, 12), zero after a song's end.

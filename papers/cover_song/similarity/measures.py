@@ -32,7 +32,7 @@ _COLUMNS: Final[dict[str, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Alignment:
-    """How songs are compared; values as in spec of the field's toolbox acoss, at one frame a second.
+    """How songs are compared; values are those of the toolbox acoss, at one frame a second.
 
     Attributes:
         shifts: best transpositions that are tried, 1 to 12; 0 for none, the keys as they are.
@@ -57,7 +57,7 @@ class Alignment:
 
 
 def smoothed(frames: NDArray[np.float32], smoothing: int) -> NDArray[np.float32]:
-    """Frames averaged by a Hann window of ``smoothing`` + 2 points: (songs, T, 12), length 1 again."""
+    """Frames averaged by a Hann window of ``smoothing`` + 2 points: (songs, T, 12), unit again."""
     weights = np.hanning(smoothing + 2)[1:-1]
     padded = np.pad(frames, ((0, 0), (smoothing // 2, (smoothing - 1) // 2), (0, 0)))
     count = frames.shape[1]
@@ -109,7 +109,8 @@ class Aligner:
         least = self.alignment.shortest
         for place in np.flatnonzero(songs.lengths < least):
             raise InputError(
-                f"song {place}: has {songs.lengths[place]} frames that sound; allowed: from {least} on"
+                f"song {place}: has {songs.lengths[place]} frames that sound; allowed: from"
+                f" {least} on"
             )
         self._wanted = np.zeros(kernel.COLUMNS, np.bool_)
         for measure in self.measures:

@@ -1,4 +1,4 @@
-"""Songs with their works: made up, of SHS100K, of covers80, or Bach's chorales.
+"""Songs with their works: made up, recorded, of SHS100K or of covers80.
 
 What a run is judged on and what a network learns from are drawn by the run's seed, so that methods
 with one seed meet the same songs.
@@ -46,9 +46,7 @@ class Collection(NamedTuple):
 class CollectionSettings(Settings):
     """Which songs."""
 
-    data: Literal[
-        "synthetic", "synthetic_audio", "shs100k", "covers80", "covers80_beats", "chorales"
-    ]
+    data: Literal["synthetic", "recorded", "shs100k", "covers80", "covers80_beats"]
     seconds: int = Field(ge=32, le=180, description="frames of a song, from its beginning")
     works: int = Field(0, ge=0, description="with several versions; of synthetic and shs100k")
     versions: int = Field(0, ge=0, description="of each of them")
@@ -72,16 +70,8 @@ def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     if settings.data == "synthetic":
         run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
         return synthetic_collection(settings, mixed(run.seed, 0))
-    if settings.data == "synthetic_audio":
-        from papers.cover_song.tasks.audio_collections import audio_collection
-
-        run.uses(DataIdentity.generated("made-up works, chroma from FLAC files", run.seed))
-        return audio_collection(settings, mixed(run.seed, 0), run.work)
-    if settings.data == "chorales":
-        from papers.cover_song.tasks.audio_collections import chorale_collection
-
-        run.uses(DataIdentity(name="Bach chorales of music21", real=True, source="bundled"))
-        return chorale_collection(settings, run)
+    if settings.data == "recorded":
+        return _recorded(settings, run)
     if settings.data == "shs100k":
         run.uses(identity("shs100k_hpcp"))
         songs = shs100k_hpcp()
@@ -163,6 +153,16 @@ def _averaged(beats: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of four beats: (beats, 12) to (beats // 4, 12)."""
     whole = len(beats) // BEATS_PER_FRAME * BEATS_PER_FRAME
     return beats[:whole].reshape(-1, BEATS_PER_FRAME, 12).mean(axis=1)  # type: ignore[no-any-return]
+
+
+def _recorded(settings: CollectionSettings, run: Run) -> Collection:
+    """Songs whose sound another run, of the same seed, wrote to files and read back."""
+    folders = run.needed("recordings")
+    folder = next(each for each in folders if each.name == f"seed{run.seed}")
+    with np.load(folder / "features.npz") as stored:
+        return _with_all_queries(
+            chroma_set(stored["chroma"][:, : settings.seconds]), stored["works"]
+        )
 
 
 def read_leaks(folder: Path) -> NDArray[np.int64]:
