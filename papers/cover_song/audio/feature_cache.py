@@ -64,7 +64,7 @@ class FeatureCache:
         if place is not None:
             _write(place, chroma, told | {"warnings": list(recording.warnings)})
         # As it is read from the cache: whole numbers.
-        return SongFeatures(path, _whole(chroma) / np.float32(_LEVELS), recording.warnings, False)
+        return SongFeatures(path, _loudness(_whole(chroma)), recording.warnings, False)
 
     def _place(self, path: Path) -> Path | None:
         if self.folder is None:
@@ -88,6 +88,10 @@ class FeatureCache:
 
 def _whole(chroma: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(_LEVELS * chroma).astype(np.uint8)
+
+
+def _loudness(whole: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return whole.astype(np.float32) / _LEVELS
 
 
 def _write(place: Path, chroma: NDArray[np.float32], told: dict[str, object]) -> None:
@@ -115,7 +119,7 @@ def _read(
         same = all(head.get(key) == value for key, value in told.items())
         if not same or hashlib.sha256(rows).hexdigest() != head["sha256"]:
             return None
-        chroma = np.frombuffer(rows, np.uint8).reshape(-1, 12) / np.float32(_LEVELS)
+        chroma = _loudness(np.frombuffer(rows, np.uint8).reshape(-1, 12))
         return chroma, tuple(head["warnings"])
     except (OSError, ValueError, KeyError, AttributeError):
         return None

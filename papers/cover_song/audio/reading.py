@@ -56,7 +56,7 @@ def read_recording(path: Path, seconds: float = KEPT_S) -> Recording:
         InputError: no such file, empty, not audio, silent, under 20 s, or a rate that is none of
             music's.
     """
-    import soundfile
+    import soundfile  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise InputError(f"{path}: no such file")

@@ -1,7 +1,7 @@
 """Bach's four-part chorales as notes, and which of them set one tune.
 
-Scores are those that music21 bundles. Two settings share a tune if the soprano's intervals from beat
-to beat agree; keys drop out. Harmony and rhythm differ, so these are covers with a known truth.
+Scores are those that music21 bundles. Two settings share a tune if the soprano's intervals
+from beat to beat agree; keys drop out. Harmony and rhythm differ: covers with a known truth.
 """
 
 from __future__ import annotations
