@@ -93,17 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "results": rows,
             }
         )
-    report = {
+    alarms = _alarms(standard, threshold, len(candidates))
+    report: dict[str, Any] = {
         "measure": given.measure,
         "songs": len(candidates),
         "threshold": threshold,
-        "expected_false_alarms": given.false_alarms
-        if given.threshold == "auto" and threshold
-        else _alarms(standard, threshold, len(candidates)),
+        "expected_false_alarms": alarms,
         "note": note,
         "queries": answers,
         "skipped": [{"path": str(each.path), "reason": each.reason} for each in skipped],
     }
+    if not given.query.is_dir():
+        report["results"] = answers[0]["results"]
     _print(report, given.json)
 
 

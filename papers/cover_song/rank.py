@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read features, score all pairs, write scores."""
     parser = argparse.ArgumentParser(
         prog="python -m papers.cover_song.rank",
-        description="Scores of all pairs of songs, from their chroma. SCORES[i, j] is of query i and"
-        " reference j, float64, higher is more alike; -inf on the diagonal.",
+        description="Scores of all pairs of songs, from their chroma. SCORES[i, j] is of query i"
+        " and reference j, float64, higher is more alike; -inf on the diagonal.",
     )
     parser.add_argument(
         "features",
@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--shifts", type=int, default=1, help="transpositions tried, 0 to 12; default: 1"
     )
-    parser.add_argument(
-        "--weights", type=Path, help="of cnn: safetensors; default: those that ship"
-    )
+    parser.add_argument("--weights", type=Path, help="of cnn: safetensors; default: ours")
     parser.add_argument("--out", type=Path, required=True, help="npy to write")
     given = parser.parse_args(arguments)
     if not 0 <= given.shifts <= 12:

@@ -1,7 +1,7 @@
 """A query against candidates: scores, what they are worth beside those of other songs, the key.
 
 Absolute scores mean little, for some songs are near to all. So each candidate's score is set
-against the scores that the candidate gives to other songs of the folder, most of which are no covers of it.
+against those that it gives to other songs of the folder, most of which are no covers of it.
 """
 
 from __future__ import annotations

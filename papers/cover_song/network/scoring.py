@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +97,8 @@ def save_network(network: nn.Module, path: Path, **told: Any) -> None:
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    save_file(weights, str(path), metadata={name: str(value) for name, value in told.items()})
+    # One key: the library writes several in any order, and equal networks would be unequal files.
+    save_file(weights, str(path), metadata={"network": json.dumps(told, sort_keys=True)})
 
 
 def load_network(path: Path) -> tuple[nn.Module, int]:
@@ -106,7 +108,7 @@ def load_network(path: Path) -> tuple[nn.Module, int]:
     """
     try:
         with safe_open(str(path), framework="pt") as stored:
-            told = stored.metadata() or {}
+            told = json.loads((stored.metadata() or {}).get("network", "{}"))
         weights = load_file(str(path))
     except Exception as error:  # the library raises its own kinds for what is no such file
         raise InputError(f"{path}: no weights in safetensors form ({error})") from None

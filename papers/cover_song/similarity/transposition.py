@@ -1,7 +1,7 @@
 """The optimal transposition index: by how many semitones one song is moved to the other's key.
 
 Of global profiles ``g`` (sums of a song's frames) it is ``argmax_k <g_x, roll(g_y, k)>``, the
-lowest ``k`` on ties. Source: Serra, Gomez, Herrera 2008; Chang et al. 2017 as their scripts have it.
+lowest ``k`` on ties. Source: Serra, Gomez, Herrera 2008, as the scripts of Chang et al. have it.
 """
 
 from __future__ import annotations

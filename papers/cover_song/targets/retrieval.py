@@ -28,7 +28,7 @@ def cases_at(results: Results, experiment: str) -> list[str]:
 
 
 def table_results(results: Results) -> Table:
-    """MAP, MNIT10 and MR1 of raw scores, of the network by correlation too; a column a collection."""
+    """MAP, MNIT10 and MR1 of raw scores, of the network by correlation too."""
     cells: list[Cell] = []
     names = {"map": "MAP", "mnit10": "MNIT10", "mr1": "MR1"}
     for experiment, ways in ((BASELINES, ("raw",)), (NETWORK, ("raw", "correlation"))):
