@@ -3,8 +3,8 @@
 Both sides get the same chroma in the same process, one thread each; a peer that is not installed is
 left out (essentia is AGPL and no dependency of ours).
 
-Floor: a cell of a distance matrix is twelve products and sums of float32; at two AVX2 instructions of
-eight a cycle and 3 GHz a matrix of 180 x 180 takes 8 microseconds.
+Floor: a cell of a distance matrix is twelve products and sums of float32; at two AVX2 instructions
+of eight a cycle and 3 GHz a matrix of 180 x 180 takes 8 microseconds.
 """
 
 from __future__ import annotations

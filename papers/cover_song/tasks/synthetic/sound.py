@@ -55,7 +55,7 @@ def _wave(number: int, seconds: float, timbre: Timbre, cents: float) -> NDArray[
             angle = np.float32(2 * np.pi * harmonic * frequency) * time
             total += np.float32(amplitudes[harmonic - 1]) * np.sin(angle)
     envelope = np.exp(-time / np.float32(timbre.decay_s)) * np.minimum(time / ATTACK_S, 1)
-    return (total * envelope).astype(np.float32)
+    return (total * envelope).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def played(notes: Sequence[tuple[float, float, int]], timbre: Timbre) -> Performance:
