@@ -48,11 +48,12 @@ def show_matrices(settings: ShowMatrices, run: Run) -> dict[str, float]:
         found[f"{kind}_alignment_s"] = float(lengths.mean())
         pair = pairs[np.argsort(lengths, kind="stable")[len(lengths) // 2]][None]
         matrix = cross_similarity(songs, pair)
+        seen = evidence(network, matrix)[0]
         match = best_match(songs, int(pair[0, 0]), int(pair[0, 1]))
         found[f"{kind}_log_odds"] = float(pair_log_odds(network, songs, pair)[0])
         kept |= {
             f"{kind}_matrix": matrix[0, 0].numpy(),
-            f"{kind}_evidence": evidence(network, matrix)[0].numpy(),
+            f"{kind}_evidence": (seen / seen.abs().max().clamp_min(1e-30)).numpy(),
             f"{kind}_path": match.path,
         }
     run.write_json("matrices.json", {name: each.round(3).tolist() for name, each in kept.items()})

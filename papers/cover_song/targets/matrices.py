@@ -23,17 +23,19 @@ def figure_matrices(results: Results) -> FigureWithCaption:
         path = kept[f"{kind}_path"]
         plain.plot(path[:, 1], path[:, 0], color="#D55E00", linewidth=1.2)
         plain.set_ylabel(f"{title}\nsecond of one song")
-        limit = float(np.abs(kept[f"{kind}_evidence"]).max()) or 1.0
-        seen.imshow(kept[f"{kind}_evidence"], cmap="RdBu", origin="lower", vmin=-limit, vmax=limit)
-    grid[0, 0].set_title("matrix and aligned passage")
-    grid[0, 1].set_title("for (blue) and against (red)")
+        seen.imshow(kept[f"{kind}_evidence"], cmap="RdBu", origin="lower", vmin=-1, vmax=1)
+        for axes in (plain, seen):
+            axes.grid(False)
+    grid[0, 0].set_title("alike, aligned")
+    grid[0, 1].set_title("evidence")
     for axes in grid[1]:
         axes.set_xlabel("second of the other song")
     figure.tight_layout()
     return FigureWithCaption(
         figure,
         "Left: standardised similarity, light is alike, with the passage that Qmax aligns. Right:"
-        " gradient times input of the network's log-odds. Of each kind the pair with the median"
+        " gradient times input of the network's log-odds over its largest, blue speaks for a cover,"
+        " red against one. Of each kind the pair with the median"
         " length of alignment, first seed.",
         "A pair of covers with a diagonal stripe and a pair of different works without one",
     )
