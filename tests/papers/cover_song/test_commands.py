@@ -15,8 +15,10 @@ from papers.cover_song import identify, rank
 from papers.cover_song.identification.matching import Standard
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.scoring import save_network
+from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.scoring import collection_scores
 from papers.cover_song.similarity.chroma_set import chroma_set
+from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
 from papers.cover_song.tasks.synthetic.performances import perform
 from papers.cover_song.tasks.synthetic.sound import RATE, render
 from papers.cover_song.tasks.synthetic.works import compose
@@ -179,3 +181,14 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     for name, said in (("x.npz", "no npz file"), ("y.npz", "needed: X"), ("z.npz", "no such")):
         with pytest.raises(InputError, match=said):
             rank.main([str(tmp_path / name), "--out", str(tmp_path / "scores.npy")])
+
+
+def test_the_network_that_ships_ranks_what_it_was_not_trained_on(tmp_path: Path) -> None:
+    drawn = CollectionSettings(data="synthetic", seconds=64, works=6, versions=3)
+    songs, works, queries = synthetic_collection(drawn, 99)
+    out = tmp_path / "scores.npy"
+    given = [str(features(tmp_path / "x.npz", songs.frames)), "--measure", "cnn"]
+    rank.main([*given, "--out", str(out)])
+    scores = np.load(out)
+    np.testing.assert_array_equal(scores, scores.T)
+    assert retrieval(scores, works, queries).map > 0.5  # chance: 0.2
