@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = None
         if standard is not None:
             keep = candidates != query
-            kept = Standard(standard.mean[keep], standard.deviation[keep], standard.z)
+            kept = Standard(standard.middle[keep], standard.spread[keep], standard.z)
         rows = [
             {
                 "rank": rank,

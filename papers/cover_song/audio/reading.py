@@ -6,6 +6,9 @@ not audio are named with a reason.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,7 +70,7 @@ def read_recording(path: Path, seconds: float = KEPT_S) -> Recording:
     blocks: list[NDArray[np.float32]] = []
     warnings = []
     try:
-        with soundfile.SoundFile(path) as file:
+        with _without_the_decoders_words(), soundfile.SoundFile(path) as file:
             rate, promised = file.samplerate, file.frames
             if not RATES[0] <= rate <= RATES[1]:
                 raise InputError(f"{path}: {rate} Hz; allowed: {RATES[0]} to {RATES[1]}")
@@ -77,12 +80,9 @@ def read_recording(path: Path, seconds: float = KEPT_S) -> Recording:
                 if not len(block):
                     break
                 blocks.append(block)
-    except soundfile.LibsndfileError as error:
+    except soundfile.LibsndfileError:
         if not blocks:
-            raise InputError(
-                f"{path}: not audio that can be read ({error.error_string.strip(' .')});"
-                f" allowed: {_allowed()}"
-            ) from None
+            raise InputError(f"{path}: not audio that can be read; allowed: {_allowed()}") from None
         warnings.append(
             f"damaged after {sum(map(len, blocks)) / rate:.0f} s; what came before is used"
         )
@@ -111,6 +111,20 @@ def _mixed(channels: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[str
         loudest = int(levels.argmax())
         return channels[:, loudest], [f"channels cancel each other; channel {loudest + 1} is used"]
     return mix, []
+
+
+@contextmanager
+def _without_the_decoders_words() -> Iterator[None]:
+    """The MP3 decoder prints a line for each damaged frame; warnings tell what matters of it."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _allowed() -> str:

@@ -31,7 +31,7 @@ KEYS: Final = 2
 #: Candidates that the network looks at, after Qmax.
 CANDIDATES: Final = 50
 #: Shares of scores between which the tail of non-covers is fitted: above are covers, maybe.
-TAIL: Final = (0.20, 0.02)
+TAIL: Final = (0.25, 0.05)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,14 @@ class Standard:
     """What candidates give to songs of the folder.
 
     Attributes:
-        mean, deviation (songs,): of the scores of each as a reference.
+        middle, spread (songs,): median of the scores of each as a reference, and their median
+            deviation from it times 1.48, which is the standard one of a normal distribution. Covers
+            among the others, which are few, move neither.
         z: all of these scores, standardised.
     """
 
-    mean: NDArray[np.float64]
-    deviation: NDArray[np.float64]
+    middle: NDArray[np.float64]
+    spread: NDArray[np.float64]
     z: NDArray[np.float64]
 
     def exceedance(self, z: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -129,10 +131,11 @@ class Matcher:
             rows.append(self.scores(np.stack([others, np.full(len(others), reference)], axis=1)))
             if advance:
                 advance(len(others))
-        mean = np.array([row.mean() for row in rows])
-        deviation = np.array([max(row.std(), 1e-9) for row in rows])
-        z = [(row - m) / d for row, m, d in zip(rows, mean, deviation, strict=True)]
-        return Standard(mean, deviation, np.concatenate(z))
+        middle = np.array([np.median(row) for row in rows])
+        away = [np.abs(row - m) for row, m in zip(rows, middle, strict=True)]
+        spread = np.array([max(1.4826 * np.median(each), 1e-9) for each in away])
+        z = [(row - m) / s for row, m, s in zip(rows, middle, spread, strict=True)]
+        return Standard(middle, spread, np.concatenate(z))
 
 
 def _pairs(query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -165,7 +168,7 @@ def ranked_candidates(
     order_by = scores
     if standard is not None:
         places = np.searchsorted(others, chosen)
-        order_by = (scores - standard.mean[places]) / standard.deviation[places]
+        order_by = (scores - standard.middle[places]) / standard.spread[places]
     found = []
     for place in np.argsort(-order_by, kind="stable")[:top]:
         song = int(chosen[place])
