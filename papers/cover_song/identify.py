@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "cover": found.cover,
                 "shift_semitones": found.shift_semitones,
                 "same_recording": found.same_recording,
+                "passage_s": found.passage and found.passage._asdict(),
                 "warnings": list(songs[found.song].warnings),
             }
             for rank, found in enumerate(
@@ -185,6 +186,16 @@ def _alarms(standard: Standard | None, threshold: float | None, count: int) -> f
     return float(count * standard.exceedance(threshold))
 
 
+def _passage(seconds: dict[str, tuple[int, int]] | None) -> str:
+    """As 0:12-1:03 = 0:20-1:10, of the query and of the candidate."""
+    if seconds is None:
+        return "-"
+    parts = []
+    for start, end in (seconds["query"], seconds["candidate"]):
+        parts.append(f"{start // 60}:{start % 60:02d}-{end // 60}:{end % 60:02d}")
+    return " = ".join(parts)
+
+
 def _print(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=1, allow_nan=False))
@@ -198,7 +209,7 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
             said = "same recording" if row["same_recording"] else "cover" if row["cover"] else ""
             print(
                 f"{row['rank']:4d}  {row['score']:8.3f}{z}  {row['shift_semitones']:+3d} semitones"
-                f"  {row['path']}  {said}".rstrip()
+                f"  {_passage(row['passage_s'])}  {row['path']}  {said}".rstrip()
             )
     if report["threshold"] is not None:
         print(

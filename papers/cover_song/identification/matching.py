@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from common.errors import InputError
 from papers.cover_song.similarity import kernel
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment
+from papers.cover_song.similarity.path import best_match
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,11 +103,16 @@ class Matcher:
         found = self._aligner.score(_pairs(query, others), self._kind)[0]
         return others[np.argsort(-found, kind="stable")[:CANDIDATES]]
 
-    def shift(self, query: int, candidate: int) -> int:
-        """Semitones that the candidate is moved up by, -5 to 6."""
-        columns = self._aligner.columns(np.array([[query, candidate]]))
-        up = int(columns[0, kernel.SHIFT])
-        return up - 12 if up > 6 else up
+    def match(self, query: int, candidate: int) -> tuple[int, Passage | None]:
+        """Semitones that the candidate is moved up by, -5 to 6; where both match, if anywhere."""
+        pair = np.array([[query, candidate]])
+        up = int(self._aligner.columns(pair)[0, kernel.SHIFT])
+        path = best_match(self.songs, query, candidate, Alignment(shifts=KEYS)).path
+        passage = None
+        if len(path):
+            (a, b), (c, d) = path[0].tolist(), path[-1].tolist()
+            passage = Passage((a, c + 1), (b, d + 1))
+        return (up - 12 if up > 6 else up), passage
 
     def same_recording(self, query: int, candidate: int) -> bool:
         """Whether both are copies of one recording."""
@@ -142,6 +148,13 @@ def _pairs(query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.stack([np.full(len(others), query), others], axis=1)
 
 
+class Passage(NamedTuple):
+    """Seconds of the query, and of the candidate, that Qmax aligns best: from, to."""
+
+    query: tuple[int, int]
+    candidate: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A song of the folder beside a query; ``z`` and ``cover`` are None without a standard."""
@@ -152,6 +165,7 @@ class Candidate:
     cover: bool | None
     shift_semitones: int
     same_recording: bool
+    passage: Passage | None
 
 
 def ranked_candidates(
@@ -175,7 +189,6 @@ def ranked_candidates(
         same = matcher.same_recording(query, song)
         z = None if standard is None else float(order_by[place])
         cover = None if z is None or threshold is None else bool(z > threshold and not same)
-        found.append(
-            Candidate(song, float(scores[place]), z, cover, matcher.shift(query, song), same)
-        )
+        up, passage = matcher.match(query, song)
+        found.append(Candidate(song, float(scores[place]), z, cover, up, same, passage))
     return found

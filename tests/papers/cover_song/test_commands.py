@@ -60,6 +60,9 @@ def test_covers_come_first_and_copies_are_called_so(
     assert [row["same_recording"] for row in rows] == [True, False, False, False]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["shift_semitones"] == 0
+    (start, end), (other_start, other_end) = rows[0]["passage_s"].values()
+    assert (start, end) == (other_start, other_end)
+    assert end - start > 30
     # Few songs: no threshold, and it is said.
     assert found["threshold"] is None
     assert {row["z"] for row in rows} == {None}
