@@ -91,7 +91,7 @@ def _whole(chroma: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _loudness(whole: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return whole.astype(np.float32) / _LEVELS
+    return whole.astype(np.float32) / _LEVELS  # type: ignore[return-value]
 
 
 def _write(place: Path, chroma: NDArray[np.float32], told: dict[str, object]) -> None:

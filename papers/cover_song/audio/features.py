@@ -77,7 +77,7 @@ def spectral_peaks(
     )
     curve = a - 2 * b + c
     offset = np.where(curve < 0, 0.5 * (a - c) / np.where(curve < 0, curve, -1), 0)
-    return low + place + offset, middle[frame, place].astype(np.float64), frame
+    return low + place + offset, middle[frame, place].astype(np.float64), frame  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,10 @@ stripes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.experiments.settings import Settings
@@ -42,7 +45,7 @@ def show_matrices(settings: ShowMatrices, run: Run) -> dict[str, float]:
     others = non_cover_pairs(works, len(covers), run.rng)
     aligner = Aligner(songs, ["qmax"])
     found: dict[str, float] = {}
-    kept = {}
+    kept: dict[str, NDArray[Any]] = {}
     for kind, pairs in (("cover", covers), ("other", others)):
         lengths = aligner.columns(pairs)[:, kernel.QMAX]
         found[f"{kind}_alignment_s"] = float(lengths.mean())

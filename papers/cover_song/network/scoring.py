@@ -85,7 +85,7 @@ def reranked(
     once, where = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
     found[pairs[:, 0], pairs[:, 1]] = 1 + expit(log_odds_of(once))[where.ravel()]
     np.fill_diagonal(found, np.nan)
-    return found
+    return found  # type: ignore[return-value]
 
 
 def save_network(network: nn.Module, path: Path, **told: Any) -> None:

@@ -71,7 +71,7 @@ def _parsed(path: Path) -> Chorale | None:
     import music21
 
     score = music21.converter.parse(path)
-    parts = list(score.parts)
+    parts = list(score.parts)  # type: ignore[union-attr]
     if len(parts) != PARTS:
         return None
     rows = []
@@ -101,11 +101,11 @@ def group_by_tune(tunes: list[list[int]]) -> NDArray[np.int64]:
     group = np.arange(len(tunes))
     for i, first in enumerate(tunes):
         matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(first)
+        matcher.set_seq2(first)  # type: ignore[arg-type]
         for j in range(i + 1, len(tunes)):
             if group[i] == group[j]:
                 continue
-            matcher.set_seq1(tunes[j])
+            matcher.set_seq1(tunes[j])  # type: ignore[arg-type]
             # The two cheap bounds first.
             if (
                 matcher.real_quick_ratio() > SAME_TUNE
