@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.cover_song.methods.scores import ranking_metrics
+from papers.cover_song.methods.scores import comparable, ranking_metrics
 from papers.cover_song.network.scoring import all_log_odds, load_network, reranked
 from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.ranking.rankings import rank_sum, ranked
@@ -39,13 +39,13 @@ def rank_by_network(settings: RankByNetwork, run: Run) -> dict[str, float]:
         raise InputError(
             f"collection.seconds {settings.collection.seconds}: the network takes {frames}"
         )
-    collection = load_collection(settings.collection, run)
+    collection = comparable(load_collection(settings.collection, run))
     count = len(collection.songs)
     with run.progress(count * (count - 1) // 2, "network", "pair") as bar:
         log_odds = all_log_odds(network, collection.songs, bar.update)
     qmax = Aligner(collection.songs, ["qmax"], Alignment(stack=settings.stack)).all_pairs()["qmax"]
 
-    found = ranking_metrics(log_odds, collection, "log_odds_")
+    found = ranking_metrics(log_odds, collection, "log_odds_") | {"songs": float(count)}
     of_probabilities = ranking_metrics(expit(log_odds), collection)
     for name, value in of_probabilities.items():
         # Probabilities near 1 tie; log-odds order what these do not.

@@ -7,7 +7,7 @@ from pydantic import Field
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.cover_song.methods.scores import Method, ranking_metrics, untrained_scores
+from papers.cover_song.methods.scores import Method, comparable, ranking_metrics, untrained_scores
 from papers.cover_song.similarity.measures import Alignment
 from papers.cover_song.tasks.collections import CollectionSettings, load_collection
 
@@ -23,10 +23,10 @@ class RankSongs(Settings):
 
 def rank_songs(settings: RankSongs, run: Run) -> dict[str, float]:
     """Metrics of every ranking of the scores."""
-    collection = load_collection(settings.collection, run)
+    collection = comparable(load_collection(settings.collection, run))
     alignment = Alignment(shifts=settings.shifts, stack=settings.stack)
     scores = untrained_scores(collection, settings.method, alignment, run)
-    return ranking_metrics(scores, collection)
+    return ranking_metrics(scores, collection) | {"songs": float(len(collection.songs))}
 
 
 PROGRAM = Program(RankSongs, rank_songs)

@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from papers.cover_song.methods.scores import comparable
 from papers.cover_song.network.evidence import evidence
 from papers.cover_song.network.matrices import cross_similarity
 from papers.cover_song.network.scoring import load_network, pair_log_odds
@@ -40,7 +41,7 @@ def show_matrices(settings: ShowMatrices, run: Run) -> dict[str, float]:
         raise InputError(
             f"collection.seconds {settings.collection.seconds}: the network takes {frames}"
         )
-    songs, works, _ = load_collection(settings.collection, run)
+    songs, works, _ = comparable(load_collection(settings.collection, run))
     covers = cover_pairs(works)
     others = non_cover_pairs(works, len(covers), run.rng)
     aligner = Aligner(songs, ["qmax"])

@@ -10,7 +10,14 @@ import pytest
 
 from common.data.hpcp import Songs
 from common.errors import InputError
-from papers.cover_song.tasks.collections import TRAINING_SIZES, CollectionSettings, draw_layout
+from papers.cover_song.methods.scores import comparable
+from papers.cover_song.similarity.chroma_set import chroma_set
+from papers.cover_song.tasks.collections import (
+    TRAINING_SIZES,
+    Collection,
+    CollectionSettings,
+    draw_layout,
+)
 from papers.cover_song.tasks.network_songs import EpochPairs, TrainingSet
 from tests.papers.cover_song.songs import random_songs
 from tests.papers.runs import PaperRuns
@@ -52,6 +59,17 @@ def test_training_and_evaluation_share_no_work_and_leaks_are_not_trained_on() ->
     np.testing.assert_array_equal(again.evaluation, drawn.evaluation)
     other = draw_layout(songs, settings, 4)
     assert set(other.queries.tolist()) != set(drawn.queries.tolist())
+
+
+def test_songs_that_hardly_sound_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    raw = np.ones((5, 64, 12))
+    raw[1, 10:] = 0
+    raw[3] = 0
+    works = np.array([0, 0, 1, 1, 1])
+    found = comparable(Collection(chroma_set(raw), works, np.arange(5)))
+    assert found.works.tolist() == [0, 1, 1]
+    assert found.queries.tolist() == [1, 2]  # the other's cover is gone
+    assert "[1, 3] sound for less than 20 s" in caplog.text
 
 
 def test_a_layout_that_cannot_be_filled_is_refused() -> None:
