@@ -1,0 +1,1 @@
+"""From audio files to chroma: reading, features, and a cache of them."""

@@ -1,0 +1,1 @@
+"""Programs of the experiments, one a module."""

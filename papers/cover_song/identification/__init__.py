@@ -1,0 +1,1 @@
+"""Queries against a folder of music: candidates, standardised scores, a threshold."""

@@ -1,0 +1,65 @@
+"""Scores of all pairs by one of the measures that need no training."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.runs.run import Run
+from papers.cover_song.audio.reading import SHORTEST_S
+from papers.cover_song.ranking.metrics import retrieval
+from papers.cover_song.ranking.rankings import RANKINGS, ranked
+from papers.cover_song.similarity.fourier_index import describe, index_scores
+from papers.cover_song.similarity.measures import Aligner, Alignment
+from papers.cover_song.tasks.collections import Collection
+
+Method = Literal["random", "mean", "dtw", "simple", "qmax", "dmax", "fourier"]
+METHODS: Final = get_args(Method)
+log = logging.getLogger("scores")
+
+
+def untrained_scores(
+    collection: Collection, method: Method, alignment: Alignment, run: Run
+) -> NDArray[np.float64]:
+    """(songs, songs), higher is more alike, the diagonal NaN."""
+    count = len(collection.songs)
+    if method == "random":
+        scores = run.rng.random((count, count))
+        np.fill_diagonal(scores, np.nan)
+        return scores
+    if method == "fourier":
+        return index_scores(describe(collection.songs))
+    aligner = Aligner(collection.songs, [method], alignment)
+    with run.progress(count * (count - 1) // 2, method, "pair") as bar:
+        return aligner.all_pairs(bar.update)[method]
+
+
+def comparable(collection: Collection) -> Collection:
+    """Songs that sound for at least 20 s of their beginning; the others are named in the log.
+
+    What is left of a work counts; a song whose covers are all left out is no query any more.
+    """
+    songs, works, queries = collection
+    kept = songs.lengths >= SHORTEST_S
+    if kept.all():
+        return collection
+    left_out = np.flatnonzero(~kept).tolist()
+    log.warning("songs %s sound for less than %d s and are left out", left_out, SHORTEST_S)
+    names, counts = np.unique(works[kept], return_counts=True)
+    asked = np.zeros(len(works), bool)
+    asked[queries] = np.isin(works[queries], names[counts > 1])
+    return Collection(songs.of(np.flatnonzero(kept)), works[kept], np.flatnonzero(asked[kept]))
+
+
+def ranking_metrics(
+    scores: NDArray[np.float64], collection: Collection, prefix: str = ""
+) -> dict[str, float]:
+    """Every metric of every ranking, by names as ``map_raw``."""
+    found: dict[str, float] = {}
+    for ranking in RANKINGS:
+        judged = retrieval(ranked(scores, ranking), collection.works, collection.queries)
+        found |= {f"{prefix}{name}": value for name, value in judged.metrics(f"_{ranking}").items()}
+    return found

@@ -1,0 +1,1 @@
+"""The convolutional network that looks at a pair's cross-similarity matrix."""

@@ -1,0 +1,118 @@
+"""Command line: ``python -m papers.cover_song.rank FEATURES.npz --measure qmax --out SCORES.npy``.
+
+Features in, scores of all pairs out: higher is more alike; a song with itself has minus infinity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from papers.cover_song.command_line import bar, exit_of, load_weights
+from papers.cover_song.ranking.rankings import RANKINGS
+from papers.cover_song.scoring import ANY_MEASURE, collection_scores
+from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set
+from papers.cover_song.similarity.measures import Alignment
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read features, score all pairs, write scores."""
+    parser = argparse.ArgumentParser(
+        prog="python -m papers.cover_song.rank",
+        description="Scores of all pairs of songs, from their chroma. SCORES[i, j] is of query i"
+        " and reference j, float64, higher is more alike; -inf on the diagonal.",
+    )
+    parser.add_argument(
+        "features",
+        type=Path,
+        help="npz with X (songs, frames, 12), uint8 or floating, a frame a second, zero after a"
+        " song's end",
+    )
+    parser.add_argument("--measure", choices=ANY_MEASURE, default="qmax", help="default: qmax")
+    parser.add_argument(
+        "--ranking",
+        choices=RANKINGS,
+        default="raw",
+        help="raw scores; cosine or correlation of their rows; zscore over a reference's queries;"
+        " mutual proximity. Default: raw",
+    )
+    parser.add_argument(
+        "--shifts", type=int, default=1, help="transpositions tried, 0 to 12; default: 1"
+    )
+    parser.add_argument("--weights", type=Path, help="of cnn: safetensors; default: ours")
+    parser.add_argument("--out", type=Path, required=True, help="npy to write")
+    given = parser.parse_args(arguments)
+    if not 0 <= given.shifts <= 12:
+        raise InputError(f"--shifts {given.shifts}: allowed: 0 to 12")
+    if given.weights and given.measure != "cnn":
+        raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
+    songs = _read(given.features)
+    network = None
+    if given.measure == "cnn":
+        network, frames = load_weights(given.weights)
+        if songs.seconds < frames:
+            raise InputError(
+                f"{given.features}: songs of {songs.seconds} frames; the network takes {frames}"
+            )
+        songs = songs.first(frames)
+    count = len(songs)
+    with bar(count * (count - 1) // 2, given.measure, "pair") as progress:
+        scores = collection_scores(
+            songs,
+            given.measure,
+            given.ranking,
+            network,
+            Alignment(shifts=given.shifts),
+            progress.update,
+        )
+    np.fill_diagonal(scores, -np.inf)
+    _write(given.out, scores)
+
+
+def _read(path: Path) -> ChromaSet:
+    """Songs out of an npz file. Raises InputError, naming the file, for what is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if "X" not in stored:
+                raise InputError(f"{path}: holds {sorted(stored)}; needed: X (songs, frames, 12)")
+            given = stored["X"]
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: no npz file ({error})") from None
+    if given.dtype != np.uint8 and given.dtype.kind != "f":
+        raise InputError(f"{path}: X is {given.dtype}; allowed: uint8 or floating")
+    if given.ndim != 3 or len(given) < 3:
+        raise InputError(f"{path}: X is {given.shape}; allowed: (3 or more songs, frames, 12)")
+    try:
+        songs = chroma_set(given)
+    except InputError as error:
+        raise InputError(f"{path}: X: {error}") from None
+    for place in np.flatnonzero(songs.lengths == 0):
+        raise InputError(f"{path}: song {place} is silent; allowed: songs that sound")
+    return songs
+
+
+def _write(path: Path, scores: NDArray[np.float64]) -> None:
+    """By one rename, so that a file that is there is whole."""
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: no such folder")
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as stream:
+        np.save(stream, scores)
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
+if __name__ == "__main__":
+    exit_of(main)

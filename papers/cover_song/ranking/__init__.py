@@ -1,0 +1,1 @@
+"""From scores of pairs to rankings, and how good these are."""

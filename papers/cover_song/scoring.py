@@ -1,0 +1,56 @@
+"""Scores of all pairs of a set of songs by any measure, trained or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from papers.cover_song.ranking.rankings import Ranking, ranked
+from papers.cover_song.similarity.chroma_set import ChromaSet
+from papers.cover_song.similarity.fourier_index import describe, index_scores
+from papers.cover_song.similarity.measures import MEASURES, Aligner, Alignment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AnyMeasure = Literal["mean", "dtw", "simple", "qmax", "dmax", "fourier", "cnn"]
+ANY_MEASURE: Final = get_args(AnyMeasure)
+
+
+def collection_scores(
+    songs: ChromaSet,
+    measure: AnyMeasure,
+    ranking: Ranking = "raw",
+    network: nn.Module | None = None,
+    alignment: Alignment | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> NDArray[np.float64]:
+    """Higher is more alike, of query i and reference j: (songs, songs), the diagonal NaN.
+
+    Args:
+        network: of ``cnn``; it takes matrices of ``songs.seconds`` a side.
+        advance: is told of pairs that are done.
+
+    Raises:
+        InputError: an unknown measure, ``cnn`` without a network, or songs that are too short.
+    """
+    if measure == "cnn":
+        from scipy.special import expit
+
+        from papers.cover_song.network.scoring import all_log_odds
+
+        if network is None:
+            raise InputError("measure 'cnn': needs a network")
+        log_odds = all_log_odds(network, songs, advance)
+        # Rows are compared as probabilities, as published; log-odds order where these saturate.
+        rows = ranking in ("cosine", "correlation")
+        return ranked(expit(log_odds) if rows else log_odds, ranking)
+    if measure == "fourier":
+        return ranked(index_scores(describe(songs)), ranking)
+    if measure not in MEASURES:
+        raise InputError(f"measure {measure!r}: allowed: {', '.join(ANY_MEASURE)}")
+    return ranked(Aligner(songs, [measure], alignment).all_pairs(advance)[measure], ranking)

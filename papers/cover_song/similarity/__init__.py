@@ -1,0 +1,1 @@
+"""How alike two songs are: key, distances, alignments, an index of candidates."""

@@ -1,0 +1,22 @@
+"""The papers' tables and ours, by topic in the modules beside this one."""
+
+from __future__ import annotations
+
+from papers.cover_song.targets.audio import table_leaks, table_recordings
+from papers.cover_song.targets.networks import table_network
+from papers.cover_song.targets.retrieval import (
+    table_fusion,
+    table_rankings,
+    table_results,
+    table_works,
+)
+
+TABLES = {
+    "table_fusion": table_fusion,
+    "table_leaks": table_leaks,
+    "table_network": table_network,
+    "table_rankings": table_rankings,
+    "table_recordings": table_recordings,
+    "table_results": table_results,
+    "table_works": table_works,
+}

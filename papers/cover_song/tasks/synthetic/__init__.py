@@ -1,0 +1,1 @@
+"""Made-up works and performances of them, as notes, as chroma and as sound."""

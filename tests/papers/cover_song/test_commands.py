@@ -1,0 +1,197 @@
+"""Both command lines, on files that are written for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.errors import InputError
+from papers.cover_song import identify, rank
+from papers.cover_song.identification.matching import Standard
+from papers.cover_song.network.architectures import published_network
+from papers.cover_song.network.scoring import save_network
+from papers.cover_song.ranking.metrics import retrieval
+from papers.cover_song.scoring import collection_scores
+from papers.cover_song.similarity.chroma_set import chroma_set
+from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
+from papers.cover_song.tasks.synthetic.performances import perform
+from papers.cover_song.tasks.synthetic.sound import RATE, render
+from papers.cover_song.tasks.synthetic.works import compose
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two works, each once as written and once in another key; a copy; files that are no songs."""
+    folder = tmp_path_factory.mktemp("music")
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        work = compose(rng, 0.5)
+        plain = render(perform(work, rng, 0), 40, rng)
+        soundfile.write(folder / f"work{number}.flac", plain, RATE)
+        cover = render(perform(work, np.random.default_rng(number + 10), 0.4), 40, rng)
+        soundfile.write(folder / f"cover{number}.ogg", cover, RATE)
+        if number == 0:
+            soundfile.write(folder / "copy0.mp3", plain, RATE)
+    (folder / "broken.mp3").write_text("no music " * 50)
+    (folder / "other.m4a").write_bytes(b"ftyp")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """What ``identify`` prints as JSON."""
+    identify.main([*map(str, arguments), "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_covers_come_first_and_copies_are_called_so(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = music / "work0.flac"
+    found = answered(capsys, query, "--collection", music, "--cache", tmp_path)
+    rows = found["results"]
+    assert [Path(row["path"]).name for row in rows[:2]] == ["copy0.mp3", "cover0.ogg"]
+    assert [row["same_recording"] for row in rows] == [True, False, False, False]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["shift_semitones"] == 0
+    (start, end), (other_start, other_end) = rows[0]["passage_s"].values()
+    assert (start, end) == (other_start, other_end)
+    assert end - start > 30
+    # Few songs: no threshold, and it is said.
+    assert found["threshold"] is None
+    assert {row["z"] for row in rows} == {None}
+    assert "fewer than 30" in found["note"]
+    reasons = {Path(each["path"]).name: each["reason"] for each in found["skipped"]}
+    assert set(reasons) == {"broken.mp3", "other.m4a"}
+    assert ".m4a is not read" in reasons["other.m4a"]
+
+
+@pytest.mark.parametrize("measure", ["dtw", "simple", "dmax"])
+def test_other_measures_find_the_cover_too(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], measure: str
+) -> None:
+    found = answered(
+        capsys, music / "work1.flac", "--measure", measure, "--cache", tmp_path, "--top", 1
+    )
+    assert [Path(row["path"]).name for row in found["results"]] == ["cover1.ogg"]
+
+
+def test_a_folder_asks_for_each_of_its_songs(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identify.main([str(music), "--cache", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert printed.out.count(" semitones") == 5 * 4
+    assert "skipped" in printed.err
+
+
+def test_the_network_may_be_ones_own(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "own.safetensors"
+    save_network(published_network(32, 4), weights, architecture="published", frames=32, filters=4)
+    found = answered(
+        capsys, music / "work0.flac", "--measure", "cnn", "--weights", weights, "--no-cache"
+    )
+    assert len(found["results"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent.flac"], "no such"),
+        (["{music}/broken.mp3"], "not audio"),
+        (["{music}/work0.flac", "--collection", "{empty}"], "holds no music"),
+        (["{music}/work0.flac", "--top", "0"], "--top 0"),
+        (["{music}/work0.flac", "--threshold", "high"], "--threshold high"),
+        (["{music}/work0.flac", "--threshold", "nan"], "--threshold nan"),
+        (["{music}/work0.flac", "--weights", "x"], "--weights x: is of --measure cnn"),
+        (["{music}/work0.flac", "--measure", "cnn", "--weights", "x"], "x: no such file"),
+        (["{music}/work0.flac", "--false-alarms", "0"], "--false-alarms 0"),
+    ],
+)
+def test_unusable_arguments_are_refused_in_one_line(
+    music: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    given = [each.format(music=music, empty=tmp_path) for each in arguments]
+    with pytest.raises(InputError, match=said):
+        identify.main([*given, "--no-cache"])
+
+
+def test_a_threshold_lets_through_as_many_non_covers_as_were_allowed() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.exponential(size=20_000) - 1
+    standard = Standard(np.zeros(1), np.ones(1), z)
+    threshold = standard.threshold(100, 0.1)
+    assert (rng.exponential(size=200_000) - 1 > threshold).mean() == pytest.approx(1e-3, rel=0.3)
+    assert standard.exceedance(threshold) == pytest.approx(1e-3, rel=1e-6)
+    assert standard.exceedance(0.0) == pytest.approx((z > 0).mean(), rel=1e-2)
+
+
+def features(path: Path, x: np.ndarray) -> Path:
+    """An npz file."""
+    np.savez(path, X=x)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize("ranking", ["raw", "correlation"])
+def test_scores_of_features_are_those_of_the_library(
+    tmp_path: Path, dtype: str, ranking: str
+) -> None:
+    x = (255 * np.random.default_rng(0).random((5, 40, 12))).astype(dtype)
+    out = tmp_path / "scores.npy"
+    given = [str(features(tmp_path / "x.npz", x)), "--measure", "qmax", "--ranking", ranking]
+    rank.main([*given, "--out", str(out)])
+    found = np.load(out)
+    assert found.dtype == np.float64
+    assert np.isneginf(np.diag(found)).all()
+    expected = collection_scores(chroma_set(x), "qmax", ranking)  # type: ignore[arg-type]
+    off = ~np.eye(5, dtype=bool)
+    np.testing.assert_array_equal(found[off], expected[off])
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "said"),
+    [
+        (np.ones((5, 40, 11)), [], "X: chroma"),
+        (np.ones((2, 40, 12)), [], "3 or more songs"),
+        (np.ones((5, 40, 12), np.int64), [], "X is int64"),
+        (np.full((5, 40, 12), np.nan), [], "not finite"),
+        (np.zeros((5, 40, 12)), [], "song 0 is silent"),
+        (np.ones((5, 40, 12)), ["--shifts", "13"], "--shifts 13"),
+        (np.ones((5, 9, 12)), [], "song 0: has 9 frames"),
+    ],
+)
+def test_unusable_features_are_refused(
+    tmp_path: Path, x: np.ndarray, options: list[str], said: str
+) -> None:
+    path = features(tmp_path / "x.npz", x)
+    with pytest.raises(InputError, match=said):
+        rank.main([str(path), *options, "--out", str(tmp_path / "scores.npy")])
+    assert not (tmp_path / "scores.npy").exists()
+
+
+def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_text("no archive")
+    np.savez(tmp_path / "y.npz", Y=np.ones(3))
+    for name, said in (("x.npz", "no npz file"), ("y.npz", "needed: X"), ("z.npz", "no such")):
+        with pytest.raises(InputError, match=said):
+            rank.main([str(tmp_path / name), "--out", str(tmp_path / "scores.npy")])
+
+
+def test_the_network_that_ships_ranks_what_it_was_not_trained_on(tmp_path: Path) -> None:
+    drawn = CollectionSettings(data="synthetic", seconds=64, works=6, versions=3)
+    songs, works, queries = synthetic_collection(drawn, 99)
+    out = tmp_path / "scores.npy"
+    given = [str(features(tmp_path / "x.npz", songs.frames)), "--measure", "cnn"]
+    rank.main([*given, "--out", str(out)])
+    scores = np.load(out)
+    np.testing.assert_array_equal(scores, scores.T)
+    assert retrieval(scores, works, queries).map > 0.5  # chance: 0.2
