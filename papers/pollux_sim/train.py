@@ -127,7 +127,13 @@ def run_file(options: argparse.Namespace) -> Path:
     settings = validated(SimulateSettings, raw, "simulate", OPTIONS)
     scale = "paper" if applications == "traces" else "laptop"
     key = RunKey("pollux_sim", "simulate", "file", options.policy, options.seed, scale)
-    with Run(key, "simulate", settings, options.out, options.out / "unfinished") as run:
+    with Run(
+        key,
+        "simulate",
+        settings,
+        options.out,
+        options.out / f"unfinished-{options.policy}-{options.seed}",
+    ) as run:
         metrics = run_simulation(settings, run)
         record = run.finish(metrics)
     source = "the authors' traces" if applications == "traces" else "formulas fitted to the traces"
