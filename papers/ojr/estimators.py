@@ -48,7 +48,7 @@ def estimate(name: Estimator, block: nn.Module, x: Tensor, probing: Probing) -> 
     if name == "exact":
         return exact(block, x, probing)
     products = Products(block, x)
-    at_output = _at_output(products.x, products.y, probing.side)
+    at_output = _at_output(probing.side, products.y[0].numel(), products.x[0].numel())
     like = products.y if at_output else products.x
     if name == "variance":
         draws = [
@@ -68,7 +68,7 @@ def exact(block: nn.Module, x: Tensor, probing: Probing) -> Tensor:
     """(n,) ``|A|² / d`` from whole Jacobians."""
     jacobian = exact_jacobian(block, x.detach())
     outputs, inputs = jacobian.shape[1:]
-    at_output = probing.side == "output" or (probing.side == "auto" and outputs <= inputs)
+    at_output = _at_output(probing.side, outputs, inputs)
     gram = jacobian @ jacobian.mT if at_output else jacobian.mT @ jacobian
     d = gram.shape[-1]
     if probing.gain is None:
@@ -91,8 +91,7 @@ def frobenius(
     found = []
     for _ in range(probes):
         v = _gaussian(products.y, generator)
-        norms = _squares(v).sqrt()
-        v = v / norms.reshape(-1, *[1] * (v.ndim - 1))
+        v = v / _spread(_squares(v).sqrt(), v)
         found.append(products.y[0].numel() * _squares(products.transposed(v)) / 2)
     return torch.stack(found).mean(0)
 
@@ -103,10 +102,8 @@ def _residual(products: Products, v: Tensor, at_output: bool, gain: float | None
     else:
         u = products.forward(v)
         w = products.transposed(u)
-    if gain is None:
-        scale = (_squares(u) / _squares(v)).detach().reshape(-1, *[1] * (v.ndim - 1))
-    else:
-        scale = v.new_tensor(gain)
+    own = (_squares(u) / _squares(v)).detach()
+    scale = _spread(own, v) if gain is None else v.new_tensor(gain)
     return _squares(w - scale * v) / v[0].numel()
 
 
@@ -120,8 +117,13 @@ def _product(products: Products, v: Tensor, at_output: bool) -> Tensor:
     return products.transposed(v) if at_output else products.forward(v)
 
 
-def _at_output(x: Tensor, y: Tensor, side: Side) -> bool:
-    return side == "output" or (side == "auto" and y[0].numel() <= x[0].numel())
+def _at_output(side: Side, outputs: int, inputs: int) -> bool:
+    return side == "output" or (side == "auto" and outputs <= inputs)
+
+
+def _spread(each: Tensor, like: Tensor) -> Tensor:
+    """A number an example, (n,), with as many dimensions as ``like`` (n, ...)."""
+    return each.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _squares(v: Tensor) -> Tensor:

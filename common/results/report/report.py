@@ -183,8 +183,9 @@ def write_report(root: Path, scale: Scale, results: Path, module_of: ModuleOf) -
                     arrange(read(path), loaded) for path in _built(paper, scale, results, "table")
                 ],
                 figures=[
-                    FigureView(read_note(path), data_uri(path))
+                    FigureView(note, data_uri(path, note.animated))
                     for path in _built(paper, scale, results, "figure")
+                    for note in (read_note(path),)
                 ],
                 listings=[read_listing(path) for path in _built(paper, scale, results, "listing")],
                 archives=[
@@ -231,11 +232,11 @@ def _built(paper: Paper, scale: Scale, results: Path, kind: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def data_uri(note: Path) -> str:
+def data_uri(note: Path, animated: bool) -> str:
     """The image beside a figure's JSON: its SVG, or its PNG where that is large or it moves."""
     vector = note.with_suffix(".svg")
     try:
-        large = read_note(note).animated or vector.stat().st_size > LARGEST_SVG
+        large = animated or vector.stat().st_size > LARGEST_SVG
         image = note.with_suffix(".png").read_bytes() if large else vector.read_bytes()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.experiments.settings import Settings
+from common.tasks.scores import accuracy
 from common.training.checkpoint import Checkpoint
 from common.training.data_order import EpochOrder
 from papers.ojr.methods.regularisation import Regularisation, prepare
@@ -137,8 +138,7 @@ def observe(network: PlainNetwork, x: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def accuracy_pct(network: nn.Module, part: Part) -> float:
     """Share of right classes."""
-    right: Tensor = network(part.x).argmax(1) == part.y
-    return 100 * right.float().mean().item()
+    return accuracy(network(part.x), part.y)
 
 
 @torch.no_grad()

@@ -295,7 +295,7 @@ def test_frames_make_the_png_an_animation_that_the_report_shows(root: Path) -> N
             durations.append(image.info["duration"])
     assert durations == [figures.FRAME_MS, figures.FRAME_MS, figures.LAST_FRAME_MS]
     assert figures.read_note(note).animated
-    assert data_uri(note).startswith("data:image/png;base64,")
+    assert data_uri(note, animated=True).startswith("data:image/png;base64,")
 
 
 def test_an_arm_has_one_style_of_its_own(root: Path) -> None:
