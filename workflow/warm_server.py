@@ -18,6 +18,7 @@ import gc
 import importlib
 import importlib.machinery
 import json
+import logging
 import os
 import re
 import runpy
@@ -30,12 +31,14 @@ import sys
 import threading
 import time
 import types
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-#: What is loaded for every job, and on top of that for programs that use torch: it takes 300 MB,
-#: which others would seem to use. All of it is what jobs load; pydantic loads its parts when asked.
+#: What is loaded for every job, and on top of that for papers that use torch, and fairseq beside it:
+#: they take 300 MB and 2 s, which others would seem to use. All of it is what jobs load; pydantic
+#: loads its parts when asked.
 LIBRARIES: Final = (
     (
         *("pydantic.main", "pydantic.types", "pydantic.functional_validators"),
@@ -50,7 +53,10 @@ LIBRARIES: Final = (
         *("torch", "torch.utils.data", "torch._dynamo", "safetensors.torch", "accelerate"),
         *("sklearn.datasets", "sklearn.decomposition"),
     ),
+    ("fairseq", "fairseq.trainer", "fairseq.sequence_generator"),
 )
+#: Libraries of which a paper's modules load some, for each group after the first.
+ASKED_FOR: Final = ("torch", "fairseq")
 OURS: Final = ("common", "papers")
 MESSAGE: Final = 2**17
 PR_SET_PDEATHSIG: Final = 1
@@ -319,11 +325,21 @@ def load(libraries: tuple[str, ...]) -> None:
     """Import what of ``libraries`` there is, for forks; end the process where one could not be.
 
     A fork has the thread that forks and no other, cannot use a GPU that was in use before, and has
-    to load our modules itself.
+    to load our modules itself. What a library says while it is loaded it would say in each job;
+    variables and where logging goes are as a job would find them.
     """
-    for name in libraries:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    variables = dict(os.environ)
+    logging.disable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in libraries:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    logging.disable(logging.NOTSET)
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     ours = any(name.partition(".")[0] in OURS for name in sys.modules)
     cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
@@ -334,22 +350,24 @@ def load(libraries: tuple[str, ...]) -> None:
 
 
 def read_depth(words: list[str]) -> int:
-    """Groups of :data:`LIBRARIES` for a job: all if a module of its paper loads torch.
+    """Groups of :data:`LIBRARIES` for a job: those that modules of its paper ask for.
 
     The paper is where the script lies, or is named as in ``-m common.results table PAPER TARGET``.
     What makes the report loads the modules of all papers.
     """
     if words[0] != "-m":
-        return 1 + uses_torch(Path(words[0]).parent)
+        return 1 + asked_for(Path(words[0]).parent)
     named = words[3:4] if words[2:3] != ["report"] else []
-    return 1 + uses_torch(Path("papers", *named))
+    return 1 + asked_for(Path("papers", *named))
 
 
 @cache
-def uses_torch(folder: Path) -> bool:
-    """Whether a module below ``folder`` loads torch."""
-    loads = re.compile(r"^\s*(import|from) .*\btorch\b", re.MULTILINE)
-    return any(loads.search(file.read_text(encoding="utf8")) for file in folder.rglob("*.py"))
+def asked_for(folder: Path) -> int:
+    """How many of :data:`ASKED_FOR`, in this order, modules below ``folder`` load."""
+    sources = [file.read_text(encoding="utf8") for file in folder.rglob("*.py")]
+    loads = [re.compile(rf"^\s*(import|from) .*\b{name}\b", re.MULTILINE) for name in ASKED_FOR]
+    found = [any(map(line.search, sources)) for line in loads]
+    return (*found, False).index(False)
 
 
 def run(job: Job) -> NoReturn:

@@ -83,6 +83,9 @@ def parser() -> Parser:
         "--jobs", type=positive, default=1, metavar="N", help="runs at once (default: 1)"
     )
     recertify.add_argument(
+        "--experiments", nargs="+", metavar="NAME", help="those of the paper's alone (default: all)"
+    )
+    recertify.add_argument(
         "--work",
         type=cli.folder,
         default=Path("work/recertify"),
@@ -204,6 +207,7 @@ def recertify_command(options: argparse.Namespace) -> None:
         options.results,
         options.root,
         options.jobs,
+        options.experiments,
     )
     for repeat in made:
         print(f"{repeat.outcome:17} {'/'.join(repeat.place[:3])}/seed{repeat.seed}")

@@ -78,7 +78,7 @@ def test_a_change_that_changes_no_number_is_recertified(copy_of_built: Checkout)
     assert stale(checkout)["stale"] == []
     checkout.edit("experiments/classify.py", *SAME)
     assert len(stale(checkout)["stale"]) == 6
-    done = results(checkout, "recertify", "example_paper")
+    done = results(checkout, "recertify", "example_paper", "--experiments", "regularisation")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal") == 2  # one of the archive, one of the results
     context = stale(checkout)
@@ -140,6 +140,9 @@ def test_a_recorded_command_tells_where_its_own_code_keeps_the_run() -> None:
 def test_nothing_to_repeat_is_said(copy_of_built: Checkout) -> None:
     done = results(copy_of_built, "recertify", "example_paper")
     assert (done.returncode, done.stdout) == (0, "nothing to repeat\n"), done.stderr
+    done = results(copy_of_built, "recertify", "example_paper", "--experiments", "unheard")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no experiment unheard; allowed: regularisation, hidden_layer" in done.stderr
 
 
 def test_another_machine_may_round_otherwise_the_same_one_may_not(built: Checkout) -> None:

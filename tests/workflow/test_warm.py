@@ -54,9 +54,13 @@ def warm(journal: Path) -> str:
     return dag.warm_python(journal)
 
 
-@pytest.fixture
-def shell(warm: str, tmp_path: Path) -> Shell:
-    """Runs Python code as a script, warm or with other shell code before."""
+@pytest.fixture(scope="module")
+def shell(warm: str, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Runs Python code as a script, warm or with other shell code before.
+
+    An interpreter is of one folder and loads what scripts there ask for, so there are few folders.
+    """
+    folders = {names: tmp_path_factory.mktemp("jobs") for names in ("", "torch", "torch fairseq")}
 
     def run(
         code: str,
@@ -65,11 +69,13 @@ def shell(warm: str, tmp_path: Path) -> Shell:
         env: Mapping[str, str] = {},
         input: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "job.py").write_text(code, encoding="utf8")
+        asked_for = (name for name in ("torch", "fairseq") if f"import {name}" in code)
+        folder = folders[" ".join(asked_for)]
+        (folder / "job.py").write_text(code, encoding="utf8")
         command = ("bash", "-c", f"{before} python {words}")
         return subprocess.run(
             command,
-            cwd=tmp_path,
+            cwd=folder,
             env=os.environ | ONE_THREAD | dag.job_environment() | dict(env),
             input=input,
             capture_output=True,
@@ -104,15 +110,25 @@ print(torch.linalg.qr(torch.randn(200, 200))[1].sum().item())
     assert not set(drawn.split()) & set(other.split())
 
 
+@pytest.mark.parametrize("uses", [(), ("torch", "fairseq")])
 @pytest.mark.parametrize("words", ["job.py a 'b c' ''", "-m job a 'b c' ''"])
-def test_a_fork_sees_what_a_fresh_interpreter_sees(shell: Shell, words: str) -> None:
+def test_a_fork_sees_what_a_fresh_interpreter_sees(
+    shell: Shell, words: str, uses: tuple[str, ...]
+) -> None:
+    never = "".join(f"\nif not main:\n    import {name}" for name in uses)
     fork, fresh = (
-        json.loads(shell(FACTS, words=words, input="text", **where).stdout)
+        json.loads(shell(FACTS + never, words=words, input="text", **where).stdout)
         for where in ({}, {"before": ""})
     )
     for facts in (fork, fresh):  # bash counts its levels and names the program that it starts
         facts["variables"] |= {"SHLVL": "1", "_": "python"}
     assert fork == fresh
+
+
+def test_fairseq_is_there_for_programs_that_use_it(shell: Shell) -> None:
+    code = "import sys\nprint('fairseq.trainer' in sys.modules)\nimport torch\nimport fairseq\n"
+    done = shell(code)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize(

@@ -202,15 +202,27 @@ def recertify(
     results: Path = Path("results"),
     root: Path = ROOT,
     jobs: int = 1,
+    experiments: Sequence[str] | None = None,
 ) -> list[Repeat]:
     """Repeat the cheapest runs until each record whose code has changed has ``runs`` repeats.
 
     What came out is written beside the records: ``archive/<scale>.repeats.json`` of the paper,
     ``repeats.json`` in its folder of results.
 
+    Args:
+        experiments: those of the paper alone, in this order.
+
     Returns:
         The repeats made.
+
+    Raises:
+        InputError: the paper has no such experiment.
     """
+    known = load_paper(folder).experiments
+    if wrong := [name for name in experiments or () if name not in known]:
+        raise InputError(
+            f"{folder.name}: has no experiment {', '.join(wrong)}; allowed: {', '.join(known)}"
+        )
     made: list[Repeat] = []
     sources: list[tuple[Path, Results, Path | None]] = []
     archive = archive_path(folder, scale)
@@ -235,8 +247,8 @@ def recertify(
     with ThreadPoolExecutor(jobs) as pool:
         futures = [
             pool.submit(repeat, path, source.records(name), kept)
+            for name in experiments or known
             for path, source, kept in sources
-            for name in source.experiments
         ]
         for future in futures:
             future.result()
