@@ -36,7 +36,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-#: What is loaded for every job, and on top of that for papers that use torch, and fairseq beside it:
+#: What is loaded for every job, and on top of that for papers that use torch, and fairseq beside:
 #: they take 300 MB and 2 s, which others would seem to use. All of it is what jobs load; pydantic
 #: loads its parts when asked.
 LIBRARIES: Final = (
