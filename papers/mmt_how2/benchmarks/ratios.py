@@ -19,9 +19,10 @@ import numpy as np
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
 from common.training.peak_memory import peak_tensor_bytes
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise
+from papers.mmt_how2.translation.configuration import configuration
 from papers.mmt_how2.translation.fairseq_start import old_calls
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import configuration, make_trainer
+from papers.mmt_how2.translation.training import make_trainer
 from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 
 PAPER: Final = "mmt_how2"

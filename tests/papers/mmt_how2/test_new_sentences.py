@@ -14,10 +14,11 @@ from common.errors import InputError
 from papers.mmt_how2.methods.systems import CorpusText, System, TrainedSystem
 from papers.mmt_how2.translation.binarised_text import SentencePairs
 from papers.mmt_how2.translation.checkpoint_averaging import average_checkpoints
+from papers.mmt_how2.translation.configuration import configuration
 from papers.mmt_how2.translation.fairseq_start import old_calls
 from papers.mmt_how2.translation.generation import Search, Translator
 from papers.mmt_how2.translation.subwords import Units
-from papers.mmt_how2.translation.training import configuration, make_trainer, restored, train
+from papers.mmt_how2.translation.training import make_trainer, restored, train
 from papers.mmt_how2.translation.training_settings import TranslationModel
 from tests.papers.mmt_how2 import scenes
 from tests.papers.mmt_how2.conftest import MODEL, SCHEDULE, SMALL, Trained

@@ -17,9 +17,10 @@ import torch
 from common.errors import InputError
 from papers import mmt_how2
 from papers.mmt_how2.translation.binarised_text import SentencePairs, binarise, read_pairs
+from papers.mmt_how2.translation.configuration import configuration
 from papers.mmt_how2.translation.fairseq_start import old_calls, start_fairseq
 from papers.mmt_how2.translation.generation import Search, Translator
-from papers.mmt_how2.translation.training import configuration, seed_update, train
+from papers.mmt_how2.translation.training import seed_update, train
 from papers.mmt_how2.translation.training_folder import last_path, training_fingerprint
 from papers.mmt_how2.translation.training_settings import Schedule, TranslationModel
 from tests.papers.mmt_how2 import scenes
