@@ -300,6 +300,14 @@ class Paper(Settings):
             ]
         return found
 
+    def all_needed(self, key: RunKey) -> list[RunKey]:
+        """Those, those that they need and so on: each after what it needs itself."""
+        found: dict[RunKey, None] = {}
+        for keys in self.needed(key).values():
+            for other in keys:
+                found |= dict.fromkeys([*self.all_needed(other), other])
+        return list(found)
+
     def seeds(self, experiment: str, case: str, scale: Scale) -> list[int]:
         """Seeds of each arm of a case at ``scale``."""
         study = self.experiments[experiment]

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -92,29 +92,33 @@ class Context(Settings):
 class StoredRecord:
     """A record and the folder of its artifacts; ``folder`` is None in an archive.
 
-    ``repeats`` are the repetitions with today's code that speak for it, or against it.
+    ``repeats`` are the repetitions with today's code that speak for it, or against it;
+    ``outdated`` are the runs that it has read whose records are stale or of another run by now.
     """
 
     record: Record
     folder: Path | None
     changes: Changes
     repeats: tuple[Repeat, ...] = ()
+    outdated: tuple[str, ...] = ()
 
     @property
     def recertified(self) -> bool:
         """Whether its code has changed since, and repeats with today's gave the same numbers."""
-        repeated = bool(self.repeats) and all(item.agrees for item in self.repeats)
-        return bool(self.changes.code) and not self.changes.settings and repeated
+        return bool(self.changes.code) and not self.stale
 
     @property
     def stale(self) -> str:
         """What has changed since the run and was not recertified; "" if nothing."""
-        if self.recertified:
-            return ""
+        repeated = bool(self.repeats) and all(item.agrees for item in self.repeats)
         differs = any(not item.agrees for item in self.repeats)
-        code = "code, and a repeated run differs" if differs else "code"
-        parts = [code] if self.changes.code else []
-        return ", ".join([*parts, *(["settings"] if self.changes.settings else [])])
+        parts = ["settings"] if self.changes.settings else []
+        if self.changes.code and not (repeated and not parts):
+            parts.insert(0, "code, and a repeated run differs" if differs else "code")
+        if self.outdated:
+            more = f" and {len(self.outdated) - 1} more" if len(self.outdated) > 1 else ""
+            parts.append(f"what it needs: {self.outdated[0]}{more}")
+        return ", ".join(parts)
 
     @property
     def name(self) -> str:
@@ -203,15 +207,17 @@ class Results:
         paper, tree = load_paper(folder), read_tree(root)
         repeats = read_repeats(results / scale / paper.paper / "repeats.json", tree)
         stored = []
-        for key in paper.runs(scale, experiments):
+        asked_for = dict.fromkeys(paper.runs(scale, experiments))
+        needed = [key for one in asked_for for key in paper.all_needed(one)]
+        for key in dict.fromkeys([*needed, *asked_for]):
             path = key.record(results)
             if not path.exists():
-                if complete:
+                if complete and key in asked_for:
                     raise InputError(f"{path}: no such record; make it with: {key.command}")
                 continue
             record = load_record(key, results)
             stored.append(_stored(record, path.parent, paper, tree, repeats))
-        return cls(paper, scale, stored, read_published(folder), experiments)
+        return cls(paper, scale, _compared(stored), read_published(folder), experiments)
 
     @classmethod
     def from_archive(
@@ -237,7 +243,7 @@ class Results:
             names = ", ".join(dict.fromkeys(left))
             log.warning("%s: left out, experiments.yaml has no such runs: %s", path, names)
         stored = [_stored(item, None, paper, tree, repeats) for item in known]
-        return cls(paper, scale, stored, read_published(folder), experiments)
+        return cls(paper, scale, _compared(stored), read_published(folder), experiments)
 
     def among(self, experiments: Sequence[str]) -> Results:
         """The same results, of these experiments alone; nothing is read again."""
@@ -418,6 +424,26 @@ def _stored(
 ) -> StoredRecord:
     changed = changes(record, paper, tree)
     return StoredRecord(record, folder, changed, repeats.of(record, changed.code))
+
+
+def _compared(stored: Iterable[StoredRecord]) -> list[StoredRecord]:
+    """The same records, each compared with those that it has read, as far as they are here."""
+    waiting = {item.record.key.folder.as_posix(): item for item in stored}
+    done: dict[str, StoredRecord] = {}
+
+    def compare(place: str) -> StoredRecord:
+        if place not in done:
+            item = waiting[place]
+            outdated = [
+                compare(other).name
+                for other, digest in item.record.needed.items()
+                if other in waiting
+                and (compare(other).stale or waiting[other].record.artifacts_sha256 != digest)
+            ]
+            done[place] = replace(item, outdated=tuple(outdated))
+        return done[place]
+
+    return [compare(place) for place in waiting]
 
 
 def read_published(folder: Path) -> pd.DataFrame:

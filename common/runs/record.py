@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
@@ -98,6 +99,12 @@ class Record(Settings):
     metrics: dict[str, float] = Field(description="names end in their unit: avg_jct_s")
     artifacts: dict[ArtifactName, Artifact]
     provenance: Provenance
+
+    @property
+    def artifacts_sha256(self) -> str:
+        """One checksum over all artifacts, by which a run that reads them knows them."""
+        lines = [f"{name} {item.sha256}\n" for name, item in sorted(self.artifacts.items())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def key(self) -> RunKey:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -196,13 +195,11 @@ class Run:
             record = load_record(key, results)
             for identity in record.data:
                 self.uses(identity)
-            digest = hashlib.sha256()
-            for file, artifact in sorted(record.artifacts.items()):
+            for file, artifact in record.artifacts.items():
                 there = (path.parent / file).is_file()
                 if not there or file_sha256(path.parent / file) != artifact.sha256:
                     raise InputError(f"{path.parent / file}: is not the file that its run wrote")
-                digest.update(f"{file} {artifact.sha256}\n".encode())
-            self._needed[key.folder.as_posix()] = digest.hexdigest()
+            self._needed[key.folder.as_posix()] = record.artifacts_sha256
         return [key.record(results).parent for key in self._needs[name]]
 
     def progress(self, total: float, what: str, unit: str = "it") -> tqdm[Any]:

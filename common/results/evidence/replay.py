@@ -105,7 +105,7 @@ def replay(
     """
     paper, scratch = load_paper(root / "papers" / record.paper), scratch.resolve()
     key = record.key
-    for other in _all_needed(key, paper):
+    for other in _needed(key, paper):
         _provide(other, paper, scratch, results, root)
     words = [*key.options, *_without(record.provenance.command[2:], *NAMES, *FOLDERS)]
     path = key.record(scratch / "results")
@@ -134,7 +134,7 @@ def beside_old_code(record: Record, replayed: Replayed, scratch: Path, root: Pat
     key, paper = record.key, load_paper(root / "papers" / record.paper)
     kept = _archived(paper, key.scale, root) | {key: record}
     folders: dict[str, str] = {}  # of runs as they were called then: as they are called now
-    for other in (*_all_needed(key, paper), key):
+    for other in (*_needed(key, paper), key):
         made_then = kept.get(other)
         command = made_then.provenance.command[1:] if made_then else other.options
         words = _without(command, *FOLDERS)
@@ -309,14 +309,9 @@ def _provided(key: RunKey, paper: Paper, scratch: Path, results: Path | None, ro
     _run(key.paper, key.options, _threads(paper, key), scratch, root)
 
 
-def _all_needed(key: RunKey, paper: Paper) -> list[RunKey]:
-    """Runs that a run needs, each after those that it needs itself."""
-    found: dict[RunKey, None] = {}
-    if paper.has(key):
-        for keys in paper.needed(key).values():
-            for other in keys:
-                found |= dict.fromkeys([*_all_needed(other, paper), other])
-    return list(found)
+def _needed(key: RunKey, paper: Paper) -> list[RunKey]:
+    """Runs that a run needs, as far as the paper still has it."""
+    return paper.all_needed(key) if paper.has(key) else []
 
 
 def _run(paper: str, words: Sequence[str], threads: int, scratch: Path, root: Path) -> None:

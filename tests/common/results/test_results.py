@@ -480,6 +480,26 @@ def test_a_record_that_read_another_run_than_it_would_now_is_stale(root: Path) -
     assert stale("greedy")
 
 
+def test_a_record_that_read_a_run_that_was_made_anew_is_stale(root: Path) -> None:
+    yaml = root / "papers/annealing/experiments.yaml"
+    needs = "needs: {start: search/cities/slow}, settings: {cooling: 0.5}"
+    yaml.write_text(yaml.read_text().replace("settings: {cooling: 0.5}", needs), encoding="utf8")
+    load_paper.cache_clear()
+    place = "laptop/annealing/search/cities"
+    slow = read_record(root / f"results/{place}/slow/seed1/record.json")
+    path = root / f"results/{place}/fast/seed1/record.json"
+    fast = json.loads(path.read_text(encoding="utf8"))
+
+    def stale(digest: str) -> list[str]:
+        needed = {f"{place}/slow/seed1": digest}
+        path.write_text(json.dumps(fast | {"needed": needed}), encoding="utf8")
+        return [f"{item.name}: {item.stale}" for item in load(root).stored if item.stale]
+
+    assert stale(slow.artifacts_sha256) == []
+    said = "what it needs: search/cities/slow/seed1"
+    assert stale("0" * 64) == [f"search/cities/fast/seed1: {said}"]
+
+
 def test_an_archived_run_that_the_file_no_longer_has_is_left_out_by_name(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
