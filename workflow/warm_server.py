@@ -333,7 +333,8 @@ def load(libraries: tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in libraries:
-            with contextlib.suppress(ImportError):
+            # What is not there or is broken, a job that wants it finds out by itself.
+            with contextlib.suppress(Exception):
                 importlib.import_module(name)
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
