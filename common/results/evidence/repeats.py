@@ -2,9 +2,9 @@
 
 A record whose code has changed since is stale, unless runs of its experiment were repeated with
 today's code and gave the same numbers (``python -m common.results recertify``). A repeat vouches
-for a record for which no definition has changed but those that had changed for the repeated one
-too, if it is of the same case and arm or ran all modules that have changed; and only as long as the
-code that it ran is that of the checkout.
+for a record of its case for which no definition has changed but those that had changed for the
+repeated one too, if it is of the same arm or ran all modules that have changed; and only as long as
+the code that it ran is that of the checkout.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class Repeat(Settings):
         return self.outcome != "different"
 
     def speaks_of(self, record: Record, changed: Sequence[str], tree: Tree) -> bool:
-        """Whether it tried all that has changed for ``record``, in a run of that experiment."""
+        """Whether it tried all that has changed for ``record``, on the same case.
+
+        A run of another case may have loaded the same modules and read no line of this one's data.
+        """
         return (
             bool(changed)
-            and self.experiment == record.experiment
+            and (self.experiment, self.case) == (record.experiment, record.case)
             and set(changed) <= set(self.changed)
-            and (
-                (self.case, self.arm) == (record.case, record.arm)
-                or self._ran_all(record.provenance.code, changed, tree)
-            )
+            and (self.arm == record.arm or self._ran_all(record.provenance.code, changed, tree))
         )
 
     def _ran_all(self, recorded: Code, changed: Sequence[str], tree: Tree) -> bool:

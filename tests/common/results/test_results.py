@@ -18,6 +18,7 @@ from common.experiments.settings import validated
 from common.results import figures, table_files, tables
 from common.results.__main__ import main
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, score_row
+from common.results.evidence.repeats import Repeat
 from common.results.evidence.staleness import changes
 from common.results.figures import FigureWithCaption
 from common.results.lineage import list_runs
@@ -478,6 +479,32 @@ def test_a_record_that_read_another_run_than_it_would_now_is_stale(root: Path) -
 
     assert not stale("slow")
     assert stale("greedy")
+
+
+def test_a_repeat_speaks_of_records_of_its_own_case(root: Path) -> None:
+    record = read_record(root / "results/laptop/annealing/search/cities/fast/seed2/record.json")
+    changed = ["papers/annealing/tasks.py: distance"]
+    repeat = Repeat(
+        experiment="search",
+        case="cities",
+        arm="slow",
+        seed=0,
+        of="earlier",
+        changed=changed,
+        code={"papers/annealing/tasks.py": {}},
+        outcome="equal",
+        differences=[],
+        tolerance=0,
+        git_commit="0" * 40,
+        cpu="one",
+        instructions="avx2",
+        started_at="now",
+        cpu_s=1,
+    )
+    assert repeat.speaks_of(record, changed, Tree({}))
+    assert not repeat.speaks_of(record, [*changed, "papers/annealing/tasks.py: path"], Tree({}))
+    elsewhere = record.model_copy(update={"case": "grids"})
+    assert not repeat.speaks_of(elsewhere, changed, Tree({}))
 
 
 def test_a_record_that_read_a_run_that_was_made_anew_is_stale(root: Path) -> None:
