@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
+from torch.func import jacfwd, jacrev, vmap
+from torch.nn.utils import parametrize
 
 
 class Products:
@@ -71,11 +72,17 @@ class Products:
 
 
 def exact_jacobian(block: nn.Module, x: Tensor) -> Tensor:
-    """(n, outputs, inputs): every example's whole Jacobian, in the graph; for small blocks."""
+    """(n, outputs, inputs): every example's whole Jacobian, in the graph; for small blocks.
+
+    Row by row or column by column, whichever are fewer. Parametrised weights are made once, before
+    the transforms, which allow no power iteration that remembers where it was.
+    """
 
     def one(example: Tensor) -> Tensor:
         out: Tensor = block(example.unsqueeze(0)).squeeze(0)
         return out.reshape(-1)
 
-    jacobian: Tensor = vmap(jacrev(one))(x)
+    with parametrize.cached():
+        wide = block(x[:1]).numel() <= x[:1].numel()
+        jacobian: Tensor = vmap((jacrev if wide else jacfwd)(one))(x)
     return jacobian.flatten(2)

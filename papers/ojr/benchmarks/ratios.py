@@ -18,7 +18,7 @@ from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thr
 from common.training.peak_memory import peak_tensor_bytes
 from papers.ojr.estimators import Estimator
 from papers.ojr.orthogonality import BlockRegularizer, JacobianFrobenius, JacobianOrthogonality
-from papers.ojr.tasks.networks import PlainNetwork
+from papers.ojr.tasks.networks import Perceptron, build_network
 from papers.ojr.weight_penalties import weight_penalty
 
 PAPER = "ojr"
@@ -108,9 +108,10 @@ def _step(
 ) -> Step:
     """One training step with at most one penalty."""
     torch.manual_seed(0)
-    network = PlainNetwork(64, width, depth, classes, "tanh")
+    settings = Perceptron(kind="perceptron", activation="tanh", depth=depth, width=width)
+    network = build_network(settings, (1, 8, 8), classes)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    x, y = torch.randn(BATCH, 64), torch.randint(classes, (BATCH,))
+    x, y = torch.randn(BATCH, 1, 8, 8), torch.randint(classes, (BATCH,))
     penalty: Callable[[], Tensor] | None = None
     if layers:
         penalty = BlockRegularizer(network, network.blocks, 1.0, sampled=layers).penalty
@@ -121,7 +122,7 @@ def _step(
         of_norm = JacobianFrobenius(network)
         penalty = lambda: of_norm(x)  # noqa: E731
     elif penalise_weights:
-        penalty = lambda: weight_penalty("so", network.linear)  # noqa: E731
+        penalty = lambda: weight_penalty("so", network.weighted)  # noqa: E731
 
     def step() -> None:
         loss = functional.cross_entropy(network(x), y)
