@@ -12,8 +12,7 @@ from papers.ojr.products import Products, exact_jacobian
 
 def singular_values(block: nn.Module, x: Tensor) -> Tensor:
     """(n, min(outputs, inputs)) singular values at inputs (n, ...), descending, by a whole SVD."""
-    with torch.no_grad():
-        found: Tensor = torch.linalg.svdvals(exact_jacobian(block, x))
+    found: Tensor = torch.linalg.svdvals(exact_jacobian(block, x).detach())
     return found
 
 

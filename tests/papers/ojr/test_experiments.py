@@ -40,8 +40,7 @@ def test_every_method_has_as_many_trials_and_the_same_network_gain_and_schedule(
             if name == case
         ]
         alike = {
-            (len(s.trials), s.steps, s.network, s.regularisation.gain, s.batch_size)
-            for s in given
+            (len(s.trials), s.steps, s.network, s.regularisation.gain, s.batch_size) for s in given
         }
         assert len(alike) <= 1
 
@@ -120,9 +119,22 @@ def test_attacks_stay_in_their_ball_and_longer_ones_hurt_more() -> None:
     assert noise_accuracy_pct(net, part, 0.0, 0) == 100
 
 
-@pytest.mark.parametrize("method", ["none", "ojr_layers"])
-def test_a_killed_training_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
-    settings = RUNS.settings("networks", method, "smoke", "tanh_20", steps=8, observe_every=4)
+@pytest.mark.parametrize(("method", "augment"), [("none", True), ("ojr_layers", False)])
+def test_a_killed_training_goes_on_to_the_same_bits(
+    method: str, augment: bool, tmp_path: Path
+) -> None:
+    """With the step size and the penalty's weight on their way down and random crops."""
+    settings = RUNS.settings(
+        "networks",
+        method,
+        "smoke",
+        "tanh_20",
+        steps=8,
+        observe_every=4,
+        augment=augment,
+        lr_drops=[5],
+        annealing=[(2, 0.5), (7, 0.0)],
+    )
     part = Part(torch.randn(96, 1, 2, 3), torch.arange(96) % 4)
 
     def trained(folder: str, stop: int | None) -> Trained:
@@ -142,6 +154,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(method: str, tmp_path: Path)
         trained("stopped", 6)
     again = trained("stopped", None)
     assert again.history == whole.history
+    assert [row["step"] for row in whole.history] == [0, 4, 8]
     for one, two in zip(whole.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, two)
 
