@@ -75,7 +75,6 @@ def table_search(results: Results) -> Table:
         Measure("trials", "Trials"),
     ]
     cells = grid(results, "search", measures, columns="cases")
-    cells += grid(results, "convolution_search", measures, columns="cases")
     return Table(row_header="Method", cells=cells)
 
 
