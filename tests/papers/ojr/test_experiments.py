@@ -149,6 +149,29 @@ def test_a_killed_training_goes_on_to_the_same_bits(
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("arm", ["ojr_layers", "frobenius", "spectral_norm"])
+def test_what_waits_for_a_gpu_trains_where_it_is_made_small(arm: str, tmp_path: Path) -> None:
+    """Normalisation, dropout and crops of WRN-28-10's settings, with width, depth and data cut."""
+    settings = RUNS.settings(
+        "convolutions",
+        arm,
+        "paper",
+        "cifar10_wrn",
+        device="cpu",
+        network={"kind": "wide_residual", "depth": 10, "factor": 1},
+        images={"name": "digits", "train": 64, "validation": 0, "test": 20},
+        batch_size=32,
+        steps=4,
+        lr_drops=[2],
+        annealing=[(3, 0.0)],
+        observe_every=4,
+        attack_steps=1,
+    )
+    metrics = RUNS.metrics("convolutions", settings, tmp_path)
+    assert metrics["train_loss"] < 5
+    assert 0 < metrics["rms_singular_value"] <= metrics["largest_singular_value"]
+
+
 def test_the_readme_s_code_brings_a_deep_network_to_train() -> None:
     names = run_page("papers/ojr/README.md")
     assert names["share"] > 0.8
