@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from papers.ojr.isometric import MaxMin, constrain_orthogonal, delta_orthogonal_
     from papers.ojr.orthogonality import BlockRegularizer, JacobianFrobenius, JacobianOrthogonality
     from papers.ojr.products import exact_jacobian
-    from papers.ojr.spectrum import largest_singular_values, singular_values
+    from papers.ojr.spectrum import (
+        largest_singular_values,
+        rms_singular_values,
+        singular_values,
+    )
     from papers.ojr.weight_penalties import weight_penalty
 
 __getattr__, _, _ = lazy.attach(
@@ -28,7 +32,7 @@ __getattr__, _, _ = lazy.attach(
         "isometric": ["MaxMin", "constrain_orthogonal", "delta_orthogonal_"],
         "orthogonality": ["BlockRegularizer", "JacobianFrobenius", "JacobianOrthogonality"],
         "products": ["exact_jacobian"],
-        "spectrum": ["largest_singular_values", "singular_values"],
+        "spectrum": ["largest_singular_values", "rms_singular_values", "singular_values"],
         "weight_penalties": ["weight_penalty"],
     },
 )
@@ -42,6 +46,7 @@ __all__ = [
     "delta_orthogonal_",
     "exact_jacobian",
     "largest_singular_values",
+    "rms_singular_values",
     "singular_values",
     "weight_penalty",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -52,8 +54,37 @@ class Scaled(nn.Module):
         return self.scale * weight
 
 
-def constrain_orthogonal(layer: nn.Linear, gain: float = 1.0) -> nn.Linear:
-    """Hold ``W Wᵀ = gain I`` (the smaller side) throughout training, by torch's parametrisation."""
-    parametrizations.orthogonal(layer)
+def constrain_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
+    """Hold a layer at ``sqrt(gain)`` times an isometry throughout training.
+
+    ``W Wᵀ = gain I`` (the smaller side) of a linear layer, by torch's parametrisation. Of a
+    convolution the whole map, by Boissin et al.'s (2025) kernels: exactly where padding is
+    circular, at most that at borders with zeros. What the layer had learnt is lost then.
+
+    Raises:
+        ValueError: a convolution with a stride, groups, or a kernel that is not a square.
+        ModuleNotFoundError: orthogonium, which has these kernels, is not installed.
+    """
+    if isinstance(layer, nn.Conv2d):
+        _constrain_convolution(layer)
+    else:
+        parametrizations.orthogonal(layer)
     parametrize.register_parametrization(layer, "weight", Scaled(gain**0.5))
-    return layer
+
+
+def _constrain_convolution(layer: nn.Conv2d) -> None:
+    out, into, *kernel = layer.weight.shape
+    if layer.stride != (1, 1) or layer.groups > 1 or kernel[0] != kernel[1]:
+        raise ValueError(
+            f"convolution {tuple(layer.weight.shape)} of stride {layer.stride}, {layer.groups}"
+            " groups; allowed: a square kernel, stride 1, one group"
+        )
+    if find_spec("orthogonium") is None:
+        raise ModuleNotFoundError(
+            "orthogonal convolutions need the package orthogonium; allowed: pip install"
+            " orthogonium (the extra 'peers')"
+        )
+    from orthogonium.layers.conv.AOC.fast_block_ortho_conv import attach_bcop_weight
+
+    del layer.weight
+    attach_bcop_weight(layer, "weight", (out, into, *kernel), 1)

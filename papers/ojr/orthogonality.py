@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -25,6 +25,8 @@ class JacobianOrthogonality:
         side: of the identity; "auto" takes the smaller one, the other one cannot be reached.
         probes: random vectors an example; "variance" takes at least two.
         generator: of the vectors; None is torch's own.
+        evaluate: take the block as it is in evaluation mode, whatever mode it is in: batch
+            normalisation by its running statistics, no dropout.
 
     Raises:
         ValueError: an option is not allowed, or the block has no parameters to regularise.
@@ -40,6 +42,7 @@ class JacobianOrthogonality:
         side: Side = "auto",
         probes: int = 1,
         generator: torch.Generator | None = None,
+        evaluate: bool = False,
     ) -> None:
         check_block(block, "block")
         if gain is not None and not (math.isfinite(gain) and gain > 0):
@@ -53,7 +56,7 @@ class JacobianOrthogonality:
             raise ValueError(f"probes {probes}; allowed for {estimator}: at least {fewest}")
         if estimator == "one_product" and gain is None:
             raise ValueError("gain None; allowed for one_product: a number, for its own is no test")
-        self.block, self.estimator = block, estimator
+        self.block, self.estimator, self._evaluate = block, estimator, evaluate
         self._probing = Probing(gain, side, probes, generator)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -63,25 +66,32 @@ class JacobianOrthogonality:
             ValueError: batch normalisation in training mode, which couples the examples; inputs or
                 outputs that are no real tensors with one row for each example.
         """
-        check_batch_norm(self.block)
-        return estimate(self.estimator, self.block, x, self._probing).mean()
+        with evaluation(self.block) if self._evaluate else nullcontext():
+            check_batch_norm(self.block)
+            return estimate(self.estimator, self.block, x, self._probing).mean()
 
 
 class JacobianFrobenius:
     """Mean over a batch of ``|J|² / 2``, which drives the Jacobian to zero. Hoffman et al. 2019."""
 
     def __init__(
-        self, block: nn.Module, probes: int = 1, generator: torch.Generator | None = None
+        self,
+        block: nn.Module,
+        probes: int = 1,
+        generator: torch.Generator | None = None,
+        evaluate: bool = False,
     ) -> None:
         check_block(block, "block")
         if probes < 1:
             raise ValueError(f"probes {probes}; allowed: at least 1")
         self.block, self._probes, self._generator = block, probes, generator
+        self._evaluate = evaluate
 
     def __call__(self, x: Tensor) -> Tensor:
         """Penalty at inputs (n, ...)."""
-        check_batch_norm(self.block)
-        return frobenius(self.block, x, self._probes, self._generator).mean()
+        with evaluation(self.block) if self._evaluate else nullcontext():
+            check_batch_norm(self.block)
+            return frobenius(self.block, x, self._probes, self._generator).mean()
 
 
 class BlockRegularizer:
@@ -187,6 +197,18 @@ class BlockRegularizer:
             self._watching = True
 
 
+@contextmanager
+def evaluation(block: nn.Module) -> Iterator[None]:
+    """A block in evaluation mode meanwhile; each of its modules gets its own mode back."""
+    training = [module for module in block.modules() if module.training]
+    block.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def check_block(block: nn.Module, what: str) -> None:
     """Raise ValueError if nothing of a block can be regularised."""
     if not any(weight.requires_grad for weight in block.parameters()):
@@ -201,8 +223,8 @@ def check_batch_norm(block: nn.Module) -> None:
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{name or type(module).__name__}: batch normalisation by the batch's statistics"
-                " couples the examples, which have no Jacobian of their own; allowed: eval(), or"
-                " blocks between normalisations"
+                " couples the examples, which have no Jacobian of their own; allowed: eval(),"
+                " evaluate=True, or blocks between normalisations"
             )
 
 

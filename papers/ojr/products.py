@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
 
 
 class Products:
@@ -71,11 +70,22 @@ class Products:
 
 
 def exact_jacobian(block: nn.Module, x: Tensor) -> Tensor:
-    """(n, outputs, inputs): every example's whole Jacobian, in the graph; for small blocks."""
+    """(n, outputs, inputs): every example's whole Jacobian, in the graph; for small blocks.
 
-    def one(example: Tensor) -> Tensor:
-        out: Tensor = block(example.unsqueeze(0)).squeeze(0)
-        return out.reshape(-1)
-
-    jacobian: Tensor = vmap(jacrev(one))(x)
-    return jacobian.flatten(2)
+    Row by row or column by column, whichever are fewer: of each example as many copies, each with a
+    unit vector, in one pass. (torch.func's transforms take seconds to load, and refuse weights that
+    a power iteration changes.)
+    """
+    with torch.no_grad():
+        outputs = block(x[:1]).numel()
+    inputs = x[:1].numel()
+    count = min(outputs, inputs)
+    with torch.enable_grad():
+        products = Products(block, x.repeat_interleave(count, 0))
+        wide = outputs <= inputs
+        like = products.y if wide else products.x
+        units = torch.eye(count, dtype=like.dtype, device=like.device).repeat(len(x), 1)
+        units = units.view_as(like)
+        found = (products.transposed if wide else products.forward)(units)
+    found = found.reshape(len(x), count, -1)
+    return found if wide else found.mT

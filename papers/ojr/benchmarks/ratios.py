@@ -11,14 +11,15 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
 from torch.nn import functional
 
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
 from common.training.peak_memory import peak_tensor_bytes
 from papers.ojr.estimators import Estimator
 from papers.ojr.orthogonality import BlockRegularizer, JacobianFrobenius, JacobianOrthogonality
-from papers.ojr.tasks.networks import PlainNetwork
+from papers.ojr.tasks.networks import Perceptron, build_network
 from papers.ojr.weight_penalties import weight_penalty
 
 PAPER = "ojr"
@@ -51,7 +52,7 @@ def beside_others(scale: str) -> list[BenchmarkRow]:
     mine = _step(whole="residual")
     peers = {
         "Jacobian-Frobenius, one vector": _step(frobenius=True),
-        "whole Jacobians": _step(whole="exact"),
+        "whole Jacobians by torch.func": _step(transforms=True),
     }
     with one_thread():
         return [
@@ -101,6 +102,7 @@ def _step(
     whole: Estimator | None = None,
     frobenius: bool = False,
     penalise_weights: bool = False,
+    transforms: bool = False,
     depth: int = DEPTH,
     width: int = WIDTH,
     classes: int = CLASSES,
@@ -108,9 +110,10 @@ def _step(
 ) -> Step:
     """One training step with at most one penalty."""
     torch.manual_seed(0)
-    network = PlainNetwork(64, width, depth, classes, "tanh")
+    settings = Perceptron(kind="perceptron", activation="tanh", depth=depth, width=width)
+    network = build_network(settings, (1, 8, 8), classes)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    x, y = torch.randn(BATCH, 64), torch.randint(classes, (BATCH,))
+    x, y = torch.randn(BATCH, 1, 8, 8), torch.randint(classes, (BATCH,))
     penalty: Callable[[], Tensor] | None = None
     if layers:
         penalty = BlockRegularizer(network, network.blocks, 1.0, sampled=layers).penalty
@@ -120,8 +123,10 @@ def _step(
     elif frobenius:
         of_norm = JacobianFrobenius(network)
         penalty = lambda: of_norm(x)  # noqa: E731
+    elif transforms:
+        penalty = lambda: _by_transforms(network, x)  # noqa: E731
     elif penalise_weights:
-        penalty = lambda: weight_penalty("so", network.linear)  # noqa: E731
+        penalty = lambda: weight_penalty("so", network.weighted)  # noqa: E731
 
     def step() -> None:
         loss = functional.cross_entropy(network(x), y)
@@ -132,6 +137,19 @@ def _step(
         optimizer.step()
 
     return step
+
+
+def _by_transforms(network: nn.Module, x: Tensor) -> Tensor:
+    """The exact penalty from whole Jacobians of torch.func, faster than the library's."""
+
+    def one(example: Tensor) -> Tensor:
+        logits: Tensor = network(example.unsqueeze(0)).squeeze(0)
+        return logits
+
+    jacobians: Tensor = vmap(jacrev(one))(x).flatten(2)
+    defect = jacobians @ jacobians.mT - torch.eye(jacobians.shape[1])
+    penalty: Tensor = defect.square().sum((1, 2)).mean() / jacobians.shape[1]
+    return penalty
 
 
 BENCHMARKS = {

@@ -9,11 +9,13 @@ from pydantic import Field
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training.checkpoint import Checkpoint
-from papers.ojr.methods.training import PlainSettings, Trained, Trial, accuracy_pct, loss_of
+from common.training.local_gpu import claimed_device
+from papers.ojr.methods.measures import accuracy_pct, loss_of
+from papers.ojr.methods.training import Trained, TrainingSettings, Trial
 from papers.ojr.tasks.images import load_images
 
 
-class SearchSettings(PlainSettings):
+class SearchSettings(TrainingSettings):
     """As many trials for each method."""
 
     trials: list[Trial] = Field(min_length=1)
@@ -21,12 +23,16 @@ class SearchSettings(PlainSettings):
 
 def run_search(settings: SearchSettings, run: Run) -> dict[str, float]:
     """Train once for each trial; the one of the best validation accuracy, then loss, is chosen."""
+    run.precision = "float32"
+    device = run.hold(claimed_device(settings.device, run))
     split = load_images(settings.images, run)
     bar = run.progress(len(settings.trials) * settings.steps, "steps", "step")
     rows = []
     for place, trial in enumerate(settings.trials):
         checkpoint = Checkpoint(run, f"trial-{place}")
-        trained = Trained(settings, trial, split.train, None, run.seed, checkpoint, bar.update)
+        trained = Trained(
+            settings, trial, split.train, None, run.seed, checkpoint, bar.update, device
+        )
         loss = loss_of(trained.network, split.validation)
         rows.append(
             {

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from common.errors import InputError
 from common.experiments.settings import Settings
-from papers.ojr.estimators import Estimator
-from papers.ojr.isometric import constrain_orthogonal
+from papers.ojr.estimators import Estimator, Side
+from papers.ojr.isometric import constrain_orthogonal, delta_orthogonal_
 from papers.ojr.orthogonality import BlockRegularizer, JacobianFrobenius, JacobianOrthogonality
-from papers.ojr.tasks.networks import PlainNetwork
+from papers.ojr.tasks.networks import BlockNetwork
 from papers.ojr.weight_penalties import WeightPenalty, weight_penalty
 
 Method = Literal[
@@ -41,34 +42,46 @@ class Regularisation(Settings):
     method: Method
     gain: float = Field(1.0, gt=0, description="c of J J' = c I and of W W' = c I")
     estimator: Estimator = "residual"
+    side: Side = "auto"
     probes: int = Field(1, gt=0)
-    sampled: int | None = Field(None, gt=0, description="layers a step; none: all")
+    sampled: int | None = Field(None, gt=0, description="blocks a step; none: all")
+    evaluate: bool = Field(
+        False, description="Jacobians as in evaluation mode, for networks with normalisation"
+    )
 
 
 def prepare(
-    network: PlainNetwork, settings: Regularisation, weight: float, generator: torch.Generator
+    network: BlockNetwork, settings: Regularisation, weight: float, generator: torch.Generator
 ) -> Penalty | None:
     """Change the network as the method asks, and give its penalty; None where it has none.
 
     Weight decay is the optimiser's.
+
+    Raises:
+        InputError: the method cannot be had for a layer of the network, or needs a package that is
+            not installed.
     """
     method, gain = settings.method, settings.gain
     if method in ("orthogonal_start", "orthogonal_weights"):
-        for layer in network.linear:
-            nn.init.orthogonal_(layer.weight, gain**0.5)
-            if method == "orthogonal_weights":
-                constrain_orthogonal(layer, gain)
+        for layer in network.weighted:
+            _make_orthogonal(layer, gain, held=method == "orthogonal_weights")
     elif method == "spectral_norm":
-        for layer in network.linear:
+        for layer in network.weighted:
             parametrizations.spectral_norm(layer)
     elif method in get_args(WeightPenalty):
-        return lambda _: weight * weight_penalty(method, network.linear, gain, generator)  # type: ignore[arg-type]
+        return lambda _: weight * weight_penalty(method, network.weighted, gain, generator)  # type: ignore[arg-type]
     elif method == "frobenius":
-        frobenius = JacobianFrobenius(network, settings.probes, generator)
+        frobenius = JacobianFrobenius(network, settings.probes, generator, settings.evaluate)
         return lambda x: weight * frobenius(x)
     elif method == "ojr_whole":
         whole = JacobianOrthogonality(
-            network, gain, settings.estimator, probes=settings.probes, generator=generator
+            network,
+            gain,
+            settings.estimator,
+            settings.side,
+            settings.probes,
+            generator,
+            settings.evaluate,
         )
         return lambda x: weight * whole(x)
     elif method == "ojr_layers":
@@ -80,7 +93,23 @@ def prepare(
             generator,
             gain=gain,
             estimator=settings.estimator,
+            side=settings.side,
             probes=settings.probes,
+            evaluate=settings.evaluate,
         )
         return lambda _: layers.penalty()
     return None
+
+
+def _make_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float, held: bool) -> None:
+    """From the start, and with ``held`` throughout."""
+    try:
+        if isinstance(layer, nn.Conv2d) and not held:
+            delta_orthogonal_(layer.weight, gain**0.5)
+        elif isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, gain**0.5)
+        if held:
+            constrain_orthogonal(layer, gain)
+    except (ValueError, ModuleNotFoundError) as error:
+        name = "orthogonal_weights" if held else "orthogonal_start"
+        raise InputError(f"regularisation.method {name}: {error}") from None

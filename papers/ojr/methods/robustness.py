@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from papers.ojr.methods.training import accuracy_pct
+from papers.ojr.methods.measures import accuracy_pct, batches
 from papers.ojr.tasks.images import Part
 
 
@@ -25,17 +25,27 @@ def attack_accuracy_pct(network: nn.Module, part: Part, length: float, steps: in
     """
     if length == 0:
         return accuracy_pct(network, part)
-    moved = torch.zeros_like(part.x)
+    found = [
+        x.detach().cpu() + _ascended(network, x, y, length, steps).cpu()
+        for x, y in batches(network, part)
+    ]
+    return accuracy_pct(network, Part(torch.cat(found), part.y))
+
+
+def _ascended(network: nn.Module, x: Tensor, y: Tensor, length: float, steps: int) -> Tensor:
+    """(n, ...) what an attack adds to each input."""
+    moved = torch.zeros_like(x)
     stride = length if steps == 1 else 2.5 * length / steps
     for _ in range(steps):
-        x = (part.x + moved).requires_grad_()
-        loss = functional.cross_entropy(network(x), part.y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-        moved = _within(moved + stride * functional.normalize(gradient, dim=1), length)
-    return accuracy_pct(network, Part(part.x + moved, part.y))
+        attacked = (x + moved).requires_grad_()
+        loss = functional.cross_entropy(network(attacked), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, attacked)
+        direction = functional.normalize(gradient.flatten(1), dim=1).view_as(x)
+        moved = _within(moved + stride * direction, length)
+    return moved
 
 
 def _within(moved: Tensor, length: float) -> Tensor:
-    norms = moved.norm(dim=1, keepdim=True)
+    norms = moved.flatten(1).norm(dim=1).view(-1, *[1] * (moved.ndim - 1))
     inside: Tensor = moved * (length / norms.clamp(min=length))
     return inside

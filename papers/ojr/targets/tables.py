@@ -1,4 +1,4 @@
-"""The head-to-head, robustness, cost, gain and search, from records."""
+"""The head-to-head, robustness, cost, gain, ablations, convolutions and search, from records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from common.results.tables import Measure, Table, grid
 
 ACCURACY: Final = Measure("accuracy_pct", "Accuracy", "%")
 SPECTRUM: Final = Measure("mean_singular_value", "Mean singular value")
+#: Of every network, those too large for a whole Jacobian among them.
+RMS: Final = Measure("rms_singular_value", "Root mean square of singular values")
+TIME: Final = Measure("train_s", "Time", "s")
 RECONSTRUCTED: Final = (
     "The method is reconstructed; the paper's text, and so any number of it, is not available."
 )
@@ -22,20 +25,37 @@ def table_networks(results: Results) -> Table:
 
 
 def table_robustness(results: Results) -> Table:
-    """Accuracy of the shallow network under noise and attacks."""
+    """Accuracy of the shallow networks under noise and attacks."""
     kinds = {"noise": "noise, deviation", "fgsm": "FGSM, length", "pgd": "PGD, length"}
     hard = [
         Measure(f"{kind}_{size}_accuracy_pct", f"{title} {size}", "%")
         for kind, title in kinds.items()
         for size in ("0.5", "1")
     ]
-    cells = grid(results, "networks", [ACCURACY, *hard], columns="measures", cases=["tanh_5"])
+    shallow = ["tanh_5", "fashion_cpu"]
+    cells = grid(results, "networks", [ACCURACY, *hard], columns="measures", cases=shallow)
     return Table(row_header="Method", cells=cells, notes=[RECONSTRUCTED])
+
+
+def table_convolutions(results: Results) -> Table:
+    """Accuracy, clean and not, and the Jacobian's scale of convolutional networks."""
+    hard = [
+        Measure("noise_1_accuracy_pct", "noise, deviation 1", "%"),
+        Measure("pgd_1_accuracy_pct", "PGD, length 1", "%"),
+    ]
+    cells = grid(results, "convolutions", [ACCURACY, *hard, RMS], columns="measures")
+    return Table(row_header="Network and method", cells=cells, notes=[RECONSTRUCTED])
+
+
+def table_ablation(results: Results) -> Table:
+    """One thing of the regulariser changed at a time."""
+    cells = grid(results, "ablation", [ACCURACY, RMS, TIME], columns="measures")
+    return Table(row_header="Network and change", cells=cells)
 
 
 def table_cost(results: Results) -> Table:
     """Seconds of training beside accuracy, 20 tanh layers."""
-    measures = [Measure("train_s", "Time", "s"), ACCURACY, SPECTRUM]
+    measures = [TIME, ACCURACY, SPECTRUM]
     cells = grid(results, "networks", measures, columns="measures", cases=["tanh_20"])
     return Table(row_header="Method", cells=cells)
 
@@ -61,6 +81,8 @@ def table_search(results: Results) -> Table:
 TABLES = {
     "table_networks": table_networks,
     "table_robustness": table_robustness,
+    "table_convolutions": table_convolutions,
+    "table_ablation": table_ablation,
     "table_cost": table_cost,
     "table_gain": table_gain,
     "table_search": table_search,

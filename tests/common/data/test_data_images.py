@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from common.data.cifar10 import cifar10, cifar10_exact, read_batch, read_sheet
+from common.data.cifar100 import cifar100
 from common.data.images import Images, digits, fashion_mnist, mnist, read_idx
 from common.data.office_caltech import CLASS_NAMES, DOMAINS, office_caltech10_surf
 from common.data.omniglot import omniglot_one_shot, omniglot_small
@@ -87,6 +88,29 @@ def test_official_batches_give_the_same_images_as_the_sheets(
     assert (read.labels == cifar_test.labels).all()
     assert read.pixels.flags.c_contiguous
     assert (cifar10_exact(False, tmp_path) == np.arange(10_000)).all()
+
+
+def test_cifar100_has_the_fine_classes_of_the_official_files(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar100" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    rows = np.zeros((10_000, 3072), np.uint8)
+    rows[7, 1024] = 5  # the first green pixel
+    labels = [row % 100 for row in range(10_000)]
+    names = {b"fine_label_names": [f"class {label}".encode() for label in range(100)]}
+    test = {b"data": rows, b"fine_labels": labels, b"coarse_labels": [0] * 10_000}
+    for name, contents in (("meta", names), ("test", test), ("train", test), ("other", names)):
+        with (folder / name).open("wb") as stream:
+            pickle.dump(contents, stream, protocol=4)
+    read = cifar100(train=False, root=tmp_path)
+    assert read.pixels.shape == (10_000, 32, 32, 3)
+    assert read.pixels[7, 0, 0].tolist() == [0, 5, 0]
+    assert read.labels[:3].tolist() == [0, 1, 2]
+    assert read.class_names[99] == "class 99"
+    with pytest.raises(InputError, match=r"train: data \(10000, 3072\).*expected \(50000, 3072\)"):
+        cifar100(train=True, root=tmp_path)
+    (folder / "test").write_bytes((folder / "other").read_bytes())
+    with pytest.raises(InputError, match="test: no dictionary with data, fine_labels"):
+        cifar100(train=False, root=tmp_path)
 
 
 class Attack:

@@ -12,18 +12,19 @@ from common.experiments.schema import load_paper
 from common.training.checkpoint import Checkpoint
 from papers.ojr.methods.regularisation import Regularisation, prepare
 from papers.ojr.methods.robustness import attack_accuracy_pct, noise_accuracy_pct
-from papers.ojr.methods.training import PlainSettings, Trained, Trial
+from papers.ojr.methods.training import Trained, TrainingSettings, Trial
 from papers.ojr.tasks.images import ImageSettings, Part, load_images
-from papers.ojr.tasks.networks import PlainNetwork
+from papers.ojr.tasks.networks import BlockNetwork, Perceptron, build_network
 from tests.papers.pages import run as run_page
 from tests.papers.runs import PaperRuns
 
 RUNS = PaperRuns("ojr")
 
 
-def network() -> PlainNetwork:
+def network() -> BlockNetwork:
     torch.manual_seed(0)
-    return PlainNetwork(6, 8, 3, 4, "tanh")
+    settings = Perceptron(kind="perceptron", activation="tanh", depth=3, width=8)
+    return build_network(settings, (1, 2, 3), 4)
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
@@ -36,8 +37,7 @@ def test_every_method_has_as_many_trials_and_the_same_network_gain_and_schedule(
             if name == case
         ]
         alike = {
-            (len(s.trials), s.steps, s.depth, s.width, s.regularisation.gain, s.batch_size)
-            for s in given
+            (len(s.trials), s.steps, s.network, s.regularisation.gain, s.batch_size) for s in given
         }
         assert len(alike) <= 1
 
@@ -45,7 +45,7 @@ def test_every_method_has_as_many_trials_and_the_same_network_gain_and_schedule(
 def test_what_is_searched_is_what_is_trained() -> None:
     """Each run of the head-to-head has a search of the same network by the same method."""
     paper = load_paper(RUNS.folder)
-    shared = set(PlainSettings.model_fields)
+    shared = set(TrainingSettings.model_fields)
     for case, arm in paper.experiments["networks"].runs("paper"):
         searched = RUNS.settings("search", arm, "paper", case)
         trained = RUNS.settings("networks", arm, "paper", case)
@@ -61,14 +61,14 @@ def test_parts_share_no_image_and_are_the_seed_s(tmp_path: Path) -> None:
     first, again, other = split(0, "a"), split(0, "b"), split(1, "c")
     rows = torch.cat([part.x for part in first])
     assert [len(part.x) for part in first] == [1047, 300, 450]
-    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    assert len({tuple(row) for row in rows.flatten(1).tolist()}) == len(rows)
     assert all(torch.equal(one.x, two.x) for one, two in zip(first, again, strict=True))
     assert not torch.equal(first[0].x, other[0].x)
 
 
 @pytest.mark.parametrize("method", ["so", "srip", "frobenius", "ojr_layers", "ojr_whole"])
 def test_a_penalty_reaches_the_layers_and_vanishes_with_its_weight(method: str) -> None:
-    net, x = network(), torch.randn(5, 6)
+    net, x = network(), torch.randn(5, 1, 2, 3)
     settings = Regularisation(method=method)  # type: ignore[arg-type]
     for weight in (0.0, 1.0):
         net.zero_grad()
@@ -76,7 +76,7 @@ def test_a_penalty_reaches_the_layers_and_vanishes_with_its_weight(method: str) 
         assert penalty is not None
         net(x)
         penalty(x).backward()  # type: ignore[no-untyped-call]
-        for layer in net.linear:
+        for layer in net.weighted:
             assert layer.weight.grad is not None
             assert bool(layer.weight.grad.any()) == bool(weight)
 
@@ -86,7 +86,7 @@ def test_starts_and_constraints_have_the_gain_of_the_penalties(method: str) -> N
     net = network()
     settings = Regularisation(method=method, gain=2.0)  # type: ignore[arg-type]
     assert prepare(net, settings, 0.0, torch.Generator()) is None
-    for layer in net.linear:
+    for layer in net.weighted:
         values = torch.linalg.svdvals(layer.weight.detach())
         torch.testing.assert_close(values, torch.full_like(values, 2**0.5))
 
@@ -109,10 +109,23 @@ def test_attacks_stay_in_their_ball_and_longer_ones_hurt_more() -> None:
     assert noise_accuracy_pct(net, part, 0.0, 0) == 100
 
 
-@pytest.mark.parametrize("method", ["none", "ojr_layers"])
-def test_a_killed_training_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
-    settings = RUNS.settings("networks", method, "smoke", "tanh_20", steps=8, observe_every=4)
-    part = Part(torch.randn(96, 6), torch.arange(96) % 4)
+@pytest.mark.parametrize(("method", "augment"), [("none", True), ("ojr_layers", False)])
+def test_a_killed_training_goes_on_to_the_same_bits(
+    method: str, augment: bool, tmp_path: Path
+) -> None:
+    """With the step size and the penalty's weight on their way down and random crops."""
+    settings = RUNS.settings(
+        "networks",
+        method,
+        "smoke",
+        "tanh_20",
+        steps=8,
+        observe_every=4,
+        augment=augment,
+        lr_drops=[5],
+        annealing=[(2, 0.5), (7, 0.0)],
+    )
+    part = Part(torch.randn(96, 1, 2, 3), torch.arange(96) % 4)
 
     def trained(folder: str, stop: int | None) -> Trained:
         done = [0]
@@ -131,8 +144,32 @@ def test_a_killed_training_goes_on_to_the_same_bits(method: str, tmp_path: Path)
         trained("stopped", 6)
     again = trained("stopped", None)
     assert again.history == whole.history
+    assert [row["step"] for row in whole.history] == [0, 4, 8]
     for one, two in zip(whole.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("arm", ["ojr_layers", "frobenius", "spectral_norm"])
+def test_what_waits_for_a_gpu_trains_where_it_is_made_small(arm: str, tmp_path: Path) -> None:
+    """Normalisation, dropout and crops of WRN-28-10's settings, with width, depth and data cut."""
+    settings = RUNS.settings(
+        "convolutions",
+        arm,
+        "paper",
+        "cifar10_wrn",
+        device="cpu",
+        network={"kind": "wide_residual", "depth": 10, "factor": 1},
+        images={"name": "digits", "train": 64, "validation": 0, "test": 20},
+        batch_size=32,
+        steps=4,
+        lr_drops=[2],
+        annealing=[(3, 0.0)],
+        observe_every=4,
+        attack_steps=1,
+    )
+    metrics = RUNS.metrics("convolutions", settings, tmp_path)
+    assert metrics["train_loss"] < 5
+    assert 0 < metrics["rms_singular_value"] <= metrics["largest_singular_value"]
 
 
 def test_the_readme_s_code_brings_a_deep_network_to_train() -> None:

@@ -160,7 +160,8 @@ def test_delta_orthogonal_convolutions_are_isometric_from_the_start() -> None:
 
 
 def test_a_constrained_layer_stays_on_its_gain() -> None:
-    layer = constrain_orthogonal(nn.Linear(6, 4).double(), gain=2.0)
+    layer = nn.Linear(6, 4).double()
+    constrain_orthogonal(layer, gain=2.0)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()

@@ -1,7 +1,9 @@
-"""A plain network trained by one method with what its search chose, and judged on test images."""
+"""A network trained by one method with what its search chose, and judged on test images."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from pydantic import Field
 
 from common.experiments.documents import read_json
@@ -9,22 +11,27 @@ from common.experiments.settings import validated
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training.checkpoint import Checkpoint
+from common.training.local_gpu import claimed_device
+from papers.ojr.methods.measures import accuracy_pct
 from papers.ojr.methods.robustness import attack_accuracy_pct, noise_accuracy_pct
-from papers.ojr.methods.training import PlainSettings, Trained, Trial, accuracy_pct
-from papers.ojr.tasks.images import load_images
+from papers.ojr.methods.training import Trained, TrainingSettings, Trial
+from papers.ojr.tasks.images import Part, load_images
 
 
-class NetworkSettings(PlainSettings):
+class JudgedSettings(TrainingSettings):
     """What is measured of the network; ``trial`` is for cases without a search."""
 
     trial: Trial | None = None
     noise: list[float] = Field([0.5, 1.0, 1.5], description="deviations of Gaussian noise")
     attacks: list[float] = Field([0.5, 1.0, 2.0], description="Euclidean lengths")
     attack_steps: int = Field(10, gt=0)
+    attacked: int | None = Field(None, gt=0, description="test images under attack; none: all")
 
 
-def run_plain_networks(settings: NetworkSettings, run: Run) -> dict[str, float]:
+def run_networks(settings: JudgedSettings, run: Run) -> dict[str, float]:
     """Train, and return accuracy, robustness, singular values and cost."""
+    run.precision = "float32"
+    device = run.hold(claimed_device(settings.device, run))
     split = load_images(settings.images, run)
     trial = settings.trial
     if trial is None:
@@ -33,21 +40,26 @@ def run_plain_networks(settings: NetworkSettings, run: Run) -> dict[str, float]:
         trial = validated(Trial, read_json(path, "what a search chose"), str(path))
     bar = run.progress(settings.steps, "steps", "step")
     checkpoint = Checkpoint(run, "training")
-    trained = Trained(settings, trial, split.train, split.test, run.seed, checkpoint, bar.update)
+    trained = Trained(
+        settings, trial, split.train, split.test, run.seed, checkpoint, bar.update, device
+    )
     bar.close()
     run.write_rows("history.csv", trained.history)
+    if trained.spectra:
+        np.save(run.path("singular_values.npy"), torch.stack(trained.spectra).numpy())
     network, test = trained.network, split.test
+    attacked = Part(test.x[: settings.attacked], test.y[: settings.attacked])
     curves = {
         **{
             f"noise_{size:g}": noise_accuracy_pct(network, test, size, run.seed)
             for size in settings.noise
         },
         **{
-            f"fgsm_{size:g}": attack_accuracy_pct(network, test, size, 1)
+            f"fgsm_{size:g}": attack_accuracy_pct(network, attacked, size, 1)
             for size in settings.attacks
         },
         **{
-            f"pgd_{size:g}": attack_accuracy_pct(network, test, size, settings.attack_steps)
+            f"pgd_{size:g}": attack_accuracy_pct(network, attacked, size, settings.attack_steps)
             for size in settings.attacks
         },
     }
@@ -63,4 +75,4 @@ def run_plain_networks(settings: NetworkSettings, run: Run) -> dict[str, float]:
     }
 
 
-PROGRAM = Program(NetworkSettings, run_plain_networks)
+PROGRAM = Program(JudgedSettings, run_networks)
