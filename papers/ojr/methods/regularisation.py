@@ -59,7 +59,7 @@ def prepare(
 
     Raises:
         InputError: the method cannot be had for a layer of the network, or needs a package that is
-            not installed.
+            not installed, or more blocks are sampled than there are.
     """
     method, gain = settings.method, settings.gain
     if method in ("orthogonal_start", "orthogonal_weights"):
@@ -85,6 +85,10 @@ def prepare(
         )
         return lambda x: weight * whole(x)
     elif method == "ojr_layers":
+        if (sampled := settings.sampled or 1) > (count := len(network.blocks)):
+            raise InputError(
+                f"regularisation.sampled {sampled}; allowed: 1 to {count}, the network's blocks"
+            )
         layers = BlockRegularizer(
             network,
             network.blocks,

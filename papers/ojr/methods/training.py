@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class TrainingSettings(Settings):
 
 
 class Trained:
-    """A network, its history and the seconds that its steps took.
+    """A network, its history, and the seconds of its steps: the processor's, of a GPU the clock's.
 
     Args:
         part: training images.
@@ -97,6 +97,7 @@ class Trained:
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay + decay,
         )
+        self._clock = perf_counter if self._device.type == "cuda" else process_time
         self.count, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.spectra: list[Tensor] = []
@@ -131,7 +132,7 @@ class Trained:
         drops = sum(self.count >= drop for drop in settings.lr_drops)
         self.optimizer.param_groups[0]["lr"] = self._trial.lr * settings.lr_factor**drops
         factor = [1.0, *(each for step, each in settings.annealing if step <= self.count)][-1]
-        started = perf_counter()
+        started = self._clock()
         loss = functional.cross_entropy(self.network(x), y)
         if penalty is not None and factor:
             loss = loss + factor * penalty(x)
@@ -142,7 +143,7 @@ class Trained:
         self.optimizer.step()
         if self._device.type == "cuda":
             torch.cuda.synchronize()
-        self.seconds += perf_counter() - started
+        self.seconds += self._clock() - started
 
     def _observe(self, x: Tensor, y: Tensor, test: Part | None) -> None:
         """Loss on a batch of training images and the spectrum on test images."""

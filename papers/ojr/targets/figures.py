@@ -179,9 +179,9 @@ def figure_cost(results: Results) -> FigureWithCaption:
     figure.tight_layout()
     return FigureWithCaption(
         figure,
-        "What a method costs and what it buys: test accuracy against the time of a training over"
-        " one without a penalty of the same seed, on whatever else the machine did; large marks are"
-        " means, pale ones seeds.",
+        "What a method costs and what it buys: test accuracy against the processor time of a"
+        " training over one without a penalty of the same seed; large marks are means, pale ones"
+        " seeds.",
         "Two scatter plots, a colour a method.",
     )
 

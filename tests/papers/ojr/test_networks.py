@@ -128,6 +128,13 @@ def test_the_start_of_a_convolutional_network_is_isometric_layer_by_layer() -> N
     assert Spectrum(network, x).numbers["largest_singular_value"] < 2
 
 
+def test_more_sampled_blocks_than_there_are_are_refused() -> None:
+    settings = Regularisation(method="ojr_layers", sampled=99)
+    network = convolutional()
+    with pytest.raises(InputError, match=r"regularisation\.sampled 99; allowed: 1 to \d+, the"):
+        prepare(network, settings, 1.0, torch.Generator())
+
+
 def test_an_orthogonal_convolution_stays_on_its_gain() -> None:
     pytest.importorskip("orthogonium")
     torch.manual_seed(0)
