@@ -24,6 +24,14 @@ from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment, pair_batches
 
 
+def fitted(songs: ChromaSet, frames: int) -> ChromaSet:
+    """The songs' first ``frames`` seconds; shorter ones end in silence, as the paper has it."""
+    if songs.seconds >= frames:
+        return songs.first(frames)
+    more = np.zeros((len(songs), frames - songs.seconds, songs.frames.shape[2]), np.float32)
+    return ChromaSet(np.concatenate([songs.frames, more], axis=1), songs.lengths)
+
+
 def chosen_keys(songs: ChromaSet, pairs: NDArray[np.int64], keys: int) -> NDArray[np.int64]:
     """Semitones that the later song of each pair moves up by: pairs (p, 2), i < j, to (p,).
 
