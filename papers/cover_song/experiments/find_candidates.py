@@ -132,7 +132,7 @@ def _filling(like: Vectors, count: int, rng: np.random.Generator) -> Vectors:
     drawn = rng.standard_normal((count, len(spread)), np.float32) @ spread
     drawn += wide.mean(axis=0).astype(np.float32)
     norms = np.linalg.norm(drawn, axis=1, keepdims=True)
-    return (drawn / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return (drawn / np.where(norms > 0, norms, 1)).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def _recall(

@@ -1,12 +1,13 @@
 """The program ``rank_by_coarse_network``: all pairs by a network for 180 s, by Qmax, and by both.
 
 Qmax chooses each pair's key, so its scores of these keys are at hand: they are judged beside the
-network's, on the same songs.
+network's, on the same songs. Of covers80 the beats may join: other features of the same tracks.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
@@ -21,7 +22,9 @@ from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
 from papers.cover_song.network.scoring import reranked
 from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.ranking.rankings import RANKINGS, ranked
-from papers.cover_song.tasks.collections import CollectionSettings, load_collection
+from papers.cover_song.similarity.measures import Aligner, Alignment
+from papers.cover_song.tasks.beat_tracks import beat_tracks
+from papers.cover_song.tasks.collections import Collection, CollectionSettings, load_collection
 
 
 class RankByCoarseNetwork(Settings):
@@ -32,6 +35,7 @@ class RankByCoarseNetwork(Settings):
         None, ge=1, le=12, description="best transpositions tried; default: as in training"
     )
     candidates: int = Field(50, gt=0, description="of each query that the network sorts after Qmax")
+    beats: bool = Field(False, description="of covers80: Qmax of its beat chroma joins")
 
 
 def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str, float]:
@@ -42,6 +46,10 @@ def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str,
     if given.frames != settings.collection.seconds:
         raise InputError(
             f"collection.seconds {settings.collection.seconds}: the network takes {given.frames}"
+        )
+    if settings.beats and settings.collection.data != "covers80":
+        raise InputError(
+            f"beats: collection.data is {settings.collection.data!r}; of covers80 alone"
         )
     collection = comparable(load_collection(settings.collection, run))
     songs, works, queries = collection
@@ -63,10 +71,46 @@ def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str,
         qmax, settings.candidates, lambda pairs: log_odds[pairs[:, 0], pairs[:, 1]]
     )
     found |= retrieval(sorted_again, works, queries).metrics("_reranked")
+    if settings.beats:
+        found |= _with_beats(log_odds, qmax, collection, given.keys, run)
     i, j = np.triu_indices(count, 1)
     covers = works[i] == works[j]
     found["pair_auc"] = float(roc_auc_score(covers, log_odds[i, j]))
     found["pair_accuracy"] = float(((log_odds[i, j] > 0) == covers).mean())
+    return found
+
+
+def _with_beats(
+    log_odds: NDArray[np.float64],
+    qmax: NDArray[np.float64],
+    collection: Collection,
+    keys: int,
+    run: Run,
+) -> dict[str, float]:
+    """Metrics of sums with Qmax of beats, over the tracks that lie in both features."""
+    places, songs = beat_tracks(collection.songs.seconds, run)
+    works = collection.works[places]
+    _, inverse, counts = np.unique(works, return_inverse=True, return_counts=True)
+    queries = np.flatnonzero(counts[inverse] > 1)
+    in_beats = Aligner(songs, ["qmax"], Alignment(shifts=keys)).all_pairs()["qmax"]
+    both = np.ix_(places, places)
+    standard = {
+        "network": ranked(log_odds[both], "zscore"),
+        "seconds": ranked(qmax[both], "zscore"),
+        "beats": ranked(in_beats, "zscore"),
+    }
+    found = {"tracks_in_both": float(len(places))}
+    for name, parts in (
+        ("seconds", ["seconds"]),
+        ("beats", ["beats"]),
+        ("qmax_of_both", ["seconds", "beats"]),
+        ("network_and_beats", ["network", "beats"]),
+        ("all", ["network", "seconds", "beats"]),
+    ):
+        total = np.sum([standard[part] for part in parts], axis=0)
+        for ranking in RANKINGS:
+            judged = retrieval(ranked(total, ranking), works, queries)
+            found |= judged.metrics(f"_both_{name}_{ranking}")
     return found
 
 
