@@ -27,6 +27,43 @@ def table_long(results: Results) -> Table:
     )
 
 
+def table_features(results: Results) -> Table:
+    """covers80 by two features: seconds and beats, by Qmax and by the network."""
+    if ("covers80", "every_work") not in results.paper.experiments["long_ranking"].runs(
+        results.scale
+    ):
+        return Table(
+            row_header="Songs and training",
+            cells=grid(
+                results,
+                "long_ranking",
+                [Measure("map_fused_raw", "Network and Qmax of seconds")],
+                columns="measures",
+            ),
+            notes=["Beats are those of covers80, at scale paper."],
+        )
+    titles = {
+        "seconds": "Qmax of seconds",
+        "beats": "Qmax of beats",
+        "qmax_of_both": "Qmax of both",
+        "network_and_beats": "Network, and Qmax of beats",
+        "all": "All three",
+    }
+    measures = [
+        Measure(f"{metric}_both_{name}_raw", f"{title}, {label}")
+        for name, title in titles.items()
+        for metric, label in (("map", "MAP"), ("mr1", "MR1"))
+    ]
+    return Table(
+        row_header="Songs and training",
+        cells=grid(results, "long_ranking", measures, columns="measures", cases=["covers80"]),
+        notes=[
+            "The 162 tracks that lie in both features; sums of scores standardised per reference,"
+            " each with the same weight. A frame of beats is the mean of four."
+        ],
+    )
+
+
 def table_long_network(results: Results) -> Table:
     """How training for 180 s went."""
     measures = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from papers.cover_song.targets.audio import table_leaks, table_recordings
 from papers.cover_song.targets.long_songs import (
     table_candidates,
+    table_features,
     table_long,
     table_long_network,
 )
@@ -18,6 +19,7 @@ from papers.cover_song.targets.retrieval import (
 
 TABLES = {
     "table_candidates": table_candidates,
+    "table_features": table_features,
     "table_fusion": table_fusion,
     "table_leaks": table_leaks,
     "table_long": table_long,
