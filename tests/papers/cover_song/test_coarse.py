@@ -30,7 +30,7 @@ from papers.cover_song.network.scoring import pair_log_odds, save_network
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment, pair_shifts
 from papers.cover_song.tasks import drawn_pairs
-from papers.cover_song.tasks.collections import CollectionSettings
+from papers.cover_song.tasks.collections import CollectionSettings, draw_layout
 from papers.cover_song.tasks.drawn_pairs import DrawnPairs, sounding, with_every_work
 from papers.cover_song.tasks.network_songs import TrainingSet, TrainingSongs
 from tests.papers.cover_song.songs import random_songs
@@ -204,7 +204,7 @@ def test_every_work_leaves_out_what_is_judged_validated_on_or_leaking(
         random_songs(len(places), 40), songs.set_id[places], places[:0], np.arange(len(places))
     )
     found = with_every_work(given, settings, OnlyLeaks())  # type: ignore[arg-type]
-    judged = drawn_pairs.draw_layout(songs, held_out, 0, np.array([5, 6])).evaluation
+    judged = draw_layout(songs, held_out, 0, np.array([5, 6])).evaluation
     banned = {5, 6, 8, 9} | set(songs.set_id[judged].tolist())
     trained = set(found.works[found.train].tolist())
     assert trained == set(songs.set_id.tolist()) - banned
