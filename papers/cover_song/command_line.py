@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from papers.cover_song.network.coarse import PairNetwork
 
-#: Trained on SHS100K by ``network/shs100k_64/narrow_warm`` (seed 0), for the first 64 s of songs.
+#: Trained on SHS100K by ``long_network/shs100k/every_work`` (seed 0), for the first 180 s of songs.
 WEIGHTS: Final = Path(__file__).with_name("weights") / "network.safetensors"
 
 
@@ -40,11 +40,11 @@ def bar(total: int, what: str, unit: str) -> Any:
     return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False)
 
 
-def load_weights(path: Path | None) -> tuple[nn.Module, int]:
-    """The network in a file, or the one that ships, and the seconds that it takes."""
-    from papers.cover_song.network.scoring import load_network
+def load_weights(path: Path | None) -> PairNetwork:
+    """The network in a file, or the one that ships."""
+    from papers.cover_song.network.coarse import load_pair_network
 
     chosen = path or WEIGHTS
     if not chosen.is_file():
         raise InputError(f"--weights {chosen}: no such file")
-    return load_network(chosen)
+    return load_pair_network(chosen)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{given.query}: no such file or folder")
     files = music_files(collection)
     paths = list(dict.fromkeys(path.resolve() for path in (*queries, *files)))
-    network, frames = load_weights(given.weights) if given.measure == "cnn" else (None, 0)
+    network = load_weights(given.weights) if given.measure == "cnn" else None
     cache = FeatureCache(None if given.no_cache else given.cache, given.feature)
     with bar(len(paths), "reading", "song") as progress:
         songs, skipped = load_songs(paths, cache, progress.update)
@@ -59,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{queries[0]}: {reasons[0] if reasons else 'cannot be used'}")
     if len(candidates) - (len(asked) == 1 and asked[0] in candidates) < 1:
         raise InputError(f"{collection}: holds no song beside the query that can be used")
-    matcher = Matcher(
-        padded([song.chroma for song in songs], KEPT_S), given.measure, network, frames
-    )
+    matcher = Matcher(padded([song.chroma for song in songs], KEPT_S), given.measure, network)
     standard, threshold, note = _standard(matcher, candidates, given)
     answers = []
     for query in asked:

@@ -45,24 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         " mutual proximity. Default: raw",
     )
     parser.add_argument(
-        "--shifts", type=int, default=1, help="transpositions tried, 0 to 12; default: 1"
+        "--shifts",
+        type=int,
+        help="transpositions tried, 0 to 12, of cnn from 1 on; default: 1, of cnn as it learned",
     )
     parser.add_argument("--weights", type=Path, help="of cnn: safetensors; default: ours")
     parser.add_argument("--out", type=Path, required=True, help="npy to write")
     given = parser.parse_args(arguments)
-    if not 0 <= given.shifts <= 12:
-        raise InputError(f"--shifts {given.shifts}: allowed: 0 to 12")
+    least = 1 if given.measure == "cnn" else 0
+    if given.shifts is not None and not least <= given.shifts <= 12:
+        raise InputError(f"--shifts {given.shifts}: allowed: {least} to 12")
     if given.weights and given.measure != "cnn":
         raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
     songs = _read(given.features)
     network = None
     if given.measure == "cnn":
-        network, frames = load_weights(given.weights)
-        if songs.seconds < frames:
-            raise InputError(
-                f"{given.features}: songs of {songs.seconds} frames; the network takes {frames}"
-            )
-        songs = songs.first(frames)
+        from papers.cover_song.network.keyed_scoring import fitted
+
+        network = load_weights(given.weights)
+        songs = fitted(songs, network.frames)
     count = len(songs)
     with bar(count * (count - 1) // 2, given.measure, "pair") as progress:
         scores = collection_scores(
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.measure,
             given.ranking,
             network,
-            Alignment(shifts=given.shifts),
+            None if given.shifts is None else Alignment(shifts=given.shifts),
             progress.update,
         )
     np.fill_diagonal(scores, -np.inf)

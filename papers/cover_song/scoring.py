@@ -15,7 +15,7 @@ from papers.cover_song.similarity.fourier_index import describe, index_scores
 from papers.cover_song.similarity.measures import MEASURES, Aligner, Alignment
 
 if TYPE_CHECKING:
-    from torch import nn
+    from papers.cover_song.network.coarse import PairNetwork
 
 AnyMeasure = Literal["mean", "dtw", "simple", "qmax", "dmax", "fourier", "cnn"]
 ANY_MEASURE: Final = get_args(AnyMeasure)
@@ -25,14 +25,16 @@ def collection_scores(
     songs: ChromaSet,
     measure: AnyMeasure,
     ranking: Ranking = "raw",
-    network: nn.Module | None = None,
+    network: PairNetwork | None = None,
     alignment: Alignment | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> NDArray[np.float64]:
     """Higher is more alike, of query i and reference j: (songs, songs), the diagonal NaN.
 
     Args:
-        network: of ``cnn``; it takes matrices of ``songs.seconds`` a side.
+        network: of ``cnn``; it takes songs of ``songs.seconds``.
+        alignment: of the others; of ``cnn`` its ``shifts`` alone, the keys of which Qmax chooses
+            (default: those of the network).
         advance: is told of pairs that are done.
 
     Raises:
@@ -41,11 +43,12 @@ def collection_scores(
     if measure == "cnn":
         from scipy.special import expit
 
-        from papers.cover_song.network.scoring import all_log_odds
+        from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
 
         if network is None:
             raise InputError("measure 'cnn': needs a network")
-        log_odds = all_log_odds(network, songs, advance)
+        keys = None if alignment is None else alignment.shifts
+        log_odds = all_keyed_log_odds(network, songs, keys, advance).log_odds
         # Rows are compared as probabilities, as published; log-odds order where these saturate.
         rows = ranking in ("cosine", "correlation")
         return ranked(expit(log_odds) if rows else log_odds, ranking)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from common.experiments.schema import Scale
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
+from papers.cover_song.benchmarks.collections import collection_rows
 from papers.cover_song.network.matrices import cross_similarity
 from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set
-from papers.cover_song.similarity.fourier_index import candidates
 from papers.cover_song.similarity.measures import Aligner, pair_batches
 
 PAPER = "cover_song"
@@ -31,8 +31,6 @@ SIZES: dict[Scale, tuple[tuple[int, int], ...]] = {
     "laptop": ((64, 8), (180, 4)),
     "paper": ((64, 8), (180, 4), (400, 2)),
 }
-#: Songs of an index.
-INDEXED: dict[Scale, int] = {"smoke": 1_000, "laptop": 20_000, "paper": 100_000}
 
 
 def _songs(count: int, seconds: int) -> ChromaSet:
@@ -43,7 +41,7 @@ def speed(scale: Scale) -> list[BenchmarkRow]:
     """Time of pairs, ours over the peer's."""
     with one_thread():
         rows = [row for size in SIZES[scale] for row in _of_size(*size)]
-        return [*rows, _index_row(INDEXED[scale])]
+        return [*rows, *collection_rows(scale)]
 
 
 def _of_size(seconds: int, count: int) -> Iterator[BenchmarkRow]:
@@ -64,7 +62,8 @@ def _of_size(seconds: int, count: int) -> Iterator[BenchmarkRow]:
         sides.append(("Qmax", "essentia", lambda: qmax.columns(pairs), _essentia(songs, pairs)))
     for what, peer, ours, theirs in sides:
         timed = compare(ours, theirs)
-        yield timed.row(PAPER, f"{what}, {count} pairs of {seconds} s", peer)
+        note = f"{count / timed.ours:,.0f} pairs a second"
+        yield timed.row(PAPER, f"{what}, {count} pairs of {seconds} s", peer, note)
 
 
 def _aligned(songs: ChromaSet, pair: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -128,21 +127,6 @@ def _torch_matrices(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], 
         return (mean - distances) / distances.std((1, 2), keepdim=True)
 
     return run
-
-
-def _index_row(count: int) -> BenchmarkRow:
-    """Candidates of one query by the Fourier index, beside sorting all of them."""
-    rng = np.random.default_rng(0)
-    descriptors = rng.random((count, 204), np.float32)
-    query = descriptors[0]
-
-    def sorted_all() -> object:
-        return np.argsort(-(descriptors @ query), kind="stable")[:50]
-
-    timed = compare(lambda: candidates(descriptors, query, 50), sorted_all)
-    return timed.row(
-        PAPER, f"50 candidates among {count:,} songs, Fourier index", "NumPy, full sort"
-    )
 
 
 def memory(scale: Scale) -> list[BenchmarkRow]:

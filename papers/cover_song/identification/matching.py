@@ -20,7 +20,7 @@ from papers.cover_song.similarity.measures import Aligner, Alignment
 from papers.cover_song.similarity.path import best_match
 
 if TYPE_CHECKING:
-    from torch import nn
+    from papers.cover_song.network.coarse import PairNetwork
 
 Measure = Literal["qmax", "dmax", "simple", "dtw", "cnn"]
 #: Fewest songs beside which a score can be judged; most that each candidate is compared with.
@@ -73,11 +73,11 @@ class Matcher:
     Args:
         songs: all of them, queries too.
         measure: which one.
-        network, frames: of ``cnn``.
+        network: of ``cnn``.
     """
 
     def __init__(
-        self, songs: ChromaSet, measure: Measure, network: nn.Module | None = None, frames: int = 0
+        self, songs: ChromaSet, measure: Measure, network: PairNetwork | None = None
     ) -> None:
         if measure == "cnn" and network is None:
             raise InputError("measure 'cnn': needs a network")
@@ -86,14 +86,19 @@ class Matcher:
         self._kind = kind
         self._aligner = Aligner(songs, [kind], Alignment(shifts=KEYS))
         self._exact = Aligner(songs, ["dtw"])
-        self._heads = songs.first(frames) if frames else songs
+        if network is not None:
+            from papers.cover_song.network.keyed_scoring import fitted
+
+            self._heads = fitted(songs, network.frames)
 
     def scores(self, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of queries and references (p, 2): (p,), higher is more alike."""
         if self._network is not None:
-            from papers.cover_song.network.scoring import pair_log_odds
+            from papers.cover_song.network.keyed_scoring import keyed_log_odds
 
-            return pair_log_odds(self._network, self._heads, pairs)
+            ordered = np.sort(pairs, axis=1)
+            shifts = self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
+            return keyed_log_odds(self._network.network, self._heads, ordered, shifts)
         return self._aligner.score(pairs, self._kind)[0]
 
     def nearest(self, query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:

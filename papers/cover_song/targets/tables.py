@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from papers.cover_song.targets.audio import table_leaks, table_recordings
+from papers.cover_song.targets.long_songs import (
+    table_candidates,
+    table_features,
+    table_long,
+    table_long_network,
+)
 from papers.cover_song.targets.networks import table_network
 from papers.cover_song.targets.retrieval import (
     table_fusion,
@@ -12,8 +18,12 @@ from papers.cover_song.targets.retrieval import (
 )
 
 TABLES = {
+    "table_candidates": table_candidates,
+    "table_features": table_features,
     "table_fusion": table_fusion,
     "table_leaks": table_leaks,
+    "table_long": table_long,
+    "table_long_network": table_long_network,
     "table_network": table_network,
     "table_rankings": table_rankings,
     "table_recordings": table_recordings,

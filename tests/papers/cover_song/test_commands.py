@@ -166,6 +166,7 @@ def test_scores_of_features_are_those_of_the_library(
         (np.full((5, 40, 12), np.nan), [], "not finite"),
         (np.zeros((5, 40, 12)), [], "song 0 is silent"),
         (np.ones((5, 40, 12)), ["--shifts", "13"], "--shifts 13"),
+        (np.ones((5, 40, 12)), ["--measure", "cnn", "--shifts", "0"], "--shifts 0: allowed: 1"),
         (np.ones((5, 9, 12)), [], "song 0: has 9 frames"),
     ],
 )

@@ -1,0 +1,102 @@
+"""Log-odds of pairs in the key that Qmax prefers among the best transpositions.
+
+The best transposition by global profiles is wrong for one pair in six, and a network that looks at
+a matrix in the wrong key sees no stripe. Qmax of two keys costs less than a second look of the
+network, and its score is at hand afterwards for what is judged by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from papers.cover_song.network.architectures import log_odds
+from papers.cover_song.network.coarse import PairNetwork
+from papers.cover_song.network.matrices import cross_similarity
+from papers.cover_song.network.scoring import BATCH
+from papers.cover_song.similarity import kernel
+from papers.cover_song.similarity.chroma_set import ChromaSet
+from papers.cover_song.similarity.measures import Aligner, Alignment, pair_batches
+
+
+def fitted(songs: ChromaSet, frames: int) -> ChromaSet:
+    """The songs' first ``frames`` seconds; shorter ones end in silence, as the paper has it."""
+    if songs.seconds >= frames:
+        return songs.first(frames)
+    more = np.zeros((len(songs), frames - songs.seconds, songs.frames.shape[2]), np.float32)
+    return ChromaSet(np.concatenate([songs.frames, more], axis=1), songs.lengths)
+
+
+def chosen_keys(songs: ChromaSet, pairs: NDArray[np.int64], keys: int) -> NDArray[np.int64]:
+    """Semitones that the later song of each pair moves up by: pairs (p, 2), i < j, to (p,).
+
+    Raises: InputError if a song is too short for Qmax.
+    """
+    columns = Aligner(songs, ["qmax"], Alignment(shifts=keys)).columns(pairs)
+    return columns[:, kernel.SHIFT].astype(np.int64)
+
+
+@torch.inference_mode()
+def keyed_log_odds(
+    network: nn.Module,
+    songs: ChromaSet,
+    pairs: NDArray[np.int64],
+    shifts: NDArray[np.int64],
+    advance: Callable[[int], object] | None = None,
+) -> NDArray[np.float64]:
+    """Log-odds that pairs (p, 2), i < j, are covers, in given keys (p,): (p,), float64."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    found = [np.empty(0)]
+    for start in range(0, len(pairs), BATCH):
+        part = slice(start, start + BATCH)
+        logits = network(cross_similarity(songs, pairs[part], shifts[part]).to(device))
+        found.append(log_odds(logits.float()).cpu().numpy())
+        if advance:
+            advance(len(logits))
+    network.train(was_training)
+    return np.concatenate(found)
+
+
+class BothScores(NamedTuple):
+    """Of all pairs, (songs, songs), the diagonal NaN: the network's log-odds, and Qmax.
+
+    Qmax is divided by the root of the reference's length, as everywhere.
+    """
+
+    log_odds: NDArray[np.float64]
+    qmax: NDArray[np.float64]
+
+
+def all_keyed_log_odds(
+    given: PairNetwork,
+    songs: ChromaSet,
+    keys: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> BothScores:
+    """Both scores of all pairs, each pair in the key that Qmax prefers.
+
+    Args:
+        keys: best transpositions that are tried; default: those of the network.
+        advance: is told of pairs that are done.
+    """
+    count = len(songs)
+    aligner = Aligner(songs, ["qmax"], Alignment(shifts=keys or given.keys))
+    roots = np.sqrt(songs.lengths)
+    log_odds, qmax = (np.full((count, count), np.nan) for _ in range(2))
+    for pairs in pair_batches(count, BATCH * 16):
+        columns = aligner.columns(pairs)
+        shifts = columns[:, kernel.SHIFT].astype(np.int64)
+        i, j = pairs.T
+        log_odds[i, j] = log_odds[j, i] = keyed_log_odds(
+            given.network, songs, pairs, shifts, advance
+        )
+        qmax[i, j] = columns[:, kernel.QMAX] / roots[j]
+        qmax[j, i] = columns[:, kernel.QMAX] / roots[i]
+    return BothScores(log_odds, qmax)
