@@ -52,7 +52,7 @@ class ImagesSettings(Settings):
     networks: ImageNetworks = ImageNetworks()
     network: NetworkSettings = NetworkSettings(lr=2e-4)
     kernel: ImageKernel = ImageKernel()
-    generator: GeneratorOptimizer = GeneratorOptimizer(lr=2e-4, last_lr=2e-4, betas=(0.5, 0.999))
+    generator: GeneratorOptimizer = GeneratorOptimizer(lr=2e-4, fall=1.0, betas=(0.5, 0.999))
     iterations: int = Field(gt=0)
     generator_steps: int = Field(1, gt=0, description="in each iteration")
     judged: int = Field(2000, gt=0, description="samples")
@@ -66,6 +66,8 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     root = Path(settings.data_root) if settings.data_root else None
     images = load_images(settings.data, root, run, settings.size)
     reader = load_reader(run, PLACES if settings.data == "poisson_digits" else 1)
+    # Before the method draws anything: at a seed all methods start from the same generator.
+    generator = settings.networks.generator(images.shape)
     discriminator, before = make_image_method(
         settings.method,
         images.shape,
@@ -76,7 +78,6 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
         run.seed,
     )
     noise = settings.networks.noise
-    generator = settings.networks.generator(images.shape)
     if isinstance(discriminator, torch.nn.Module):
         discriminator.to(core.device)
     training = Generation(
@@ -93,21 +94,15 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     core.track(training=training, loader=loader, looks=looks)
     core.restore()
     real = endless(loader)
-    with run.progress(settings.iterations, "iterations", "it") as bar:
-
-        def after() -> None:
-            bar.update(1)
-            core.completed_step()
-
-        bar.update(training.count)
-        looks.train(
-            training,
-            settings.iterations,
-            settings.judge_every,
-            lambda: next(real).to(core.device),
-            before,
-            after,
-        )
+    looks.train_shown(
+        training,
+        core,
+        run,
+        settings.iterations,
+        settings.judge_every,
+        lambda: next(real).to(core.device),
+        before,
+    )
     run.write_rows("history.csv", looks.rows)
     for number, frame in enumerate(looks.frames):
         np.save(run.path(f"frames/{number:03d}.npy"), as_bytes(frame))
