@@ -166,7 +166,8 @@ class UnrolledDiscriminator(NeuralDiscriminator):
         params: dict[str, Tensor] = dict(self.net.named_parameters())
         both = torch.cat([real, fake])
         for _ in range(self.ahead):
-            lost = self._classified(*self._scored(params, both).split([len(real), len(fake)]))
+            scores = self._scored(params, both)
+            lost = self._classified(scores[: len(real)], scores[len(real) :])
             slopes = torch.autograd.grad(lost, list(params.values()), create_graph=True)
             params = {
                 name: param - self.ahead_lr * slope

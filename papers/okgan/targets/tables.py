@@ -88,7 +88,7 @@ def table_october(results: Results) -> Table:
 
 
 def table_fairness(results: Results) -> Table:
-    """OKGAN beside the same GAN with and without OKGAN's schedule of learning rates."""
+    """OKGAN beside a GAN: the same schedule for both, falling or constant, and each its own."""
     measures = [
         MODES,
         QUALITY,
@@ -102,8 +102,8 @@ def table_fairness(results: Results) -> Table:
         "plane",
         measures,
         columns="measures",
-        cases=["ring", "ring_long", "grid"],
-        arms=["okgan", "gan", "gan_constant"],
+        cases=["ring", "ring_falling", "ring_constant", "ring_long", "grid"],
+        arms=["okgan", "gan"],
     )
     return Table(
         row_header="Method",
@@ -111,6 +111,8 @@ def table_fairness(results: Results) -> Table:
         notes=[
             "The published table sets OKGAN, with 400,000 steps of a generator under a falling"
             " learning rate, beside a BourGAN of 4,001 and a PacGAN quoted from its own paper.",
+            "With either schedule, rate and own setting are the best of those that the search tried"
+            " with that schedule; where no schedule is named, each method has its own best.",
             *diverged(results),
         ],
     )
@@ -166,11 +168,12 @@ def table_search(results: Results) -> Table:
         Measure("best", "Best reverse KL, all samples", "nats"),
         Measure("worst", "Worst", "nats"),
         Measure("high_quality_of_best_pct", "High quality of the best", "%"),
-        Measure("chosen_0", "First setting chosen"),
-        Measure("chosen_1", "Second setting chosen"),
+        Measure("chosen_0", "Rate chosen"),
+        Measure("chosen_1", "Last rate over first"),
+        Measure("chosen_2", "Own setting chosen"),
     ]
     tried = [
-        f"{arm.title}: {', then '.join(arm.settings['tried'])}"
+        f"{arm.title}: {list(arm.settings['tried'])[-1]}"
         for name, arm in study.arms.items()
         if name in {arm for _, arm in study.runs(results.scale)}
     ]
@@ -178,10 +181,10 @@ def table_search(results: Results) -> Table:
         row_header="Method",
         cells=grid(results, "search", measures, columns="measures"),
         notes=[
-            "Two rates of the generator and three values of a setting of the method's own, each"
-            " with each, of every method on one seed; the lowest reverse KL over all samples is"
-            " chosen, and Table 1 has it on other seeds.",
-            "Settings: " + "; ".join(tried) + ".",
+            "Rates of the generator, whether they fall or stay (1), and three values of a setting of"
+            " the method's own, each with each, of every method on one seed; the lowest reverse KL"
+            " over all samples is chosen, and Table 1 has it on other seeds.",
+            "Own settings: " + "; ".join(tried) + ".",
         ],
     )
 
