@@ -146,7 +146,11 @@ def test_what_a_search_chose_is_what_the_plane_is_run_with() -> None:
 
 
 def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path) -> None:
-    tried = {"generator.lr": [1e-3, 1e30], "kernel.bandwidth.end": [50.0, 500.0]}
+    tried = {
+        "generator.lr": [1e-3, 1e30],
+        "generator.fall": [0.01],
+        "kernel.bandwidth.end": [50.0, 500.0],
+    }
     settings = RUNS.settings("search", "okgan", "smoke", "ring", tried=tried)
     found = RUNS.metrics("search", settings, tmp_path)
     scores = [found[f"candidate_{number}"] for number in range(4)]
@@ -154,7 +158,8 @@ def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path
     assert found["diverged"] == 2  # the rate of 1e30
     assert found["chosen_0"] == 1e-3
     assert found["best"] == min(scores[:2])
-    assert found["chosen_1"] == (50.0 if scores[0] <= scores[1] else 500.0)
+    assert found["chosen_1"] == 0.01
+    assert found["chosen_2"] == (50.0 if scores[0] <= scores[1] else 500.0)
 
 
 def test_a_search_refuses_what_no_setting_allows() -> None:
