@@ -184,9 +184,9 @@ def table_search(results: Results) -> Table:
         row_header="Method",
         cells=grid(results, "search", measures, columns="measures"),
         notes=[
-            "Rates of the generator, whether they fall or stay (1), and three values of a setting of"
-            " the method's own, each with each, of every method on one seed; the lowest reverse KL"
-            " over all samples is chosen, and Table 1 has it on other seeds.",
+            "Rates of the generator, whether they fall or stay (1), and three values of a setting"
+            " of the method's own, each with each, of every method on one seed; the lowest reverse"
+            " KL over all samples is chosen, and Table 1 has it on other seeds.",
             "Own settings: " + "; ".join(tried) + ".",
         ],
     )
