@@ -117,7 +117,8 @@ def searched() -> list[tuple[str, list[str], list[tuple[dict[str, float], float]
         if record.experiment != "search":
             continue
         tried = paper.experiments["search"].arms[record.arm].settings["tried"]
-        given = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+        every = product(*(map(float, values) for values in tried.values()))  # YAML's 1e-3 is text
+        given = [dict(zip(tried, values, strict=True)) for values in every]
         scores = [record.metrics[f"candidate_{number}"] for number in range(len(given))]
         found.append((record.arm, list(tried), list(zip(given, scores, strict=True))))
     return found
