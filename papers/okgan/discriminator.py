@@ -130,9 +130,9 @@ class KernelDiscriminator(nn.Module):
     def update(self, real: Tensor, draw: Draw) -> dict[str, float]:
         """Learn from a batch of real points and as many drawn ones.
 
-        Kernel values between the points and the old keys are computed once, not once a pass: within
-        an update, f of a mini-batch is a product of those with what is left of the old
-        coefficients, and of values among the points with the new ones.
+        Kernel values of the points with the old keys and among each other are computed once, not
+        once a pass: each slot has a column of that table, and f of a mini-batch is the product of
+        its rows with the coefficients, summed by column.
 
         Returns:
             ``loss``, the mean loss of the first pass before each step; ``accuracy``, the share told
@@ -151,40 +151,33 @@ class KernelDiscriminator(nn.Module):
             raise DivergedError("kernel discriminator: generated points are not finite")
         labels = torch.cat([points.new_ones(len(real)), -points.new_ones(len(fake))])
         codes = self._encode(points)
-        old = self.kernel.gram(codes, self._encoded_keys())
-        among = self.kernel.gram(codes, codes)
-        # Which of the points each key slot holds; -1 is a key from before.
-        holder = torch.full((self.budget,), -1, device=points.device)
-        first_losses, first_right = [], []
+        table = self.kernel.gram(codes, torch.cat([self._encoded_keys(), codes]))
+        # The column of the table that each slot's key has: its own as it was, or a point's.
+        columns = torch.arange(self.budget, device=points.device)
+        coefficients, offset, place = self.coefficients, self.offset, self._place
+        steps = torch.arange(self.batch_size, device=points.device)
+        firsts = []
         for number in range(self.passes):
             order = torch.randperm(len(points), generator=self._generator).to(points.device)
             for rows in torch.split(order, self.batch_size):
-                coefficients = self.coefficients
-                fresh = holder >= 0
-                new = points.new_zeros(len(points)).index_add_(
-                    0, holder[fresh], coefficients[fresh]
-                )
-                before = coefficients.masked_fill(fresh, 0)
-                found = old[rows] @ before + among[rows] @ new + self.offset
-                margins = labels[rows] * found
+                weights = points.new_zeros(table.shape[1]).index_add_(0, columns, coefficients)
+                margins = labels[rows] * (table[rows] @ weights + offset)
                 if number == 0:
-                    first_losses.append(loss(self.loss_name, margins))
-                    first_right.append(margins > 0)
-                self._insert(rows, self.lr * labels[rows] * pull(self.loss_name, margins), holder)
-        fresh = holder >= 0
-        self.keys[fresh] = points[holder[fresh]]
+                    firsts.append(margins)
+                fresh = self.lr * labels[rows] * pull(self.loss_name, margins)
+                slots = (steps[: len(rows)] + place) % self.budget
+                coefficients *= 1 - self.lr * self.penalty
+                coefficients[slots], columns[slots] = fresh, rows + self.budget
+                offset += fresh.mean()
+                place = (place + len(rows)) % self.budget
+        self._place = place
+        renewed = columns >= self.budget
+        self.keys[renewed] = points[columns[renewed] - self.budget]
+        first = torch.cat(firsts)
         return {
-            "loss": float(torch.cat(first_losses).mean()),
-            "accuracy": float(torch.cat(first_right).float().mean()),
+            "loss": float(loss(self.loss_name, first).mean()),
+            "accuracy": float((first > 0).float().mean()),
         }
-
-    def _insert(self, rows: Tensor, coefficients: Tensor, holder: Tensor) -> None:
-        """Decay, and put new coefficients in the place of the oldest."""
-        self.coefficients *= 1 - self.lr * self.penalty
-        slots = (self._place + torch.arange(len(rows), device=rows.device)) % self.budget
-        self.coefficients[slots], holder[slots] = coefficients, rows
-        self.offset += coefficients.mean()
-        self._place = (self._place + len(rows)) % self.budget
 
     @torch.no_grad()
     def squared_norm(self) -> float:

@@ -51,14 +51,18 @@ class Kernel(abc.ABC):
         return self._table(x, keys, slopes=False).value
 
     def _table(self, x: Tensor, keys: Tensor, slopes: bool) -> Profile:
-        inner = x @ keys.T
         if not self.reads_distance:
+            inner = x @ keys.T
             return self.profile(inner, inner, slopes)
-        squares = x.square().sum(1)[:, None], keys.square().sum(1)
-        if self.reads_inner:
-            distance = squares[0] + squares[1] - 2 * inner
-        else:
-            distance = inner.mul_(-2).add_(squares[0]).add_(squares[1])
+        squares = x.square().sum(1, keepdim=True), keys.square().sum(1, keepdim=True)
+        if not self.reads_inner:
+            # |x|^2 + |y|^2 - 2 x'y as one product, without another pass over the table.
+            left = torch.cat([x * -2, squares[0], torch.ones_like(squares[0])], dim=1)
+            right = torch.cat([keys, torch.ones_like(squares[1]), squares[1]], dim=1)
+            distance = (left @ right.T).clamp_min_(0)
+            return self.profile(distance, distance, slopes)
+        inner = x @ keys.T
+        distance = squares[0] + squares[1].T - 2 * inner
         return self.profile(distance.clamp_min_(0), inner, slopes)
 
 
@@ -228,14 +232,14 @@ class _Expansion(torch.autograd.Function):
 
 def _pulled(profile: Profile, x: Tensor, weights: Tensor, weighted: Tensor) -> Tensor:
     """``sum_i weights_i dk(x, keys_i)/dx`` (n, d); ``weighted`` are ``weights_i keys_i``."""
-    found = torch.zeros_like(x)
+    parts = []
     if profile.by_distance is not None:
         # One product: the last column is what multiplies x.
         both = profile.by_distance @ torch.cat([weighted, weights[:, None]], dim=1)
-        found = 2 * (both[:, -1:] * x - both[:, :-1])
+        parts.append(2 * (both[:, -1:] * x - both[:, :-1]))
     if profile.by_inner is not None:
-        found = found + profile.by_inner @ weighted
-    return found
+        parts.append(profile.by_inner @ weighted)
+    return sum(parts[1:], start=parts[0])
 
 
 def _transposed(profile: Profile) -> Profile:

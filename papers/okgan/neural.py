@@ -164,8 +164,10 @@ class UnrolledDiscriminator(NeuralDiscriminator):
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """``softplus(-D_k(fake))``, D_k after k more steps on these points."""
         params: dict[str, Tensor] = dict(self.net.named_parameters())
+        both = torch.cat([real, fake])
         for _ in range(self.ahead):
-            lost = self._classified(self._scored(params, real), self._scored(params, fake))
+            scores = self._scored(params, both)
+            lost = self._classified(scores[: len(real)], scores[len(real) :])
             slopes = torch.autograd.grad(lost, list(params.values()), create_graph=True)
             params = {
                 name: param - self.ahead_lr * slope

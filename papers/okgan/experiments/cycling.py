@@ -63,12 +63,13 @@ def run_cycling(settings: CyclingSettings, run: Run) -> dict[str, float]:
         if training.count % settings.watch_every == 0:
             with torch.no_grad():
                 values.rows.append(training.discriminator.score(watched).tolist())
-        core.completed_step()
 
     core.track(training=training, loader=loader, values=values, looks=looks)
     core.restore()
     every = settings.judge_every
-    looks.train(training, settings.iterations, every, lambda: next(real), before, watch)
+    looks.train_shown(
+        training, core, run, settings.iterations, every, lambda: next(real), before, watch
+    )
     found = describe_path(np.array(values.rows))
     run.write_rows("path.csv", [{"x": float(x), "y": float(y)} for x, y in found.coordinates])
     told = (np.array(values.rows) > 0).mean(axis=1)

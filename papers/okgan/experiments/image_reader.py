@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch.nn.functional import cross_entropy
@@ -15,7 +13,7 @@ from common.tasks.batches import Batches
 from common.tasks.scores import accuracy
 from common.training import Core, CoreSettings
 from papers.okgan.tasks.image_networks import Reader
-from papers.okgan.tasks.images import load_images
+from papers.okgan.tasks.images import SetName, in_floats, load_images
 
 #: The artifact with the weights.
 WEIGHTS = "reader.pt"
@@ -26,7 +24,7 @@ class ReaderSettings(Settings):
 
     core: CoreSettings = CoreSettings(device="cpu", global_batch_size=128)
     data_root: str | None = None
-    data: Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+    data: SetName
     widths: tuple[int, ...] = Field((16, 32, 64), description="channels of its convolutions")
     steps: int = Field(gt=0)
     lr: float = Field(3e-3, gt=0, description="falls to 0 in a half cosine")
@@ -40,7 +38,7 @@ def run_reader(settings: ReaderSettings, run: Run) -> dict[str, float]:
     root = Path(settings.data_root) if settings.data_root else None
     images = load_images(settings.data, root, run)
     channels, side, _ = images.shape
-    reader = Reader(channels, side, settings.widths)
+    reader = Reader(channels, side, settings.widths, int(images.train_labels.max()) + 1)
     optimizer = torch.optim.Adam(reader.parameters(), settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     size = settings.core.global_batch_size
@@ -50,7 +48,7 @@ def run_reader(settings: ReaderSettings, run: Run) -> dict[str, float]:
     with run.progress(settings.steps, "steps", "") as bar:
         while core.step_count < settings.steps:
             for x, y in loader:
-                loss = cross_entropy(reader(x), y)
+                loss = cross_entropy(reader(in_floats(x)), y)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -62,7 +60,8 @@ def run_reader(settings: ReaderSettings, run: Run) -> dict[str, float]:
     reader.eval()
     with torch.no_grad():
         found = accuracy(
-            torch.cat([reader(x) for x in torch.split(images.test, 1000)]), images.test_labels
+            torch.cat([reader(in_floats(x)) for x in torch.split(images.test, 1000)]),
+            images.test_labels,
         )
     torch.save(reader.state_dict(), run.path(WEIGHTS))
     core.finish()

@@ -33,8 +33,10 @@ from papers.okgan.metrics.modes import check_finite, reverse_kl
 from papers.okgan.tasks.image_networks import Reader
 from papers.okgan.tasks.images import (
     PLACES,
+    SIDES,
     ImageName,
     ImageSet,
+    in_floats,
     load_images,
     poisson_shares,
     spelled,
@@ -52,7 +54,7 @@ class ImagesSettings(Settings):
     networks: ImageNetworks = ImageNetworks()
     network: NetworkSettings = NetworkSettings(lr=2e-4)
     kernel: ImageKernel = ImageKernel()
-    generator: GeneratorOptimizer = GeneratorOptimizer(lr=2e-4, last_lr=2e-4, betas=(0.5, 0.999))
+    generator: GeneratorOptimizer = GeneratorOptimizer(lr=2e-4, fall=1.0, betas=(0.5, 0.999))
     iterations: int = Field(gt=0)
     generator_steps: int = Field(1, gt=0, description="in each iteration")
     judged: int = Field(2000, gt=0, description="samples")
@@ -66,55 +68,57 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     root = Path(settings.data_root) if settings.data_root else None
     images = load_images(settings.data, root, run, settings.size)
     reader = load_reader(run, PLACES if settings.data == "poisson_digits" else 1)
-    discriminator, before = make_image_method(
-        settings.method,
-        images.shape,
-        settings.kernel,
-        settings.networks,
-        settings.network,
-        lambda step: settings.generator.factor(step, settings.iterations),
-        run.seed,
-    )
-    noise = settings.networks.noise
-    generator = settings.networks.generator(images.shape)
-    if isinstance(discriminator, torch.nn.Module):
-        discriminator.to(core.device)
-    training = Generation(
-        generator.to(core.device),
-        lambda count: torch.randn(count, noise, device=core.device),
-        discriminator,
-        settings.generator,
-        settings.iterations,
-        settings.generator_steps,
-    )
+    training, before = make_training(settings, images.shape, core.device, run.seed)
     judge = image_judge(images, reader, settings.judged, settings.data == "poisson_digits")
     loader = Batches(images.train, size=settings.core.global_batch_size, seed=run.seed)
     looks = Looks(lambda samples: judge(samples.cpu()), settings.judged, settings.drawn)
     core.track(training=training, loader=loader, looks=looks)
     core.restore()
     real = endless(loader)
-    with run.progress(settings.iterations, "iterations", "it") as bar:
-
-        def after() -> None:
-            bar.update(1)
-            core.completed_step()
-
-        bar.update(training.count)
-        looks.train(
-            training,
-            settings.iterations,
-            settings.judge_every,
-            lambda: next(real).to(core.device),
-            before,
-            after,
-        )
+    looks.train_shown(
+        training,
+        core,
+        run,
+        settings.iterations,
+        settings.judge_every,
+        lambda: in_floats(next(real).to(core.device)),
+        before,
+    )
     run.write_rows("history.csv", looks.rows)
     for number, frame in enumerate(looks.frames):
         np.save(run.path(f"frames/{number:03d}.npy"), as_bytes(frame))
-    np.save(run.path("real.npy"), as_bytes(images.train[: settings.drawn]))
+    np.save(run.path("real.npy"), as_bytes(in_floats(images.train[: settings.drawn])))
     core.finish()
     steps = float(training.count * settings.generator_steps)
     return {**looks.metrics(), "generator_steps": steps}
+
+
+def make_training(
+    settings: ImagesSettings, shape: tuple[int, int, int], device: torch.device, seed: int
+) -> tuple[Generation, Callable[[int], None]]:
+    """(the generator in training, what is called before each iteration) for images of ``shape``."""
+    # Before the method draws anything: at a seed all methods start from the same generator.
+    generator = settings.networks.generator(shape)
+    discriminator, before = make_image_method(
+        settings.method,
+        shape,
+        settings.kernel,
+        settings.networks,
+        settings.network,
+        lambda step: settings.generator.factor(step, settings.iterations),
+        seed,
+    )
+    if isinstance(discriminator, torch.nn.Module):
+        discriminator.to(device)
+    training = Generation(
+        generator.to(device),
+        lambda count: torch.randn(count, settings.networks.noise, device=device),
+        discriminator,
+        settings.generator,
+        settings.iterations,
+        settings.generator_steps,
+    )
+    return training, before
 
 
 def load_reader(run: Run, parts: int) -> Reader:
@@ -126,9 +130,9 @@ def load_reader(run: Run, parts: int) -> Reader:
     folder = run.needed("reader")[0]
     settings = read_record(folder / "record.json").settings
     state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    first = state["net.0.weight"]
-    side = 8 if settings["data"] == "digits" else 32 if settings["data"] == "cifar10" else 28
-    reader = Reader(first.shape[1], side, tuple(settings["widths"]), parts=parts)
+    weights = [value for value in state.values() if value.ndim > 1]
+    channels, classes = weights[0].shape[1], weights[-1].shape[0]
+    reader = Reader(channels, SIDES[settings["data"]], tuple(settings["widths"]), classes, parts)
     try:
         reader.load_state_dict(state)
     except RuntimeError:
@@ -140,7 +144,7 @@ def image_judge(
     images: ImageSet, reader: Reader, count: int, numbers: bool
 ) -> Callable[[Tensor], dict[str, float]]:
     """Samples -> distances to ``count`` held-out images; divergence over classes or numbers."""
-    features, _ = reader.read(images.test[:count])
+    features, _ = reader.read(in_floats(images.test[:count]))
     if numbers:
         shares = poisson_shares()
     else:

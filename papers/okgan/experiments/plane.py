@@ -65,21 +65,8 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     core.track(training=training, loader=loader, looks=looks)
     core.restore()
     real = endless(loader)
-    with run.progress(settings.iterations, "iterations", "it") as bar:
-
-        def after() -> None:
-            bar.update(1)
-            core.completed_step()
-
-        bar.update(training.count)
-        looks.train(
-            training,
-            settings.iterations,
-            settings.judge_every,
-            lambda: next(real),
-            before,
-            after,
-        )
+    every = settings.judge_every
+    looks.train_shown(training, core, run, settings.iterations, every, lambda: next(real), before)
     run.write_rows("history.csv", looks.rows)
     assert looks.samples is not None
     write_points(run, "samples.csv", looks.samples)
@@ -104,6 +91,10 @@ def make_training(
     settings: PlaneSettings, data: Tensor, seed: int
 ) -> tuple[Generation, Callable[[int], None]]:
     """(the generator in training, what is called before each iteration) for data (n, 2)."""
+    # Before the method draws anything: at a seed all methods start from the same generator.
+    generator = plane_generator(
+        settings.width, settings.layers, settings.noise, settings.normalised
+    )
     method = make_method(
         settings.method,
         settings.kernel,
@@ -115,7 +106,7 @@ def make_training(
         seed,
     )
     training = Generation(
-        plane_generator(settings.width, settings.layers, settings.noise, settings.normalised),
+        generator,
         method.noise or (lambda count: torch.randn(count, settings.noise)),
         method.discriminator,
         settings.generator,

@@ -30,11 +30,13 @@ def make_optimizer(
 
 
 class GeneratorOptimizer(Settings):
-    """Its rate is held and then falls in equal ratios; the same for every method."""
+    """Its rate is held and then falls in equal ratios, or stays."""
 
     name: OptimizerName = "adam"
     lr: float = Field(1e-3, gt=0)
-    last_lr: float = Field(1e-5, gt=0, description="reached at the last iteration")
+    fall: float = Field(
+        0.01, gt=0, le=1, description="last rate as a share of the first; 1 keeps it constant"
+    )
     held: float = Field(0.3, ge=0, lt=1, description="share of iterations before it falls")
     betas: tuple[float, float] = (0.9, 0.999)
 
@@ -42,7 +44,7 @@ class GeneratorOptimizer(Settings):
         """Of ``lr``."""
         start = self.held * iterations
         share = max(0.0, (iteration - start) / max(1.0, iterations - start))
-        factor: float = (self.last_lr / self.lr) ** min(1.0, share)
+        factor: float = self.fall ** min(1.0, share)
         return factor
 
 

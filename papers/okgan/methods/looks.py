@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from common.runs.run import Run
+from common.training import Core
 from papers.okgan.divergence import DivergedError
 from papers.okgan.methods.generation import Generation
 
@@ -82,6 +84,28 @@ class Looks:
                 error,
                 int(self.rows[-1]["iteration"]),
             )
+
+    def train_shown(
+        self,
+        training: Generation,
+        core: Core,
+        run: Run,
+        iterations: int,
+        every: int,
+        draw: Callable[[], Tensor],
+        before: Callable[[int], None],
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        """As :meth:`train`, with a progress bar, and resume state after each iteration."""
+        with run.progress(iterations, "iterations") as bar:
+
+            def completed() -> None:
+                after()
+                bar.update(1)
+                core.completed_step()
+
+            bar.update(training.count)
+            self.train(training, iterations, every, draw, before, completed)
 
     def metrics(self) -> dict[str, float]:
         """The last look's, ``diverged`` (0 or 1), and ``train_s``."""

@@ -6,7 +6,6 @@ Source: Wang, Kulkarni, Verdu 2009, equation 5, as the authors' code of October 
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from common.errors import InputError
 from papers.okgan.metrics.modes import Points, check_finite
@@ -26,6 +25,8 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
         InputError: fewer than k + 1 points, points that are not finite, or so many equal ones that
             a distance is 0.
     """
+    from scipy.spatial import cKDTree  # takes half a second, which mixtures are spared
+
     for name, points in (("p", p), ("q", q)):
         check_finite(points)
         if len(points) <= k:

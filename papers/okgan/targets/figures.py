@@ -50,7 +50,7 @@ def draw_path(ax: Axes, path: np.ndarray) -> None:
 
 
 def figure2(results: Results) -> FigureWithCaption:
-    """Samples of OKGAN, of the GAN under the same schedule, and the training sets."""
+    """Samples of OKGAN, of the GAN, and the training sets."""
     running = dict.fromkeys(
         case for case, _ in results.paper.experiments["plane"].runs(results.scale)
     )

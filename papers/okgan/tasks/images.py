@@ -17,7 +17,19 @@ from common.errors import InputError
 from common.runs.record import DataIdentity
 from common.runs.run import Run
 
-ImageName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "poisson_digits"]
+SetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "svhn", "celeba"]
+ImageName = Literal[SetName, "poisson_digits"]
+#: Side of a set's images; that of CelebA is what its photographs are cut and brought to.
+SIDES: Final[dict[SetName, int]] = {
+    "digits": 8,
+    "mnist": 28,
+    "fashion_mnist": 28,
+    "cifar10": 32,
+    "svhn": 32,
+    "celeba": 64,
+}
+#: Faces have no classes: these, each there or not, tell eight apart.
+ATTRIBUTES: Final = ("Male", "Smiling", "Young")
 #: Digits in a strip, and the mean of the numbers that strips spell.
 PLACES, MEAN = 3, 100.0
 #: Strips for training, and held out.
@@ -29,7 +41,11 @@ HELD_OUT: Final = 0.3
 
 
 class ImageSet(NamedTuple):
-    """Images (n, channels, height, width) float in [-1, 1] and labels (n,); of strips, numbers."""
+    """Images (n, channels, height, width) and labels (n,); of strips, numbers.
+
+    Grey images are float in [-1, 1]; colours stay uint8, a quarter of the memory, until
+    :func:`in_floats` makes a batch of them.
+    """
 
     train: Tensor
     train_labels: Tensor
@@ -63,15 +79,31 @@ def load_images(name: ImageName, root: Path | None, run: Run, size: int | None =
     elif name == "cifar10":
         from common.tasks.cifar10_images import train_and_test
 
-        parts = [(split.x.float() / 127.5 - 1, split.y) for split in train_and_test(root, run)]
+        parts = [(split.x, split.y) for split in train_and_test(root, run)]
+    elif name == "svhn":
+        from common.data.svhn import svhn
+
+        run.uses(identity(name, root=root))
+        parts = [
+            _colours(images.pixels, images.labels)
+            for images in (svhn(True, root), svhn(False, root))
+        ]
+    elif name == "celeba":
+        run.uses(identity(name, root=root))
+        parts = [_faces(held_out, root) for held_out in (False, True)]
     else:
         run.uses(identity(name, root=root))
         load = mnist if name == "mnist" else fashion_mnist
         parts = [_tensors(load(train, root), 255) for train in (True, False)]
     (train, train_labels), (test, test_labels) = parts
     if size is not None and size != train.shape[-1]:
-        train, test = (resized(images, size) for images in (train, test))
+        train, test = (resized(in_floats(images), size) for images in (train, test))
     return ImageSet(train, train_labels, test, test_labels)
+
+
+def in_floats(images: Tensor) -> Tensor:
+    """Grey levels or colours of 0 to 255 as [-1, 1]; what is float already as it is."""
+    return images / 127.5 - 1 if images.dtype == torch.uint8 else images
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -121,6 +153,19 @@ def poisson_shares() -> npt.NDArray[np.float64]:
 def _tensors(images: Images, white: int) -> tuple[Tensor, Tensor]:
     pixels = torch.from_numpy(np.array(images.pixels))[:, None].float()
     return pixels * (2 / white) - 1, torch.from_numpy(images.labels.copy())
+
+
+def _colours(pixels: npt.NDArray[np.uint8], labels: npt.ArrayLike) -> tuple[Tensor, Tensor]:
+    return torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
+
+
+def _faces(held_out: bool, root: Path | None) -> tuple[Tensor, Tensor]:
+    """Those for test, or all others, and which of the eight classes they are of."""
+    from common.data.celeba import celeba
+
+    faces = celeba(("test",) if held_out else ("train", "valid"), root)
+    bits = [faces.having(name).astype(np.int64) << place for place, name in enumerate(ATTRIBUTES)]
+    return _colours(faces.pixels(SIDES["celeba"]), np.sum(bits, axis=0))
 
 
 def _split(images: Images, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import make_swiss_roll
 
 from papers.okgan.metrics.modes import Balance, balance_of_circle, balance_over_modes
 
@@ -122,6 +121,8 @@ def _gaussians(count: int, rng: np.random.Generator) -> Points:
 
 
 def _swiss_roll(count: int, rng: np.random.Generator) -> Points:
+    from sklearn.datasets import make_swiss_roll  # takes seconds, which other sets are spared
+
     points, _ = make_swiss_roll(count, noise=0.2, random_state=int(rng.integers(2**31)))
     flat: Points = points[:, [0, 2]] / 5
     return flat

@@ -28,6 +28,7 @@ from common.experiments.settings import validated
 #: Files below the data root that were made from a set's own and are not part of it.
 EXCEPTIONS = {"pollux": {"fitted_phi.csv", "fitted_theta.csv", "tuned_configs.csv"}}
 BY_HAND = {
+    "celeba",
     "flickr30k_images",
     "how2_full",
     "how2_recognised",
@@ -83,7 +84,8 @@ def test_a_set_that_can_be_downloaded_has_a_checksum_for_every_file() -> None:
     for name, entry in registry().items():
         for layout in entry.layouts.values():
             checksums = [file.checksum for file in layout.contents.values()]
-            assert all(checksums) == (name not in BY_HAND)
+            # Of what is put there by hand, CelebA alone has sums that others have published.
+            assert all(checksums) == (name not in BY_HAND or name == "celeba")
             assert not (layout.has_home and name in BY_HAND)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import torch
 from common.errors import InputError
 from common.experiments.schema import SCALES, load_paper
 from common.results.evidence.archives import archive_path, read_archive
+from papers.okgan.experiments.plane import make_training
 from papers.okgan.experiments.search import candidates
 from papers.okgan.methods.generation import GeneratorOptimizer
 from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
@@ -49,7 +51,8 @@ def test_curves_are_drawn_anew(name: CurveName) -> None:
     assert first.std() == pytest.approx(second.std(), rel=0.15)
 
 
-def test_every_method_has_the_same_generator_steps_and_schedule() -> None:
+def test_every_method_has_the_same_generator_and_as_many_steps_of_it() -> None:
+    """Where its rate begins, and whether it falls or stays, was searched for each alike."""
     study = load_paper(RUNS.folder).experiments["plane"]
     for case in study.cases:
         given = {
@@ -58,17 +61,38 @@ def test_every_method_has_the_same_generator_steps_and_schedule() -> None:
             if name == case
         }
         alike = {
-            (s.iterations, s.generator_steps, s.width, s.layers, s.core.global_batch_size)
+            (
+                *(s.iterations, s.generator_steps, s.width, s.layers, s.core.global_batch_size),
+                *(s.generator.name, s.generator.held, s.generator.betas),
+            )
             for s in given.values()
         }
         assert len(alike) == 1
-        # Where a rate begins was searched, how it falls is the same.
-        schedules = {
-            (s.generator.name, s.generator.last_lr, s.generator.held, s.generator.betas)
-            for arm, s in given.items()
-            if arm != "gan_constant"
-        }
-        assert len(schedules) == 1
+        falls = {s.generator.fall for s in given.values()}
+        assert falls <= {0.01, 1.0} or (case.endswith("published") and len(falls) == 1)
+        assert {s.generator.fall for arm, s in given.items() if arm.endswith("_falling")} <= {0.01}
+        assert {s.generator.fall for arm, s in given.items() if arm.endswith("_constant")} <= {1}
+
+
+def test_at_a_seed_every_method_starts_from_the_same_generator() -> None:
+    data = torch.zeros(300, 2)
+    first: dict[str, torch.Tensor] = {}
+    for arm in (
+        "okgan",
+        "gan",
+        "wgan_gp",
+        "pacgan",
+        "bourgan",
+        "unrolled",
+        "gmmn",
+        "drifting_past",
+    ):
+        torch.manual_seed(3)
+        settings = RUNS.settings("plane", arm, "paper", "ring")
+        training, _ = make_training(settings, data, 3)
+        weights = training.generator.state_dict()
+        first = first or weights
+        assert all(torch.equal(value, first[name]) for name, value in weights.items()), arm
 
 
 def test_every_method_s_search_is_as_large_and_on_a_seed_of_its_own() -> None:
@@ -84,24 +108,50 @@ def test_every_method_s_search_is_as_large_and_on_a_seed_of_its_own() -> None:
         assert not searched & set(paper.seeds("plane", "ring", scale))
 
 
-def test_what_a_search_chose_is_what_the_plane_is_run_with() -> None:
-    """As far as the search was run and kept."""
+def searched() -> list[tuple[str, list[str], list[tuple[dict[str, float], float]]]]:
+    """Of each archived search: arm, names of settings, and (their values, what they came to)."""
     paper = load_paper(RUNS.folder)
     path = archive_path(RUNS.folder, "paper")
-    kept = read_archive(path) if path.is_file() else []
-    found = [record for record in kept if record.experiment == "search"]
-    for record in found:
-        settings = RUNS.settings("plane", record.arm, "paper", "ring").model_dump()
+    found = []
+    for record in read_archive(path) if path.is_file() else []:
+        if record.experiment != "search":
+            continue
         tried = paper.experiments["search"].arms[record.arm].settings["tried"]
-        for place, name in enumerate(tried):
-            value: Any = settings
-            for key in name.split("."):
-                value = value[key]
-            assert value == record.metrics[f"chosen_{place}"], (record.arm, name)
+        every = product(*(map(float, values) for values in tried.values()))  # YAML's 1e-3 is text
+        given = [dict(zip(tried, values, strict=True)) for values in every]
+        scores = [record.metrics[f"candidate_{number}"] for number in range(len(given))]
+        found.append((record.arm, list(tried), list(zip(given, scores, strict=True))))
+    return found
+
+
+def setting(arm: str, name: str) -> Any:
+    """What the ring is run with."""
+    value: Any = RUNS.settings("plane", arm, "paper", "ring").model_dump()
+    for key in name.split("."):
+        value = value[key]
+    return value
+
+
+def test_what_a_search_chose_is_what_the_plane_is_run_with() -> None:
+    """As far as the search was run and kept; an arm of one schedule has the best of that one."""
+    study = load_paper(RUNS.folder).experiments["plane"]
+    for method, names, tried in searched():
+        for arm, among in {
+            method: tried,
+            f"{method}_falling": [each for each in tried if each[0]["generator.fall"] < 1],
+            f"{method}_constant": [each for each in tried if each[0]["generator.fall"] == 1],
+        }.items():
+            if ("ring", arm) in study.runs("paper"):
+                best, _ = min(among, key=lambda each: each[1])
+                assert {name: setting(arm, name) for name in names} == best, arm
 
 
 def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path) -> None:
-    tried = {"generator.lr": [1e-3, 1e30], "kernel.bandwidth.end": [50.0, 500.0]}
+    tried = {
+        "generator.lr": [1e-3, 1e30],
+        "generator.fall": [0.01],
+        "kernel.bandwidth.end": [50.0, 500.0],
+    }
     settings = RUNS.settings("search", "okgan", "smoke", "ring", tried=tried)
     found = RUNS.metrics("search", settings, tmp_path)
     scores = [found[f"candidate_{number}"] for number in range(4)]
@@ -109,7 +159,8 @@ def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path
     assert found["diverged"] == 2  # the rate of 1e30
     assert found["chosen_0"] == 1e-3
     assert found["best"] == min(scores[:2])
-    assert found["chosen_1"] == (50.0 if scores[0] <= scores[1] else 500.0)
+    assert found["chosen_1"] == 0.01
+    assert found["chosen_2"] == (50.0 if scores[0] <= scores[1] else 500.0)
 
 
 def test_a_search_refuses_what_no_setting_allows() -> None:
@@ -119,9 +170,11 @@ def test_a_search_refuses_what_no_setting_allows() -> None:
 
 
 def test_the_rate_is_held_and_then_falls_in_equal_ratios() -> None:
-    settings = GeneratorOptimizer(lr=1e-3, last_lr=1e-5, held=0.2)
+    settings = GeneratorOptimizer(lr=1e-3, fall=0.01, held=0.2)
     factors = [settings.factor(step, 100) for step in (0, 20, 60, 100, 200)]
     assert factors == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    constant = GeneratorOptimizer(lr=1e-3, fall=1.0, held=0.2)
+    assert {constant.factor(step, 100) for step in (0, 60, 100)} == {1.0}
 
 
 @pytest.mark.parametrize("arm", ["okgan", "wgan_gp", "bourgan", "drifting"])
@@ -140,7 +193,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def test_a_diverged_run_is_recorded_as_such_with_the_look_before(
     arm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    generator = {"lr": 1e30, "last_lr": 1e30}
+    generator = {"lr": 1e30, "fall": 1.0}
     settings = RUNS.settings("plane", arm, "smoke", "ring", generator=generator)
     found = RUNS.metrics("plane", settings, tmp_path)
     assert found["diverged"] == 1

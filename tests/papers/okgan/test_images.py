@@ -12,21 +12,26 @@ from torch import nn
 
 from common.data.images import digits
 from common.errors import InputError
+from common.runs.record import DataIdentity
 from papers.okgan import Discriminator
 from papers.okgan.divergence import DivergedError
 from papers.okgan.experiments import images as images_program
-from papers.okgan.experiments.images import as_bytes, image_judge
+from papers.okgan.experiments.images import as_bytes, image_judge, make_training
 from papers.okgan.methods.images import ImageNetworks
 from papers.okgan.metrics.images import image_distances
+from papers.okgan.tasks import images as images_task
 from papers.okgan.tasks.image_networks import ConvShape, Reader, conv_encoder, conv_generator
 from papers.okgan.tasks.images import (
+    SIDES,
     ImageSet,
+    in_floats,
     load_images,
     poisson_shares,
     resized,
     spelled,
     strips,
 )
+from tests.common.data.example_colours import example_celeba, example_svhn
 from tests.papers.pages import run as run_page
 from tests.papers.runs import PaperRuns
 
@@ -112,6 +117,66 @@ def test_the_published_generator_has_its_channels() -> None:
     net = ImageNetworks(form="dcgan", width=128).generator((1, 64, 64))
     convolutions = [part for part in net.modules() if isinstance(part, nn.ConvTranspose2d)]
     assert [part.out_channels for part in convolutions] == [1024, 512, 256, 128, 1]
+
+
+@pytest.mark.parametrize(
+    ("case", "shape", "channels"),
+    [
+        ("svhn_published", (3, 32, 32), [128, 64, 32, 3]),
+        ("celeba_published", (3, 64, 64), [512, 256, 128, 64, 3]),
+    ],
+)
+def test_networks_of_colours_are_the_published_ones(
+    case: str, shape: tuple[int, int, int], channels: list[int]
+) -> None:
+    networks = RUNS.settings("images", "okgan", "paper", case).networks
+    net = networks.generator(shape)
+    made = [part for part in net.modules() if isinstance(part, nn.ConvTranspose2d)]
+    assert [part.out_channels for part in made] == channels
+    assert all(part.bias is None for part in made)
+    critic = networks.critic(shape, networks.codes)
+    read = [part for part in critic.modules() if isinstance(part, nn.Conv2d)]
+    assert [part.out_channels for part in read] == [*channels[-2::-1], 100]
+    assert critic(net(torch.randn(2, networks.noise))).shape == (2, 100)
+
+
+@pytest.mark.parametrize("case", ["digits", "digits_codes"])
+def test_at_a_seed_every_method_starts_from_the_same_generator(case: str) -> None:
+    first: dict[str, torch.Tensor] = {}
+    for arm in ("okgan", "gan", "gmmn"):
+        torch.manual_seed(3)
+        settings = RUNS.settings("images", arm, "laptop", case)
+        training, _ = make_training(settings, (1, 8, 8), torch.device("cpu"), 3)
+        weights = training.generator.state_dict()
+        first = first or weights
+        assert all(torch.equal(value, first[name]) for name, value in weights.items()), arm
+
+
+@pytest.mark.parametrize("name", ["svhn", "celeba"])
+def test_sets_of_colours_are_bytes_with_the_classes_of_their_lists(
+    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated = DataIdentity.generated("a few images", 0)
+    monkeypatch.setattr(images_task, "identity", lambda *_, **__: generated)
+    example_svhn(tmp_path, [10, 3, 7])
+    example_svhn(tmp_path, [1], part="test")
+    example_celeba(tmp_path)
+    settings = RUNS.settings("images", "okgan", "smoke", "digits")
+    with RUNS.opened("images", settings, tmp_path) as run:
+        images = load_images(name, tmp_path, run)
+    assert images.train.dtype == images.test.dtype == torch.uint8
+    side = SIDES[name]
+    assert images.shape == (3, side, side)
+    # Of faces: male counts 1, smiling 2; validation is trained on and test is not.
+    assert images.train_labels.tolist() == ([0, 3, 7] if name == "svhn" else [3, 2, 0])
+    assert images.test_labels.tolist() == [1]
+
+
+def test_colours_stay_bytes_until_a_batch_is_made_of_them() -> None:
+    pixels = torch.tensor([[0, 255], [51, 204]], dtype=torch.uint8)
+    assert in_floats(pixels).flatten().tolist() == pytest.approx([-1, 1, -0.6, 0.6])
+    made = torch.rand(3)
+    assert in_floats(made) is made
 
 
 def test_sides_that_do_not_halve_are_refused() -> None:
