@@ -29,17 +29,12 @@ def table_long(results: Results) -> Table:
 
 def table_features(results: Results) -> Table:
     """covers80 by two features: seconds and beats, by Qmax and by the network."""
-    if ("covers80", "every_work") not in results.paper.experiments["long_ranking"].runs(
-        results.scale
-    ):
+    runs = results.paper.experiments["long_ranking"].runs(results.scale)
+    if ("covers80", "every_work") not in runs:
+        fused = [Measure("map_fused_raw", "Network and Qmax of seconds")]
         return Table(
             row_header="Songs and training",
-            cells=grid(
-                results,
-                "long_ranking",
-                [Measure("map_fused_raw", "Network and Qmax of seconds")],
-                columns="measures",
-            ),
+            cells=grid(results, "long_ranking", fused, columns="measures"),
             notes=["Beats are those of covers80, at scale paper."],
         )
     titles = {
