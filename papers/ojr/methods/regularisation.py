@@ -85,22 +85,21 @@ def prepare(
         )
         return lambda x: weight * whole(x)
     elif method == "ojr_layers":
-        if (sampled := settings.sampled or 1) > (count := len(network.blocks)):
-            raise InputError(
-                f"regularisation.sampled {sampled}; allowed: 1 to {count}, the network's blocks"
+        try:
+            layers = BlockRegularizer(
+                network,
+                network.blocks,
+                weight,
+                settings.sampled,
+                generator,
+                gain=gain,
+                estimator=settings.estimator,
+                side=settings.side,
+                probes=settings.probes,
+                evaluate=settings.evaluate,
             )
-        layers = BlockRegularizer(
-            network,
-            network.blocks,
-            weight,
-            settings.sampled,
-            generator,
-            gain=gain,
-            estimator=settings.estimator,
-            side=settings.side,
-            probes=settings.probes,
-            evaluate=settings.evaluate,
-        )
+        except ValueError as error:
+            raise InputError(f"regularisation.{error}") from None
         return lambda _: layers.penalty()
     return None
 
