@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from common.data.cifar_pickles import SIDE, read_batch
 from common.data.files import check_labels, frozen, labels_array, read_arrays, reading
 from common.data.images import Images
 from common.data.registry import find
@@ -27,9 +27,8 @@ CLASS_NAMES: Final = (
     "ship",
     "truck",
 )
-#: Images in one batch or sheet, and pixels along a side of an image and images along a sheet's.
+#: Images in one batch or sheet, and along a side of a sheet.
 BATCH: Final = 10_000
-SIDE: Final = 32
 GRID: Final = 100
 #: Labels of the sheets' images, and which of these are not exact.
 INDEX: Final = "labels_and_index.npz"
@@ -47,7 +46,9 @@ def cifar10(train: bool = True, root: Path | None = None) -> Images:
     official = folder / "cifar-10-batches-py"
     if official.is_dir():
         names = [f"data_batch_{k}" for k in range(1, 6)] if train else ["test_batch"]
-        batches = [read_batch(official / name) for name in names]
+        batches = [
+            read_batch(official / name, b"labels", BATCH, len(CLASS_NAMES)) for name in names
+        ]
         pixels = np.concatenate([part for part, _ in batches])
         labels = np.concatenate([part for _, part in batches])
     else:
@@ -94,43 +95,3 @@ def read_sheet(path: Path) -> npt.NDArray[np.uint8]:
         )
     grid = sheet.reshape(GRID, SIDE, GRID, SIDE, 3)
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
-
-
-def read_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images (10000, 32, 32, 3) and labels (10000,) of an official batch.
-
-    Raises: InputError if it holds anything but plain values and arrays, or wrong shapes.
-    """
-    with reading(path), path.open("rb") as stream:
-        try:
-            batch = _ArraysOnly(stream, encoding="bytes").load()
-        except (AttributeError, IndexError, TypeError) as error:  # what a broken pickle ends in
-            raise InputError(f"{path}: not a pickle ({error})") from None
-        if not isinstance(batch, dict):
-            raise InputError(f"{path}: holds a {type(batch).__name__}; expected a dict")
-        rows, labels = np.asarray(batch[b"data"]), labels_array(batch[b"labels"])
-    expected = (BATCH, 3 * SIDE * SIDE)
-    if rows.shape != expected or rows.dtype != np.uint8 or labels.shape != (BATCH,):
-        raise InputError(
-            f"{path}: data {rows.shape} {rows.dtype} with labels {labels.shape}; "
-            f"expected {expected} uint8 with ({BATCH},)"
-        )
-    check_labels(labels, len(CLASS_NAMES), path)
-    pixels = rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels), labels
-
-
-#: How NumPy's own pickles begin an array: a function that has no public name.
-_RECONSTRUCT: Final = np.empty(0).__reduce__()[0]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickler that can rebuild NumPy arrays and call nothing else: a pickle may run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        # numpy.core became numpy._core in NumPy 2; the official files name the former.
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _RECONSTRUCT
-        raise pickle.UnpicklingError(f"{module}.{name} is refused; only NumPy arrays are read")

@@ -21,7 +21,7 @@ from papers.okgan.experiments.plane import (
     load_plane,
     make_training,
 )
-from papers.okgan.methods.looks import Looks
+from papers.okgan.methods.looks import Looks, shown
 from papers.okgan.metrics.trajectory import describe_path
 
 
@@ -59,17 +59,18 @@ def run_cycling(settings: CyclingSettings, run: Run) -> dict[str, float]:
     real = endless(loader)
     looks = Looks(judge_of(judge), settings.judged)
 
-    def watch() -> None:
-        if training.count % settings.watch_every == 0:
-            with torch.no_grad():
-                values.rows.append(training.discriminator.score(watched).tolist())
-
     core.track(training=training, loader=loader, values=values, looks=looks)
     core.restore()
     every = settings.judge_every
-    looks.train_shown(
-        training, core, run, settings.iterations, every, lambda: next(real), before, watch
-    )
+    with shown(training, core, run, settings.iterations) as completed:
+
+        def watch() -> None:
+            if training.count % settings.watch_every == 0:
+                with torch.no_grad():
+                    values.rows.append(training.discriminator.score(watched).tolist())
+            completed()
+
+        looks.train(training, settings.iterations, every, lambda: next(real), before, watch)
     found = describe_path(np.array(values.rows))
     run.write_rows("path.csv", [{"x": float(x), "y": float(y)} for x, y in found.coordinates])
     told = (np.array(values.rows) > 0).mean(axis=1)

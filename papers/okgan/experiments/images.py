@@ -26,7 +26,7 @@ from papers.okgan.methods.images import (
     ImageNetworks,
     make_image_method,
 )
-from papers.okgan.methods.looks import Looks
+from papers.okgan.methods.looks import Looks, shown
 from papers.okgan.methods.plane import NetworkSettings
 from papers.okgan.metrics.images import image_distances
 from papers.okgan.metrics.modes import check_finite, reverse_kl
@@ -75,15 +75,15 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     core.track(training=training, loader=loader, looks=looks)
     core.restore()
     real = endless(loader)
-    looks.train_shown(
-        training,
-        core,
-        run,
-        settings.iterations,
-        settings.judge_every,
-        lambda: in_floats(next(real).to(core.device)),
-        before,
-    )
+    with shown(training, core, run, settings.iterations) as completed:
+        looks.train(
+            training,
+            settings.iterations,
+            settings.judge_every,
+            lambda: in_floats(next(real).to(core.device)),
+            before,
+            completed,
+        )
     run.write_rows("history.csv", looks.rows)
     for number, frame in enumerate(looks.frames):
         np.save(run.path(f"frames/{number:03d}.npy"), as_bytes(frame))

@@ -17,7 +17,7 @@ from common.runs.run import Run
 from common.tasks.batches import Batches
 from common.training import Core, CoreSettings
 from papers.okgan.methods.generation import Generation, GeneratorOptimizer
-from papers.okgan.methods.looks import Looks
+from papers.okgan.methods.looks import Looks, shown
 from papers.okgan.methods.plane import (
     FieldSettings,
     KernelSettings,
@@ -66,7 +66,8 @@ def run_plane(settings: PlaneSettings, run: Run) -> dict[str, float]:
     core.restore()
     real = endless(loader)
     every = settings.judge_every
-    looks.train_shown(training, core, run, settings.iterations, every, lambda: next(real), before)
+    with shown(training, core, run, settings.iterations) as completed:
+        looks.train(training, settings.iterations, every, lambda: next(real), before, completed)
     run.write_rows("history.csv", looks.rows)
     assert looks.samples is not None
     write_points(run, "samples.csv", looks.samples)

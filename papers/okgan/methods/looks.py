@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -85,28 +86,6 @@ class Looks:
                 int(self.rows[-1]["iteration"]),
             )
 
-    def train_shown(
-        self,
-        training: Generation,
-        core: Core,
-        run: Run,
-        iterations: int,
-        every: int,
-        draw: Callable[[], Tensor],
-        before: Callable[[int], None],
-        after: Callable[[], object] = lambda: None,
-    ) -> None:
-        """As :meth:`train`, with a progress bar, and resume state after each iteration."""
-        with run.progress(iterations, "iterations") as bar:
-
-            def completed() -> None:
-                after()
-                bar.update(1)
-                core.completed_step()
-
-            bar.update(training.count)
-            self.train(training, iterations, every, draw, before, completed)
-
     def metrics(self) -> dict[str, float]:
         """The last look's, ``diverged`` (0 or 1), and ``train_s``."""
         last = {name: value for name, value in self.rows[-1].items() if name != "iteration"}
@@ -126,3 +105,18 @@ class Looks:
         """Inverse of :meth:`state_dict`."""
         self.rows, self.frames = list(state["rows"]), list(state["frames"])
         self.samples, self.seconds = state["samples"], float(state["seconds"])
+
+
+@contextmanager
+def shown(
+    training: Generation, core: Core, run: Run, iterations: int
+) -> Iterator[Callable[[], None]]:
+    """A progress bar; yields what to call after each iteration, which also saves resume state."""
+    with run.progress(iterations, "iterations") as bar:
+        bar.update(training.count)
+
+        def completed() -> None:
+            bar.update(1)
+            core.completed_step()
+
+        yield completed
