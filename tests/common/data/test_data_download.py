@@ -18,12 +18,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from common.data import registry
 from common.data.download import RETRIES, download, fetch
 from common.data.registry import Archive, DataSet, File, Layout
+from common.data.svhn import svhn
 from common.errors import InputError
+from tests.common.data.example_colours import example_svhn
 
 TEXT = b"weights\n" * 4000
 OTHER = b"labels\n" * 100
@@ -456,6 +459,27 @@ def test_film_reviews_are_fetched_by_their_checksums(home: Home, tmp_path: Path)
     with pytest.raises(InputError, match=r"train\.tsv.*does not match"):
         download(entry, tmp_path / "sst2")
     assert below(tmp_path) == {}
+
+
+def test_house_numbers_are_downloaded_and_read(home: Home, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    pixels = example_svhn(made, [10, 3])
+    example_svhn(made, [5], part="test")
+    registered = registry.data_set("svhn")
+    layout = registered.layouts["files"]
+    home.files = {name: (made / "svhn" / name).read_bytes() for name in layout.files}
+    theirs = layout.model_copy(update={"base": home.url})
+    with pytest.raises(InputError, match=r"train_32x32\.mat.*does not match"):
+        download(
+            registered.model_copy(update={"layouts": {"files": theirs}}), tmp_path / "root" / "svhn"
+        )
+    assert below(tmp_path / "root") == {}
+    sums = {name: File(sha256=sha256(body)) for name, body in home.files.items()}
+    ours = theirs.model_copy(update={"files": sums})
+    download(registered.model_copy(update={"layouts": {"files": ours}}), tmp_path / "root" / "svhn")
+    assert np.array_equal(svhn(True, tmp_path / "root").pixels, pixels)
+    assert svhn(False, tmp_path / "root").labels.tolist() == [5]
 
 
 def test_weights_of_gpt2_that_are_not_the_registered_ones_are_not_kept(
