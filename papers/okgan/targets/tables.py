@@ -17,11 +17,13 @@ _RING = MODES._replace(published="modes (max 8)")
 _CIRCLE = Measure("centre", "Centre captured", published="center captured")
 MIXTURES: Final = {
     "grid": _GRID,
+    "grid_long": _GRID,
     "grid_published": _GRID,
     "ring": _RING,
     "ring_long": _RING,
     "ring_published": _RING,
     "circle": _CIRCLE,
+    "circle_long": _CIRCLE,
     "circle_published": _CIRCLE,
 }
 #: Arms with more or less memory of past samples.
@@ -105,7 +107,7 @@ def table_fairness(results: Results) -> Table:
         "plane",
         measures,
         columns="measures",
-        cases=["ring", "ring_long", "grid"],
+        cases=["ring", "ring_long", "grid", "grid_long", "circle_long"],
         arms=["okgan", "okgan_constant", "gan_falling", "gan"],
     )
     return Table(
