@@ -6,6 +6,7 @@ with one seed meet the same songs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from common.runs.run import Run
 from common.training.data_order import mixed
 from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set, padded
 from papers.cover_song.tasks.synthetic.note_chroma import note_chroma
-from papers.cover_song.tasks.synthetic.performances import perform
+from papers.cover_song.tasks.synthetic.performances import Performance, perform
 from papers.cover_song.tasks.synthetic.works import compose
 
 #: Works by number of versions, of the training list of Chang et al. 2017: 254 works, 1,175 songs.
@@ -68,8 +69,7 @@ class Drawn(NamedTuple):
 def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     """The songs that a ranking is judged on, as the run's seed draws them."""
     if settings.data == "synthetic":
-        run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
-        return synthetic_collection(settings, mixed(run.seed, 0))
+        return made_up_collection(settings, run, 0)
     if settings.data == "recorded":
         return _recorded(settings, run)
     if settings.data == "shs100k":
@@ -89,17 +89,33 @@ def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     return _with_all_queries(padded(frames, settings.seconds), beats.labels)
 
 
+def made_up_collection(settings: CollectionSettings, run: Run, stream: int) -> Collection:
+    """Made-up songs of the run's seed; each number of a stream stands for other songs."""
+    run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
+    return synthetic_collection(settings, mixed(run.seed, stream))
+
+
 def synthetic_collection(settings: CollectionSettings, seed: int) -> Collection:
     """Made-up songs: each work with several versions, of which the first is as written; singles."""
     rng = np.random.default_rng(seed)
     frames, works = [], []
+    for played, number in made_up_performances(settings, rng):
+        frames.append(note_chroma(played, settings.seconds, rng))
+        works.append(number)
+    return _with_all_queries(chroma_set(np.stack(frames)), np.array(works))
+
+
+def made_up_performances(
+    settings: CollectionSettings, rng: np.random.Generator
+) -> Iterator[tuple[Performance, int]]:
+    """Performances and the work of each, a number from 0 on.
+
+    One is drawn when it is asked for, so that what is drawn of ``rng`` in between counts.
+    """
     for number in range(settings.works + settings.singles):
         work = compose(rng, settings.shared)
         for version in range(settings.versions if number < settings.works else 1):
-            played = perform(work, rng, settings.strength if version else 0)
-            frames.append(note_chroma(played, settings.seconds, rng))
-            works.append(number)
-    return _with_all_queries(chroma_set(np.stack(frames)), np.array(works))
+            yield perform(work, rng, settings.strength if version else 0), number
 
 
 def draw_layout(
