@@ -16,8 +16,8 @@ from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from papers.cover_song.methods.needed_networks import keyed_network
 from papers.cover_song.methods.scores import comparable, ranking_metrics
-from papers.cover_song.network.coarse import load_pair_network
 from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
 from papers.cover_song.network.scoring import reranked
 from papers.cover_song.ranking.metrics import retrieval
@@ -40,13 +40,7 @@ class RankByCoarseNetwork(Settings):
 
 def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str, float]:
     """Metrics of every ranking: of the network, of Qmax (``qmax_...``), of their sum."""
-    folders = run.needed("network")
-    mine = [folder for folder in folders if folder.name == f"seed{run.seed}"]
-    given = load_pair_network((mine or folders)[0] / "network.safetensors")
-    if given.frames != settings.collection.seconds:
-        raise InputError(
-            f"collection.seconds {settings.collection.seconds}: the network takes {given.frames}"
-        )
+    given = keyed_network(run, settings.collection.seconds)
     if settings.beats and settings.collection.data != "covers80":
         raise InputError(
             f"beats: collection.data is {settings.collection.data!r}; of covers80 alone"

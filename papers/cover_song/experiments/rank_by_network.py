@@ -10,12 +10,12 @@ from pydantic import Field
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from papers.cover_song.methods.needed_networks import plain_network
 from papers.cover_song.methods.scores import comparable, ranking_metrics
-from papers.cover_song.network.scoring import all_log_odds, load_network, reranked
+from papers.cover_song.network.scoring import all_log_odds, reranked
 from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.ranking.rankings import rank_sum, ranked
 from papers.cover_song.similarity.measures import Aligner, Alignment
@@ -32,13 +32,7 @@ class RankByNetwork(Settings):
 
 def rank_by_network(settings: RankByNetwork, run: Run) -> dict[str, float]:
     """Metrics of every ranking, of fusions, and the area under the curve of pairs."""
-    folders = run.needed("network")
-    mine = [folder for folder in folders if folder.name == f"seed{run.seed}"]
-    network, frames = load_network((mine or folders)[0] / "network.safetensors")
-    if frames != settings.collection.seconds:
-        raise InputError(
-            f"collection.seconds {settings.collection.seconds}: the network takes {frames}"
-        )
+    network = plain_network(run, settings.collection.seconds)
     collection = comparable(load_collection(settings.collection, run))
     count = len(collection.songs)
     with run.progress(count * (count - 1) // 2, "network", "pair") as bar:

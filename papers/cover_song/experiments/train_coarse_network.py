@@ -15,6 +15,7 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training import Core, CoreSettings
+from papers.cover_song.methods.needed_networks import WEIGHTS, starting_weights
 from papers.cover_song.methods.pair_training import train_on_pairs
 from papers.cover_song.network.coarse import begin_as, coarse_network, save_coarse_network
 from papers.cover_song.network.keyed_scoring import chosen_keys, keyed_log_odds
@@ -55,8 +56,7 @@ def train_coarse_network(settings: TrainCoarseNetwork, run: Run) -> dict[str, fl
         settings.songs.seconds, settings.factor, settings.diagonal, settings.filters
     )
     if settings.warm:
-        folders = run.needed("start")
-        other, _ = load_network(folders[run.seed % len(folders)] / "network.safetensors")
+        other, _ = load_network(starting_weights(run))
         begin_as(network, other)
     pairs = DrawnPairs(data, settings.pairs, settings.keys, run.seed)
     held_out, labels = validation_pairs(data, run.seed)
@@ -74,7 +74,7 @@ def train_coarse_network(settings: TrainCoarseNetwork, run: Run) -> dict[str, fl
     )
     save_coarse_network(
         network,
-        run.path("network.safetensors"),
+        run.path(WEIGHTS),
         frames=settings.songs.seconds,
         filters=settings.filters,
         keys=settings.keys,

@@ -13,6 +13,7 @@ from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training import Core, CoreSettings
+from papers.cover_song.methods.needed_networks import WEIGHTS, starting_weights
 from papers.cover_song.methods.pair_training import train_on_pairs
 from papers.cover_song.network.architectures import Architecture, build_network
 from papers.cover_song.network.scoring import load_network, pair_log_odds, save_network
@@ -57,7 +58,7 @@ def train_network(settings: TrainNetwork, run: Run) -> dict[str, float]:
     )
     save_network(
         network,
-        run.path("network.safetensors"),
+        run.path(WEIGHTS),
         architecture=settings.architecture,
         frames=settings.songs.seconds,
         filters=settings.filters,
@@ -69,12 +70,12 @@ def _new_network(settings: TrainNetwork, run: Run) -> nn.Module:
     """With random weights, or with those of another run."""
     if not settings.warm:
         return build_network(settings.architecture, settings.songs.seconds, settings.filters)
-    folders = run.needed("start")
-    network, frames = load_network(folders[run.seed % len(folders)] / "network.safetensors")
+    weights = starting_weights(run)
+    network, frames = load_network(weights)
     fresh = build_network(settings.architecture, settings.songs.seconds, settings.filters)
     if frames != settings.songs.seconds:
         raise InputError(
-            f"warm: the network of {folders[0]} takes {frames} frames; needed:"
+            f"warm: the network of {weights} takes {frames} frames; needed:"
             f" {settings.songs.seconds}"
         )
     fresh.load_state_dict(network.state_dict())
