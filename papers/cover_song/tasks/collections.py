@@ -82,11 +82,11 @@ def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     if settings.data == "covers80":
         run.uses(identity("covers80", ["covers80_hpcp.npz"]))
         tracks = covers80_hpcp()
-        return _with_all_queries(chroma_set(tracks.profiles[:, : settings.seconds]), tracks.set_id)
+        return with_all_queries(chroma_set(tracks.profiles[:, : settings.seconds]), tracks.set_id)
     run.uses(identity("covers80", ["covers80_beat_chroma.npz", "covers80_index.csv"]))
     beats = covers80()
     frames = [_averaged(track) for track in beats.chroma]
-    return _with_all_queries(padded(frames, settings.seconds), beats.labels)
+    return with_all_queries(padded(frames, settings.seconds), beats.labels)
 
 
 def made_up_collection(settings: CollectionSettings, run: Run, stream: int) -> Collection:
@@ -102,7 +102,7 @@ def synthetic_collection(settings: CollectionSettings, seed: int) -> Collection:
     for played, number in made_up_performances(settings, rng):
         frames.append(note_chroma(played, settings.seconds, rng))
         works.append(number)
-    return _with_all_queries(chroma_set(np.stack(frames)), np.array(works))
+    return with_all_queries(chroma_set(np.stack(frames)), np.array(works))
 
 
 def made_up_performances(
@@ -159,8 +159,8 @@ def draw_layout(
     return Drawn(np.array(training), np.array(queries + singles), np.array(queries))
 
 
-def _with_all_queries(songs: ChromaSet, works: NDArray[np.int64]) -> Collection:
-    """Every song that has a cover is a query."""
+def with_all_queries(songs: ChromaSet, works: NDArray[np.int64]) -> Collection:
+    """A collection in which every song that has a cover is a query; works (songs,)."""
     _, inverse, counts = np.unique(works, return_inverse=True, return_counts=True)
     return Collection(songs, works, np.flatnonzero(counts[inverse] > 1))
 
@@ -176,7 +176,7 @@ def _recorded(settings: CollectionSettings, run: Run) -> Collection:
     folders = run.needed("recordings")
     folder = next(each for each in folders if each.name == f"seed{run.seed}")
     with np.load(folder / "features.npz") as stored:
-        return _with_all_queries(
+        return with_all_queries(
             chroma_set(stored["chroma"][:, : settings.seconds]), stored["works"]
         )
 
