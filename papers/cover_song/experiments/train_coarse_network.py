@@ -18,8 +18,8 @@ from common.training import Core, CoreSettings
 from papers.cover_song.methods.needed_networks import WEIGHTS, starting_weights
 from papers.cover_song.methods.pair_training import train_on_pairs
 from papers.cover_song.network.coarse import begin_as, coarse_network, save_coarse_network
-from papers.cover_song.network.keyed_scoring import chosen_keys, keyed_log_odds
-from papers.cover_song.network.scoring import load_network
+from papers.cover_song.network.keyed_scoring import chosen_keys
+from papers.cover_song.network.scoring import load_network, pair_log_odds
 from papers.cover_song.tasks.drawn_pairs import DrawnPairs, sounding, with_every_work
 from papers.cover_song.tasks.network_songs import (
     TrainingSongs,
@@ -66,7 +66,7 @@ def train_coarse_network(settings: TrainCoarseNetwork, run: Run) -> dict[str, fl
         core,
         network,
         pairs,
-        lambda trained: keyed_log_odds(trained, data.songs, held_out, keys),
+        lambda trained: pair_log_odds(trained, data.songs, held_out, shifts=keys),
         labels,
         epochs=settings.epochs,
         lr=settings.lr,

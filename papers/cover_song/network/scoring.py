@@ -31,20 +31,28 @@ def pair_log_odds(
     songs: ChromaSet,
     pairs: NDArray[np.int64],
     advance: Callable[[int], object] | None = None,
+    *,
+    shifts: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Log-odds that pairs (p, 2) are covers: (p,), float64, on the network's device."""
+    """Log-odds that pairs (p, 2) are covers: (p,), float64; computed on the network's device.
+
+    Args:
+        advance: is told of pairs that are done.
+        shifts: (p,), semitones that the later song of each pair moves up by (default: the optimal
+            transposition).
+    """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    found = []
+    found = [np.empty(0)]
     for start in range(0, len(pairs), BATCH):
-        chosen = pairs[start : start + BATCH]
-        logits = network(cross_similarity(songs, chosen).to(device))
-        found.append(log_odds(logits.float()).cpu().numpy())
+        part = slice(start, start + BATCH)
+        matrices = cross_similarity(songs, pairs[part], None if shifts is None else shifts[part])
+        found.append(log_odds(network(matrices.to(device)).float()).cpu().numpy())
         if advance:
-            advance(len(chosen))
+            advance(len(matrices))
     network.train(was_training)
-    return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+    return np.concatenate(found)
 
 
 def all_log_odds(
