@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from papers.cover_song.similarity.measures import Aligner, Alignment
 from papers.cover_song.tasks.collections import Collection
 
 Method = Literal["random", "mean", "dtw", "simple", "qmax", "dmax", "fourier"]
-METHODS: Final = get_args(Method)
 log = logging.getLogger("scores")
 
 

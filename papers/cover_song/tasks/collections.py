@@ -85,7 +85,7 @@ def load_collection(settings: CollectionSettings, run: Run) -> Collection:
         return with_all_queries(chroma_set(tracks.profiles[:, : settings.seconds]), tracks.set_id)
     run.uses(identity("covers80", ["covers80_beat_chroma.npz", "covers80_index.csv"]))
     beats = covers80()
-    frames = [_averaged(track) for track in beats.chroma]
+    frames = [averaged_beats(track) for track in beats.chroma]
     return with_all_queries(padded(frames, settings.seconds), beats.labels)
 
 
@@ -165,8 +165,8 @@ def with_all_queries(songs: ChromaSet, works: NDArray[np.int64]) -> Collection:
     return Collection(songs, works, np.flatnonzero(counts[inverse] > 1))
 
 
-def _averaged(beats: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of four beats: (beats, 12) to (beats // 4, 12)."""
+def averaged_beats(beats: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of four beats (:data:`BEATS_PER_FRAME`): (beats, 12) to (beats // 4, 12)."""
     whole = len(beats) // BEATS_PER_FRAME * BEATS_PER_FRAME
     return beats[:whole].reshape(-1, BEATS_PER_FRAME, 12).mean(axis=1)  # type: ignore[no-any-return]
 
