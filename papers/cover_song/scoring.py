@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from papers.cover_song.ranking.rankings import Ranking, ranked
+from papers.cover_song.ranking.rankings import Ranking, ranked, ranked_log_odds
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.fourier_index import describe, index_scores
 from papers.cover_song.similarity.measures import MEASURES, Aligner, Alignment
@@ -41,17 +41,13 @@ def collection_scores(
         InputError: an unknown measure, ``cnn`` without a network, or songs that are too short.
     """
     if measure == "cnn":
-        from scipy.special import expit
-
         from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
 
         if network is None:
             raise InputError("measure 'cnn': needs a network")
         keys = None if alignment is None else alignment.shifts
         log_odds = all_keyed_log_odds(network, songs, keys, advance).log_odds
-        # Rows are compared as probabilities, as published; log-odds order where these saturate.
-        rows = ranking in ("cosine", "correlation")
-        return ranked(expit(log_odds) if rows else log_odds, ranking)
+        return ranked_log_odds(log_odds, ranking)
     if measure == "fourier":
         return ranked(index_scores(describe(songs)), ranking)
     if measure not in MEASURES:

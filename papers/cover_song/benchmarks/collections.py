@@ -14,11 +14,11 @@ import numpy as np
 from common.experiments.schema import Scale
 from common.results.benchmarks import BenchmarkRow, compare
 from papers.cover_song.audio.features import song_chroma
+from papers.cover_song.benchmarks.random_songs import random_pairs
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.coarse import coarse_network
-from papers.cover_song.network.keyed_scoring import chosen_keys, keyed_log_odds
+from papers.cover_song.network.keyed_scoring import chosen_keys
 from papers.cover_song.network.scoring import pair_log_odds
-from papers.cover_song.similarity.chroma_set import chroma_set
 from papers.cover_song.similarity.cover_index import CoverIndex
 
 PAPER: Final = "cover_song"
@@ -76,11 +76,10 @@ def _index(count: int) -> BenchmarkRow:
 
 def _coarse(count: int) -> BenchmarkRow:
     """Log-odds of pairs of 180 s, with their keys, beside the published network."""
-    songs = chroma_set(np.random.default_rng(0).random((2 * count, 180, 12)) ** 3)
-    pairs = np.arange(2 * count, dtype=np.int64).reshape(count, 2)
+    songs, pairs = random_pairs(count, 180)
     ours, published = coarse_network(180, 2, 3).eval(), published_network(180).eval()
     timed = compare(
-        lambda: keyed_log_odds(ours, songs, pairs, chosen_keys(songs, pairs, 2)),
+        lambda: pair_log_odds(ours, songs, pairs, shifts=chosen_keys(songs, pairs, 2)),
         lambda: pair_log_odds(published, songs, pairs),
     )
     note = f"{count / timed.ours:,.0f} pairs a second"
@@ -90,8 +89,7 @@ def _coarse(count: int) -> BenchmarkRow:
 
 def _preselected(count: int) -> BenchmarkRow:
     """All pairs of 1,000 songs, measured on a sample: the network sees Qmax's best fifty alone."""
-    songs = chroma_set(np.random.default_rng(0).random((2 * count, 180, 12)) ** 3)
-    pairs = np.arange(2 * count, dtype=np.int64).reshape(count, 2)
+    songs, pairs = random_pairs(count, 180)
     network = coarse_network(180, 2, 3).eval()
     total = SONGS * (SONGS - 1) // 2
     # A pair that is a candidate of both its songs is seen once: at most so many are seen.
@@ -99,10 +97,10 @@ def _preselected(count: int) -> BenchmarkRow:
 
     def ours() -> None:
         keys = chosen_keys(songs, pairs, 2)
-        keyed_log_odds(network, songs, pairs[:seen], keys[:seen])
+        pair_log_odds(network, songs, pairs[:seen], shifts=keys[:seen])
 
     def theirs() -> None:
-        keyed_log_odds(network, songs, pairs, chosen_keys(songs, pairs, 2))
+        pair_log_odds(network, songs, pairs, shifts=chosen_keys(songs, pairs, 2))
 
     timed = compare(ours, theirs, repeats=3)
     note = f"projected: {timed.ours * total / count:,.0f} s for all pairs of {SONGS:,} songs"

@@ -19,22 +19,18 @@ from numpy.typing import NDArray
 
 from common.experiments.schema import Scale
 from common.results.benchmarks import BenchmarkRow, compare, memory_row, one_thread
-from papers.cover_song.benchmarks.collections import collection_rows
+from papers.cover_song.benchmarks.collections import PAPER, collection_rows
+from papers.cover_song.benchmarks.random_songs import random_pairs, random_songs
 from papers.cover_song.network.matrices import cross_similarity
-from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set
+from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, pair_batches
 
-PAPER = "cover_song"
 #: Seconds of a song and pairs that are timed together.
 SIZES: dict[Scale, tuple[tuple[int, int], ...]] = {
     "smoke": ((40, 1),),
     "laptop": ((64, 8), (180, 4)),
     "paper": ((64, 8), (180, 4), (400, 2)),
 }
-
-
-def _songs(count: int, seconds: int) -> ChromaSet:
-    return chroma_set(np.random.default_rng(0).random((count, seconds, 12)) ** 3)
 
 
 def speed(scale: Scale) -> list[BenchmarkRow]:
@@ -45,8 +41,7 @@ def speed(scale: Scale) -> list[BenchmarkRow]:
 
 
 def _of_size(seconds: int, count: int) -> Iterator[BenchmarkRow]:
-    songs = _songs(2 * count, seconds)
-    pairs = np.arange(2 * count, dtype=np.int64).reshape(count, 2)
+    songs, pairs = random_pairs(count, seconds)
     dtw, qmax = Aligner(songs, ["dtw"]), Aligner(songs, ["qmax"])
     sides: list[tuple[str, str, Callable[[], object], Callable[[], object]]] = [
         ("DTW", "librosa", lambda: dtw.columns(pairs), _librosa_dtw(songs, pairs)),
@@ -132,7 +127,7 @@ def _torch_matrices(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], 
 def memory(scale: Scale) -> list[BenchmarkRow]:
     """Matrices for the network in batches, beside all at once."""
     seconds, count = SIZES[scale][0][0], {"smoke": 12, "laptop": 40, "paper": 60}[scale]
-    songs = _songs(count, seconds)
+    songs = random_songs(count, seconds)
     everything = np.concatenate(list(pair_batches(count)))
 
     def batches() -> None:

@@ -18,14 +18,13 @@ from common.data.registry import identity
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
-from common.runs.record import DataIdentity
 from common.runs.run import Run
 from common.training.data_order import mixed
 from papers.cover_song.audio.reading import SHORTEST_S
 from papers.cover_song.similarity.chroma_set import chroma_set
 from papers.cover_song.similarity.cover_index import CoverIndex, Vectors, learn_work_space
 from papers.cover_song.similarity.fourier_index import describe
-from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
+from papers.cover_song.tasks.collections import CollectionSettings, made_up_collection
 
 
 class FindCandidates(Settings):
@@ -91,14 +90,13 @@ def find_candidates(settings: FindCandidates, run: Run) -> dict[str, float]:
 def _songs(settings: FindCandidates, run: Run) -> tuple[Vectors, NDArray[np.int64]]:
     """Magnitudes and works of the real songs, or of made-up ones."""
     if settings.data == "synthetic":
-        run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
         drawn = CollectionSettings(
             data="synthetic",
             seconds=settings.seconds,
             works=settings.made_up,
             versions=settings.least_versions,
         )
-        songs, works, _ = synthetic_collection(drawn, mixed(run.seed, 8))
+        songs, works, _ = made_up_collection(drawn, run, 8)
     else:
         run.uses(identity("shs100k_hpcp"))
         everything = shs100k_hpcp()

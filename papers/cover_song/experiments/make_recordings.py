@@ -25,10 +25,10 @@ from papers.cover_song.network.training_pairs import cover_pairs
 from papers.cover_song.similarity.chroma_set import padded
 from papers.cover_song.similarity.measures import pair_shifts
 from papers.cover_song.tasks.chorales import Chorale, group_by_tune, load_chorales, tune_intervals
+from papers.cover_song.tasks.collections import CollectionSettings, made_up_performances
 from papers.cover_song.tasks.synthetic.note_chroma import note_chroma
-from papers.cover_song.tasks.synthetic.performances import Performance, Timbre, perform
+from papers.cover_song.tasks.synthetic.performances import Performance, Timbre
 from papers.cover_song.tasks.synthetic.sound import RATE, played, render
-from papers.cover_song.tasks.synthetic.works import compose
 
 
 class MakeRecordings(Settings):
@@ -54,10 +54,17 @@ class Song(NamedTuple):
 def _made_up(settings: MakeRecordings, run: Run) -> Iterator[Song]:
     run.uses(DataIdentity.generated("made-up works, chroma from audio files", run.seed))
     rng = np.random.default_rng(mixed(run.seed, 0))
-    for number in range(settings.works + settings.singles):
-        work = compose(rng, settings.shared)
-        for version in range(settings.versions if number < settings.works else 1):
-            yield Song(perform(work, rng, settings.strength if version else 0), number)
+    drawn = CollectionSettings(
+        data="synthetic",
+        seconds=settings.seconds,
+        works=settings.works,
+        versions=settings.versions,
+        singles=settings.singles,
+        strength=settings.strength,
+        shared=settings.shared,
+    )
+    for performance, number in made_up_performances(drawn, rng):
+        yield Song(performance, number)
 
 
 def _sung(settings: MakeRecordings, run: Run) -> Iterator[Song]:

@@ -9,22 +9,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 
 from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
-from papers.cover_song.methods.scores import comparable, ranking_metrics
-from papers.cover_song.network.coarse import load_pair_network
+from papers.cover_song.methods.needed_networks import keyed_network
+from papers.cover_song.methods.scores import comparable, network_metrics, ranking_metrics
 from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
-from papers.cover_song.network.scoring import reranked
-from papers.cover_song.ranking.metrics import retrieval
-from papers.cover_song.ranking.rankings import RANKINGS, ranked
+from papers.cover_song.ranking.rankings import ranked
 from papers.cover_song.similarity.measures import Aligner, Alignment
 from papers.cover_song.tasks.beat_tracks import beat_tracks
-from papers.cover_song.tasks.collections import Collection, CollectionSettings, load_collection
+from papers.cover_song.tasks.collections import (
+    Collection,
+    CollectionSettings,
+    load_collection,
+    with_all_queries,
+)
 
 
 class RankByCoarseNetwork(Settings):
@@ -40,43 +41,22 @@ class RankByCoarseNetwork(Settings):
 
 def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str, float]:
     """Metrics of every ranking: of the network, of Qmax (``qmax_...``), of their sum."""
-    folders = run.needed("network")
-    mine = [folder for folder in folders if folder.name == f"seed{run.seed}"]
-    given = load_pair_network((mine or folders)[0] / "network.safetensors")
-    if given.frames != settings.collection.seconds:
-        raise InputError(
-            f"collection.seconds {settings.collection.seconds}: the network takes {given.frames}"
-        )
+    given = keyed_network(run, settings.collection.seconds)
     if settings.beats and settings.collection.data != "covers80":
         raise InputError(
             f"beats: collection.data is {settings.collection.data!r}; of covers80 alone"
         )
     collection = comparable(load_collection(settings.collection, run))
-    songs, works, queries = collection
-    count = len(songs)
+    count = len(collection.songs)
     with run.progress(count * (count - 1) // 2, "network", "pair") as bar:
-        log_odds, qmax = all_keyed_log_odds(given, songs, settings.keys, bar.update)
+        log_odds, qmax = all_keyed_log_odds(given, collection.songs, settings.keys, bar.update)
 
-    found = {"songs": float(count)}
-    by_log_odds = ranking_metrics(log_odds, collection)
-    for name, value in ranking_metrics(expit(log_odds), collection).items():
-        # Rows are compared as probabilities, as published; log-odds order where these are 1.
-        found[name] = value if name.endswith(("cosine", "correlation")) else by_log_odds[name]
+    found = network_metrics(log_odds, qmax, collection, settings.candidates)
     found |= ranking_metrics(qmax, collection, "qmax_")
     summed = ranked(log_odds, "zscore") + ranked(qmax, "zscore")
-    for ranking in RANKINGS:
-        judged = retrieval(ranked(summed, ranking), works, queries)
-        found |= judged.metrics(f"_fused_{ranking}")
-    sorted_again = reranked(
-        qmax, settings.candidates, lambda pairs: log_odds[pairs[:, 0], pairs[:, 1]]
-    )
-    found |= retrieval(sorted_again, works, queries).metrics("_reranked")
+    found |= ranking_metrics(summed, collection, infix="_fused")
     if settings.beats:
         found |= _with_beats(log_odds, qmax, collection, given.keys, run)
-    i, j = np.triu_indices(count, 1)
-    covers = works[i] == works[j]
-    found["pair_auc"] = float(roc_auc_score(covers, log_odds[i, j]))
-    found["pair_accuracy"] = float(((log_odds[i, j] > 0) == covers).mean())
     return found
 
 
@@ -89,9 +69,7 @@ def _with_beats(
 ) -> dict[str, float]:
     """Metrics of sums with Qmax of beats, over the tracks that lie in both features."""
     places, songs = beat_tracks(collection.songs.seconds, run)
-    works = collection.works[places]
-    _, inverse, counts = np.unique(works, return_inverse=True, return_counts=True)
-    queries = np.flatnonzero(counts[inverse] > 1)
+    in_both = with_all_queries(songs, collection.works[places])
     in_beats = Aligner(songs, ["qmax"], Alignment(shifts=keys)).all_pairs()["qmax"]
     both = np.ix_(places, places)
     standard = {
@@ -108,9 +86,7 @@ def _with_beats(
         ("all", ["network", "seconds", "beats"]),
     ):
         total = np.sum([standard[part] for part in parts], axis=0)
-        for ranking in RANKINGS:
-            judged = retrieval(ranked(total, ranking), works, queries)
-            found |= judged.metrics(f"_both_{name}_{ranking}")
+        found |= ranking_metrics(total, in_both, infix=f"_both_{name}")
     return found
 
 

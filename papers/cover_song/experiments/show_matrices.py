@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
+from papers.cover_song.methods.needed_networks import plain_network
 from papers.cover_song.methods.scores import comparable
 from papers.cover_song.network.evidence import evidence
 from papers.cover_song.network.matrices import cross_similarity
-from papers.cover_song.network.scoring import load_network, pair_log_odds
+from papers.cover_song.network.scoring import pair_log_odds
 from papers.cover_song.network.training_pairs import cover_pairs, non_cover_pairs
 from papers.cover_song.similarity import kernel
 from papers.cover_song.similarity.measures import Aligner
@@ -34,13 +34,7 @@ class ShowMatrices(Settings):
 
 def show_matrices(settings: ShowMatrices, run: Run) -> dict[str, float]:
     """Lengths of alignments of covers and of others; the median pair of each is kept."""
-    folders = run.needed("network")
-    mine = [folder for folder in folders if folder.name == f"seed{run.seed}"]
-    network, frames = load_network((mine or folders)[0] / "network.safetensors")
-    if frames != settings.collection.seconds:
-        raise InputError(
-            f"collection.seconds {settings.collection.seconds}: the network takes {frames}"
-        )
+    network = plain_network(run, settings.collection.seconds)
     songs, works, _ = comparable(load_collection(settings.collection, run))
     covers = cover_pairs(works)
     others = non_cover_pairs(works, len(covers), run.rng)

@@ -9,19 +9,17 @@ kept.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
 from common.experiments.settings import Settings
 from common.runs.programs import Program
 from common.runs.run import Run
 from common.training import Core, CoreSettings
-from papers.cover_song.experiments.train_network import BestWeights
-from papers.cover_song.network.architectures import trainable_parameters
+from papers.cover_song.methods.needed_networks import WEIGHTS, starting_weights
+from papers.cover_song.methods.pair_training import train_on_pairs
 from papers.cover_song.network.coarse import begin_as, coarse_network, save_coarse_network
-from papers.cover_song.network.keyed_scoring import chosen_keys, keyed_log_odds
-from papers.cover_song.network.scoring import load_network
+from papers.cover_song.network.keyed_scoring import chosen_keys
+from papers.cover_song.network.scoring import load_network, pair_log_odds
 from papers.cover_song.tasks.drawn_pairs import DrawnPairs, sounding, with_every_work
 from papers.cover_song.tasks.network_songs import (
     TrainingSongs,
@@ -58,60 +56,30 @@ def train_coarse_network(settings: TrainCoarseNetwork, run: Run) -> dict[str, fl
         settings.songs.seconds, settings.factor, settings.diagonal, settings.filters
     )
     if settings.warm:
-        folders = run.needed("start")
-        other, _ = load_network(folders[run.seed % len(folders)] / "network.safetensors")
+        other, _ = load_network(starting_weights(run))
         begin_as(network, other)
     pairs = DrawnPairs(data, settings.pairs, settings.keys, run.seed)
     held_out, labels = validation_pairs(data, run.seed)
     held_out = np.sort(held_out, axis=1)
-    signs = np.where(labels == 1, 1.0, -1.0)
     keys = chosen_keys(data.songs, held_out, settings.keys)
-    loader = core.loader(pairs)
-    steps = settings.epochs * loader.steps_per_epoch
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr, **core.fused)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, total_steps=steps, pct_start=settings.rise
+    found = train_on_pairs(
+        core,
+        network,
+        pairs,
+        lambda trained: pair_log_odds(trained, data.songs, held_out, shifts=keys),
+        labels,
+        epochs=settings.epochs,
+        lr=settings.lr,
+        rise=settings.rise,
     )
-    model, optimiser = core.prepare(network, optimiser)
-    best = BestWeights()
-    core.track(model=model, optimiser=optimiser, schedule=schedule, best=best)
-    with run.progress(settings.epochs * len(pairs), "training", "pair") as bar:
-        for epoch, batches in core.epochs(loader, settings.epochs):
-            pairs.set_epoch(epoch)
-            model.train()
-            for matrices, targets in batches:
-                with core.accumulate(model):
-                    core.backward(cross_entropy(model(matrices), targets))
-                core.step(model, optimiser, schedule)
-                bar.update(len(targets))
-            log_odds = signs * keyed_log_odds(network, data.songs, held_out, keys)
-            loss = float(np.logaddexp(0, -log_odds).mean())
-            accuracy = float((log_odds > 0).mean())
-            best.offer(network, epoch, loss)
-            core.log_metrics(epoch=epoch, validation_loss=loss, validation_accuracy=accuracy)
-    run.write_rows("history.csv", core.history)
-    network.load_state_dict(best.weights)
     save_coarse_network(
         network,
-        run.path("network.safetensors"),
+        run.path(WEIGHTS),
         frames=settings.songs.seconds,
         filters=settings.filters,
         keys=settings.keys,
     )
-    rate = core.samples_per_s()
-    core.finish()
-    row = core.history[best.epoch]
-    return {
-        "validation_loss": best.loss,
-        "validation_accuracy": row["validation_accuracy"],
-        "last_validation_loss": core.history[-1]["validation_loss"],
-        "best_epoch": float(best.epoch + 1),
-        "works": float(len(np.unique(data.works[data.train]))),
-        "cover_pairs": float(pairs.cover_count),
-        "samples": float(steps * settings.core.global_batch_size),
-        "parameters": float(trainable_parameters(network)),
-        "samples_per_s": rate,
-    }
+    return found | {"works": float(len(np.unique(data.works[data.train])))}
 
 
 PROGRAM = Program(TrainCoarseNetwork, train_coarse_network)

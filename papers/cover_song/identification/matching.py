@@ -52,8 +52,7 @@ class Standard:
 
     def exceedance(self, z: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """Share of non-covers expected above z: counted below the tail, exponential in it."""
-        low, high = np.quantile(self.z, [1 - share for share in TAIL])
-        rate = np.log(TAIL[0] / TAIL[1]) / max(high - low, 1e-9)
+        low, rate = self._tail()
         values = np.asarray(z, dtype=np.float64)
         ordered = np.sort(self.z)
         counted = 1 - np.searchsorted(ordered, values, side="right") / len(ordered)
@@ -61,10 +60,14 @@ class Standard:
 
     def threshold(self, candidates: int, false_alarms: float) -> float:
         """The z above which ``false_alarms`` non-covers are expected among ``candidates``."""
-        low, high = np.quantile(self.z, [1 - share for share in TAIL])
-        rate = np.log(TAIL[0] / TAIL[1]) / max(high - low, 1e-9)
+        low, rate = self._tail()
         share = min(false_alarms / candidates, TAIL[0])
         return float(low + np.log(TAIL[0] / share) / rate)
+
+    def _tail(self) -> tuple[float, float]:
+        """The z at which the tail of non-covers begins, and by how much a z of 1 thins it."""
+        low, high = np.quantile(self.z, [1 - share for share in TAIL])
+        return low, np.log(TAIL[0] / TAIL[1]) / max(high - low, 1e-9)
 
 
 class Matcher:
@@ -94,11 +97,11 @@ class Matcher:
     def scores(self, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of queries and references (p, 2): (p,), higher is more alike."""
         if self._network is not None:
-            from papers.cover_song.network.keyed_scoring import keyed_log_odds
+            from papers.cover_song.network.scoring import pair_log_odds
 
             ordered = np.sort(pairs, axis=1)
             shifts = self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
-            return keyed_log_odds(self._network.network, self._heads, ordered, shifts)
+            return pair_log_odds(self._network.network, self._heads, ordered, shifts=shifts)
         return self._aligner.score(pairs, self._kind)[0]
 
     def nearest(self, query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,1 +1,1 @@
-"""Ways to score all pairs of a collection, by the names that experiments use."""
+"""How pairs are scored and ranked, and how the networks are trained on them."""

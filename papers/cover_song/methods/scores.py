@@ -1,9 +1,10 @@
-"""Scores of all pairs by one of the measures that need no training."""
+"""Scores of all pairs by one of the measures that need no training, and what scores are worth."""
 
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,12 @@ from numpy.typing import NDArray
 from common.runs.run import Run
 from papers.cover_song.audio.reading import SHORTEST_S
 from papers.cover_song.ranking.metrics import retrieval
-from papers.cover_song.ranking.rankings import RANKINGS, ranked
+from papers.cover_song.ranking.rankings import RANKINGS, Ranking, ranked, ranked_log_odds
 from papers.cover_song.similarity.fourier_index import describe, index_scores
 from papers.cover_song.similarity.measures import Aligner, Alignment
 from papers.cover_song.tasks.collections import Collection
 
 Method = Literal["random", "mean", "dtw", "simple", "qmax", "dmax", "fourier"]
-METHODS: Final = get_args(Method)
 log = logging.getLogger("scores")
 
 
@@ -55,11 +55,50 @@ def comparable(collection: Collection) -> Collection:
 
 
 def ranking_metrics(
-    scores: NDArray[np.float64], collection: Collection, prefix: str = ""
+    scores: NDArray[np.float64],
+    collection: Collection,
+    prefix: str = "",
+    infix: str = "",
+    *,
+    rankings: Sequence[Ranking] = RANKINGS,
+    rank: Callable[[NDArray[np.float64], Ranking], NDArray[np.float64]] = ranked,
 ) -> dict[str, float]:
-    """Every metric of every ranking, by names as ``map_raw``."""
+    """Every metric of rankings of scores (songs, songs), by names as ``map_raw``.
+
+    Args:
+        prefix, infix: of the names, before and after the metric.
+        rankings: which ones.
+        rank: makes them.
+    """
     found: dict[str, float] = {}
-    for ranking in RANKINGS:
-        judged = retrieval(ranked(scores, ranking), collection.works, collection.queries)
-        found |= {f"{prefix}{name}": value for name, value in judged.metrics(f"_{ranking}").items()}
+    for ranking in rankings:
+        judged = retrieval(rank(scores, ranking), collection.works, collection.queries)
+        metrics = judged.metrics(f"{infix}_{ranking}")
+        found |= {f"{prefix}{name}": value for name, value in metrics.items()}
+    return found
+
+
+def network_metrics(
+    log_odds: NDArray[np.float64],
+    qmax: NDArray[np.float64],
+    collection: Collection,
+    candidates: int,
+) -> dict[str, float]:
+    """What networks of both forms are judged by, from scores of all pairs (songs, songs).
+
+    Its rankings; Qmax's best ``candidates`` sorted by it (``map_reranked``); and over pairs the
+    area under the curve, and the share that log-odds above 0 have right.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    from papers.cover_song.network.scoring import reranked  # loads torch, which others need not
+
+    found = {"songs": float(len(collection.songs))}
+    found |= ranking_metrics(log_odds, collection, rank=ranked_log_odds)
+    sorted_again = reranked(qmax, candidates, lambda pairs: log_odds[pairs[:, 0], pairs[:, 1]])
+    found |= retrieval(sorted_again, collection.works, collection.queries).metrics("_reranked")
+    i, j = np.triu_indices(len(log_odds), 1)
+    covers = collection.works[i] == collection.works[j]
+    found["pair_auc"] = float(roc_auc_score(covers, log_odds[i, j]))
+    found["pair_accuracy"] = float(((log_odds[i, j] > 0) == covers).mean())
     return found

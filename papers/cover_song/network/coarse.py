@@ -7,19 +7,21 @@ network for 64 s, which may be where training begins.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from common.errors import InputError
 from papers.cover_song.network.architectures import published_network
-from papers.cover_song.network.scoring import load_network, save_network
+from papers.cover_song.network.scoring import (
+    built_network,
+    read_network,
+    save_network,
+    with_weights,
+)
 
 #: What a file's metadata calls this form.
 COARSE: Final = "coarse"
@@ -113,28 +115,14 @@ def load_pair_network(path: Path) -> PairNetwork:
 
     Raises: InputError if the file is none of these.
     """
-    told = _metadata(path)
+    stored = read_network(path)
+    told = stored.told
     if told.get("architecture") != COARSE:
-        network, frames = load_network(path)
+        network, frames = built_network(stored, path)
         return PairNetwork(network, frames, 1)
     numbers = {name: told[name] for name in _TOLD if isinstance(told.get(name), int)}
     if len(numbers) < len(_TOLD):
         raise InputError(f"{path}: its metadata is {told}; needed: {', '.join(_TOLD)}")
     frames, keys = numbers.pop("frames"), numbers.pop("keys")
-    network = coarse_network(frames, **numbers)
-    try:
-        network.load_state_dict(load_file(str(path)))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: its weights do not fit its metadata ({reason})") from None
-    return PairNetwork(network.eval(), frames, keys)
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """Of a file that may be none of ours; ``load_network`` says what is wrong with it then."""
-    try:
-        with safe_open(str(path), framework="pt") as stored:
-            told = json.loads((stored.metadata() or {}).get("network", "{}"))
-    except Exception:  # the library raises its own kinds for what is no such file
-        return {}
-    return told if isinstance(told, dict) else {}
+    coarse = coarse_network(frames, **numbers)
+    return PairNetwork(with_weights(coarse, stored, path), frames, keys)

@@ -11,14 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from papers.cover_song.network.architectures import log_odds
 from papers.cover_song.network.coarse import PairNetwork
-from papers.cover_song.network.matrices import cross_similarity
-from papers.cover_song.network.scoring import BATCH
+from papers.cover_song.network.scoring import BATCH, pair_log_odds
 from papers.cover_song.similarity import kernel
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment, pair_batches
@@ -39,29 +35,6 @@ def chosen_keys(songs: ChromaSet, pairs: NDArray[np.int64], keys: int) -> NDArra
     """
     columns = Aligner(songs, ["qmax"], Alignment(shifts=keys)).columns(pairs)
     return columns[:, kernel.SHIFT].astype(np.int64)
-
-
-@torch.inference_mode()
-def keyed_log_odds(
-    network: nn.Module,
-    songs: ChromaSet,
-    pairs: NDArray[np.int64],
-    shifts: NDArray[np.int64],
-    advance: Callable[[int], object] | None = None,
-) -> NDArray[np.float64]:
-    """Log-odds that pairs (p, 2), i < j, are covers, in given keys (p,): (p,), float64."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    found = [np.empty(0)]
-    for start in range(0, len(pairs), BATCH):
-        part = slice(start, start + BATCH)
-        logits = network(cross_similarity(songs, pairs[part], shifts[part]).to(device))
-        found.append(log_odds(logits.float()).cpu().numpy())
-        if advance:
-            advance(len(logits))
-    network.train(was_training)
-    return np.concatenate(found)
 
 
 class BothScores(NamedTuple):
@@ -88,15 +61,13 @@ def all_keyed_log_odds(
     """
     count = len(songs)
     aligner = Aligner(songs, ["qmax"], Alignment(shifts=keys or given.keys))
-    roots = np.sqrt(songs.lengths)
     log_odds, qmax = (np.full((count, count), np.nan) for _ in range(2))
     for pairs in pair_batches(count, BATCH * 16):
         columns = aligner.columns(pairs)
         shifts = columns[:, kernel.SHIFT].astype(np.int64)
         i, j = pairs.T
-        log_odds[i, j] = log_odds[j, i] = keyed_log_odds(
-            given.network, songs, pairs, shifts, advance
+        log_odds[i, j] = log_odds[j, i] = pair_log_odds(
+            given.network, songs, pairs, advance, shifts=shifts
         )
-        qmax[i, j] = columns[:, kernel.QMAX] / roots[j]
-        qmax[j, i] = columns[:, kernel.QMAX] / roots[i]
+        qmax[i, j], qmax[j, i] = aligner.oriented(columns, pairs, "qmax")
     return BothScores(log_odds, qmax)

@@ -28,11 +28,3 @@ def cross_similarity(
     out = np.empty((len(pairs), 1, songs.seconds, songs.seconds), np.float32)
     kernel.standardised_distances(songs.frames, ordered, np.asarray(shifts, np.int64), out[:, 0])
     return torch.from_numpy(out)
-
-
-def distance_matrix(songs: ChromaSet, first: int, second: int, shift: int) -> NDArray[np.float64]:
-    """Euclidean distances of the seconds of two songs, the second moved by ``shift``: (n, m)."""
-    n, m = songs.lengths[first], songs.lengths[second]
-    out = np.empty((n, m), np.float32)
-    kernel.squared_distances(songs.frames[first, :n], songs.frames[second, :m], shift, out)
-    return np.sqrt(out.astype(np.float64))

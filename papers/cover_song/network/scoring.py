@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -31,20 +31,28 @@ def pair_log_odds(
     songs: ChromaSet,
     pairs: NDArray[np.int64],
     advance: Callable[[int], object] | None = None,
+    *,
+    shifts: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Log-odds that pairs (p, 2) are covers: (p,), float64, on the network's device."""
+    """Log-odds that pairs (p, 2) are covers: (p,), float64; computed on the network's device.
+
+    Args:
+        advance: is told of pairs that are done.
+        shifts: (p,), semitones that the later song of each pair moves up by (default: the optimal
+            transposition).
+    """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    found = []
+    found = [np.empty(0)]
     for start in range(0, len(pairs), BATCH):
-        chosen = pairs[start : start + BATCH]
-        logits = network(cross_similarity(songs, chosen).to(device))
-        found.append(log_odds(logits.float()).cpu().numpy())
+        part = slice(start, start + BATCH)
+        matrices = cross_similarity(songs, pairs[part], None if shifts is None else shifts[part])
+        found.append(log_odds(network(matrices.to(device)).float()).cpu().numpy())
         if advance:
-            advance(len(chosen))
+            advance(len(matrices))
     network.train(was_training)
-    return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+    return np.concatenate(found)
 
 
 def all_log_odds(
@@ -106,20 +114,52 @@ def load_network(path: Path) -> tuple[nn.Module, int]:
 
     Raises: InputError if the file is no such network.
     """
+    return built_network(read_network(path), path)
+
+
+class StoredNetwork(NamedTuple):
+    """What a file holds: what it tells of the network, and the weights by their names."""
+
+    told: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+def read_network(path: Path) -> StoredNetwork:
+    """A file of :func:`save_network`; it tells nothing if another program wrote it.
+
+    Raises: InputError if the file is not in safetensors form.
+    """
     try:
         with safe_open(str(path), framework="pt") as stored:
             told = json.loads((stored.metadata() or {}).get("network", "{}"))
         weights = load_file(str(path))
     except Exception as error:  # the library raises its own kinds for what is no such file
         raise InputError(f"{path}: no weights in safetensors form ({error})") from None
+    return StoredNetwork(told if isinstance(told, dict) else {}, weights)
+
+
+def built_network(stored: StoredNetwork, path: Path) -> tuple[nn.Module, int]:
+    """One of the published forms, and the frames that it takes; ready to score.
+
+    Raises: InputError, naming ``path``, if what is stored is no such network.
+    """
+    told = stored.told
     missing = {"architecture", "frames", "filters"} - told.keys()
     if missing or told["architecture"] not in ARCHITECTURES:
         raise InputError(f"{path}: its metadata is {told}; needed: architecture, frames, filters")
     frames = int(told["frames"])
     network = build_network(told["architecture"], frames, int(told["filters"]))
+    return with_weights(network, stored, path), frames
+
+
+def with_weights(network: nn.Module, stored: StoredNetwork, path: Path) -> nn.Module:
+    """The network with the weights of a file, ready to score.
+
+    Raises: InputError, naming ``path``, if they do not fit.
+    """
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(stored.weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its weights do not fit its metadata ({reason})") from None
-    return network.eval(), frames
+    return network.eval()

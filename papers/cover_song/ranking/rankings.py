@@ -15,6 +15,8 @@ from common.errors import InputError
 
 Ranking = Literal["raw", "cosine", "correlation", "zscore", "proximity"]
 RANKINGS: Final = get_args(Ranking)
+#: Those that compare rows.
+BY_ROWS: Final[tuple[Ranking, ...]] = ("cosine", "correlation")
 Scores = NDArray[np.float64]
 
 
@@ -34,7 +36,7 @@ def ranked(scores: Scores, ranking: Ranking) -> Scores:
     given = _checked(scores)
     if ranking == "raw":
         found = given.copy()
-    elif ranking in ("cosine", "correlation"):
+    elif ranking in BY_ROWS:
         found = _row_likeness(given, centred=ranking == "correlation")
     elif ranking == "zscore":
         found = _standardised(given)
@@ -44,6 +46,16 @@ def ranked(scores: Scores, ranking: Ranking) -> Scores:
         raise InputError(f"ranking {ranking!r}: allowed: {', '.join(RANKINGS)}")
     np.fill_diagonal(found, np.nan)
     return found
+
+
+def ranked_log_odds(log_odds: Scores, ranking: Ranking) -> Scores:
+    """:func:`ranked` of a network's log-odds: (n, n), the diagonal NaN.
+
+    Rows are compared as probabilities, as published; elsewhere log-odds order where these are 1.
+    """
+    from scipy.special import expit
+
+    return ranked(expit(log_odds) if ranking in BY_ROWS else log_odds, ranking)
 
 
 def _checked(scores: Scores) -> Scores:

@@ -16,8 +16,6 @@ from papers.cover_song.similarity.chroma_set import ChromaSet
 
 #: Seconds of a patch, from one patch to the next, and the power that makes chroma sharper.
 PATCH, HOP, POWER = 32, 4, 1.96
-#: Coefficients of a patch that are kept: 12 x (PATCH // 2 + 1), without the mirrored half.
-DIMENSIONS: Final = 12 * (PATCH // 2 + 1)
 #: Songs whose patches are in memory at once.
 _BATCH: Final = 512
 
@@ -56,13 +54,3 @@ def index_scores(descriptors: NDArray[np.float32]) -> NDArray[np.float64]:
     scores = -np.sqrt(np.maximum(2 - 2 * (wide @ wide.T), 0))
     np.fill_diagonal(scores, np.nan)
     return scores  # type: ignore[no-any-return]
-
-
-def candidates(
-    descriptors: NDArray[np.float32], query: NDArray[np.float32], count: int
-) -> NDArray[np.int64]:
-    """The ``count`` songs nearest to a query's vector (d,), the nearest first."""
-    likeness = descriptors @ query
-    count = min(count, len(likeness))
-    nearest = np.argpartition(-likeness, count - 1)[:count]
-    return nearest[np.argsort(-likeness[nearest], kind="stable")]

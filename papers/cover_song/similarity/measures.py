@@ -144,11 +144,12 @@ class Aligner:
         self, pairs: NDArray[np.int64], measure: Measure
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores of the first of each pair as the query, and of the second: (p,) each."""
-        return self._oriented(self.columns(pairs), pairs, measure)
+        return self.oriented(self.columns(pairs), pairs, measure)
 
-    def _oriented(
+    def oriented(
         self, columns: NDArray[np.float64], pairs: NDArray[np.int64], measure: Measure
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As :meth:`score`, from what :meth:`columns` gave for these pairs: (p,) each."""
         first = columns[:, _COLUMNS[measure][0]]
         if measure in ("qmax", "dmax"):
             # Divided by the root of the reference's length.
@@ -168,7 +169,7 @@ class Aligner:
             columns = self.columns(pairs)
             i, j = pairs.T
             for measure, scores in found.items():
-                scores[i, j], scores[j, i] = self._oriented(columns, pairs, measure)  # type: ignore[arg-type]
+                scores[i, j], scores[j, i] = self.oriented(columns, pairs, measure)  # type: ignore[arg-type]
             if advance:
                 advance(len(pairs))
         return found

@@ -10,7 +10,7 @@ from common.data.hpcp import covers80_hpcp
 from common.data.registry import identity
 from common.runs.run import Run
 from papers.cover_song.similarity.chroma_set import ChromaSet, padded
-from papers.cover_song.tasks.collections import BEATS_PER_FRAME
+from papers.cover_song.tasks.collections import averaged_beats
 
 
 def beat_tracks(frames: int, run: Run) -> tuple[NDArray[np.int64], ChromaSet]:
@@ -24,9 +24,5 @@ def beat_tracks(frames: int, run: Run) -> tuple[NDArray[np.int64], ChromaSet]:
     of_track = {name: number for number, name in enumerate(beats.names)}
     names = [name.rsplit("/", 1)[-1] for name in covers80_hpcp().names]
     places = np.array([place for place, name in enumerate(names) if name in of_track])
-    found = []
-    for place in places:
-        track = beats.chroma[of_track[names[place]]]
-        whole = len(track) // BEATS_PER_FRAME * BEATS_PER_FRAME
-        found.append(track[:whole].reshape(-1, BEATS_PER_FRAME, track.shape[1]).mean(axis=1))
+    found = [averaged_beats(beats.chroma[of_track[names[place]]]) for place in places]
     return places, padded(found, frames)

@@ -6,6 +6,7 @@ with one seed meet the same songs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from common.runs.run import Run
 from common.training.data_order import mixed
 from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set, padded
 from papers.cover_song.tasks.synthetic.note_chroma import note_chroma
-from papers.cover_song.tasks.synthetic.performances import perform
+from papers.cover_song.tasks.synthetic.performances import Performance, perform
 from papers.cover_song.tasks.synthetic.works import compose
 
 #: Works by number of versions, of the training list of Chang et al. 2017: 254 works, 1,175 songs.
@@ -68,8 +69,7 @@ class Drawn(NamedTuple):
 def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     """The songs that a ranking is judged on, as the run's seed draws them."""
     if settings.data == "synthetic":
-        run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
-        return synthetic_collection(settings, mixed(run.seed, 0))
+        return made_up_collection(settings, run, 0)
     if settings.data == "recorded":
         return _recorded(settings, run)
     if settings.data == "shs100k":
@@ -82,24 +82,40 @@ def load_collection(settings: CollectionSettings, run: Run) -> Collection:
     if settings.data == "covers80":
         run.uses(identity("covers80", ["covers80_hpcp.npz"]))
         tracks = covers80_hpcp()
-        return _with_all_queries(chroma_set(tracks.profiles[:, : settings.seconds]), tracks.set_id)
+        return with_all_queries(chroma_set(tracks.profiles[:, : settings.seconds]), tracks.set_id)
     run.uses(identity("covers80", ["covers80_beat_chroma.npz", "covers80_index.csv"]))
     beats = covers80()
-    frames = [_averaged(track) for track in beats.chroma]
-    return _with_all_queries(padded(frames, settings.seconds), beats.labels)
+    frames = [averaged_beats(track) for track in beats.chroma]
+    return with_all_queries(padded(frames, settings.seconds), beats.labels)
+
+
+def made_up_collection(settings: CollectionSettings, run: Run, stream: int) -> Collection:
+    """Made-up songs of the run's seed; each number of a stream stands for other songs."""
+    run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
+    return synthetic_collection(settings, mixed(run.seed, stream))
 
 
 def synthetic_collection(settings: CollectionSettings, seed: int) -> Collection:
     """Made-up songs: each work with several versions, of which the first is as written; singles."""
     rng = np.random.default_rng(seed)
     frames, works = [], []
+    for played, number in made_up_performances(settings, rng):
+        frames.append(note_chroma(played, settings.seconds, rng))
+        works.append(number)
+    return with_all_queries(chroma_set(np.stack(frames)), np.array(works))
+
+
+def made_up_performances(
+    settings: CollectionSettings, rng: np.random.Generator
+) -> Iterator[tuple[Performance, int]]:
+    """Performances and the work of each, a number from 0 on.
+
+    One is drawn when it is asked for, so that what is drawn of ``rng`` in between counts.
+    """
     for number in range(settings.works + settings.singles):
         work = compose(rng, settings.shared)
         for version in range(settings.versions if number < settings.works else 1):
-            played = perform(work, rng, settings.strength if version else 0)
-            frames.append(note_chroma(played, settings.seconds, rng))
-            works.append(number)
-    return _with_all_queries(chroma_set(np.stack(frames)), np.array(works))
+            yield perform(work, rng, settings.strength if version else 0), number
 
 
 def draw_layout(
@@ -143,14 +159,14 @@ def draw_layout(
     return Drawn(np.array(training), np.array(queries + singles), np.array(queries))
 
 
-def _with_all_queries(songs: ChromaSet, works: NDArray[np.int64]) -> Collection:
-    """Every song that has a cover is a query."""
+def with_all_queries(songs: ChromaSet, works: NDArray[np.int64]) -> Collection:
+    """A collection in which every song that has a cover is a query; works (songs,)."""
     _, inverse, counts = np.unique(works, return_inverse=True, return_counts=True)
     return Collection(songs, works, np.flatnonzero(counts[inverse] > 1))
 
 
-def _averaged(beats: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of four beats: (beats, 12) to (beats // 4, 12)."""
+def averaged_beats(beats: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of four beats (:data:`BEATS_PER_FRAME`): (beats, 12) to (beats // 4, 12)."""
     whole = len(beats) // BEATS_PER_FRAME * BEATS_PER_FRAME
     return beats[:whole].reshape(-1, BEATS_PER_FRAME, 12).mean(axis=1)  # type: ignore[no-any-return]
 
@@ -160,7 +176,7 @@ def _recorded(settings: CollectionSettings, run: Run) -> Collection:
     folders = run.needed("recordings")
     folder = next(each for each in folders if each.name == f"seed{run.seed}")
     with np.load(folder / "features.npz") as stored:
-        return _with_all_queries(
+        return with_all_queries(
             chroma_set(stored["chroma"][:, : settings.seconds]), stored["works"]
         )
 

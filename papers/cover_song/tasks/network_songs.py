@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from common.data.hpcp import shs100k_hpcp
 from common.data.registry import identity
 from common.experiments.settings import Settings
-from common.runs.record import DataIdentity
 from common.runs.run import Run
 from common.training.data_order import mixed
 from papers.cover_song.network.matrices import cross_similarity
@@ -22,8 +21,8 @@ from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set
 from papers.cover_song.tasks.collections import (
     CollectionSettings,
     draw_layout,
+    made_up_collection,
     read_leaks,
-    synthetic_collection,
 )
 
 
@@ -57,7 +56,6 @@ def load_training_songs(settings: TrainingSongs, run: Run) -> TrainingSet:
     """Songs, and which of them are for training and for validation."""
     rng = np.random.default_rng(mixed(run.seed, 1))
     if settings.data == "synthetic":
-        run.uses(DataIdentity.generated("made-up works, chroma from notes", run.seed))
         drawn = CollectionSettings(
             data="synthetic",
             seconds=settings.seconds,
@@ -66,7 +64,7 @@ def load_training_songs(settings: TrainingSongs, run: Run) -> TrainingSet:
             strength=settings.strength,
             shared=settings.shared,
         )
-        songs, works, _ = synthetic_collection(drawn, mixed(run.seed, 1))
+        songs, works, _ = made_up_collection(drawn, run, 1)
     else:
         run.uses(identity("shs100k_hpcp"))
         everything = shs100k_hpcp()

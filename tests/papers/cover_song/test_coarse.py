@@ -23,7 +23,6 @@ from papers.cover_song.network.keyed_scoring import (
     all_keyed_log_odds,
     chosen_keys,
     fitted,
-    keyed_log_odds,
 )
 from papers.cover_song.network.matrices import cross_similarity
 from papers.cover_song.network.scoring import pair_log_odds, save_network
@@ -72,7 +71,7 @@ def test_without_coarsening_it_is_the_published_network() -> None:
     network = coarse_network(32, factor=1, diagonal=1, filters=4).eval()
     begin_as(network, plain)
     songs, pairs = random_songs(4, 32), np.array([[0, 1], [2, 3]])
-    found = keyed_log_odds(network, songs, pairs, pair_shifts(songs, pairs, 1)[:, 0])
+    found = pair_log_odds(network, songs, pairs, shifts=pair_shifts(songs, pairs, 1)[:, 0])
     np.testing.assert_allclose(found, pair_log_odds(plain, songs, pairs), atol=1e-5)
     with pytest.raises(InputError, match="do not fit"):
         begin_as(coarse_network(64, 1, 1, 4), plain)
@@ -126,7 +125,7 @@ def test_both_scores_are_those_of_single_pairs() -> None:
     np.testing.assert_array_equal(qmax, expected)
     np.testing.assert_array_equal(log_odds, log_odds.T)
     pair = np.array([[1, 3]])
-    single = keyed_log_odds(given.network, songs, pair, chosen_keys(songs, pair, 2))
+    single = pair_log_odds(given.network, songs, pair, shifts=chosen_keys(songs, pair, 2))
     np.testing.assert_allclose(log_odds[1, 3], single[0], atol=1e-5)
 
 

@@ -11,7 +11,6 @@ from common.errors import InputError
 from papers.cover_song.experiments.find_candidates import _filling, _recall
 from papers.cover_song.similarity import cover_index
 from papers.cover_song.similarity.cover_index import CoverIndex, learn_work_space
-from papers.cover_song.similarity.fourier_index import candidates
 from tests.papers.runs import PaperRuns
 
 PAPER = PaperRuns("cover_song")
@@ -33,7 +32,7 @@ def test_the_nearest_are_those_of_sorting_everything(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(cover_index, "_BLOCK", block)
         np.testing.assert_array_equal(index.nearest(vectors[queries], 20, queries), expected)
     one = index.nearest(vectors[:1], 20)[0]
-    np.testing.assert_array_equal(one, candidates(vectors, vectors[0], 20))
+    np.testing.assert_array_equal(one, np.argsort(-vectors @ vectors[0], kind="stable")[:20])
     assert index.nearest(vectors[:1], 1).tolist() == [[0]]  # itself, if it is not left out
     with pytest.raises(InputError, match="count 90: allowed: 1 to 89"):
         index.nearest(vectors[:1], 90, np.array([0]))

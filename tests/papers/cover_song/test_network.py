@@ -152,11 +152,17 @@ def test_a_network_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_network_are_refused(tmp_path: Path) -> None:
-    text, bare, other = (tmp_path / name for name in ("text", "bare", "other"))
+    text, bare, listed, other = (tmp_path / name for name in ("text", "bare", "listed", "other"))
     text.write_text("no weights")
     save_file({"a": torch.zeros(1)}, str(bare))
+    save_file({"a": torch.zeros(1)}, str(listed), metadata={"network": "[1]"})
     save_network(small_network(), other, architecture="published", frames=64, filters=8)
-    for path, said in ((text, "no weights"), (bare, "metadata"), (other, "do not fit")):
+    for path, said in (
+        (text, "no weights"),
+        (bare, "metadata"),
+        (listed, "metadata"),
+        (other, "do not fit"),
+    ):
         with pytest.raises(InputError, match=said):
             load_network(path)
 
