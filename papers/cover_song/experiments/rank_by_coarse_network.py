@@ -46,8 +46,11 @@ def rank_by_coarse_network(settings: RankByCoarseNetwork, run: Run) -> dict[str,
         raise InputError(
             f"beats: collection.data is {settings.collection.data!r}; of covers80 alone"
         )
-    collection = comparable(load_collection(settings.collection, run))
+    loaded = load_collection(settings.collection, run)
+    collection = comparable(loaded)
     count = len(collection.songs)
+    if settings.beats and count != len(loaded.songs):
+        raise InputError(f"beats: {len(loaded.songs) - count} songs are too short to be judged")
     with run.progress(count * (count - 1) // 2, "network", "pair") as bar:
         log_odds, qmax = all_keyed_log_odds(given, collection.songs, settings.keys, bar.update)
 

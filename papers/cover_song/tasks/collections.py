@@ -173,8 +173,10 @@ def averaged_beats(beats: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _recorded(settings: CollectionSettings, run: Run) -> Collection:
     """Songs whose sound another run, of the same seed, wrote to files and read back."""
-    folders = run.needed("recordings")
-    folder = next(each for each in folders if each.name == f"seed{run.seed}")
+    folders = {folder.name: folder for folder in run.needed("recordings")}
+    folder = folders.get(f"seed{run.seed}")
+    if folder is None:
+        raise InputError(f"recordings: seed {run.seed}; allowed: {', '.join(folders)}")
     with np.load(folder / "features.npz") as stored:
         return with_all_queries(
             chroma_set(stored["chroma"][:, : settings.seconds]), stored["works"]

@@ -37,8 +37,10 @@ def with_every_work(data: TrainingSet, settings: TrainingSongs, run: Run) -> Tra
 
     Raises: InputError for other songs than SHS100K's.
     """
-    if settings.data != "shs100k" or settings.held_out is None:
+    if settings.data != "shs100k":
         raise InputError(f"every_work: songs.data is {settings.data!r}; allowed: 'shs100k'")
+    if settings.held_out is None:
+        raise InputError("every_work: songs.held_out is missing: what may not be trained on")
     everything = shs100k_hpcp()
     leaks = read_leaks(run.needed("leaks")[0])
     judged = draw_layout(everything, settings.held_out, run.seed, leaks).evaluation
