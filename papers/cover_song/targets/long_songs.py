@@ -18,6 +18,8 @@ def table_long(results: Results) -> Table:
         Measure("map_fused_raw", "Sum of standardised"),
         Measure("map_fused_correlation", "Sum, correlation"),
         Measure("mr1_fused_raw", "MR1 of the sum"),
+        Measure("map_four_raw", "Sum with DTW and SiMPle"),
+        Measure("mr1_four_raw", "MR1 of that sum"),
         Measure("map_reranked", "Network sorts Qmax's best 50"),
     ]
     return Table(
@@ -43,6 +45,10 @@ def table_features(results: Results) -> Table:
         "qmax_of_both": "Qmax of both",
         "network_and_beats": "Network, and Qmax of beats",
         "all": "All three",
+        "network_of_beats": "Network of beats",
+        "networks": "Network of both",
+        "networks_and_qmax": "Network and Qmax of both",
+        "eight": "Network, Qmax, DTW and SiMPle of both",
     }
     measures = [
         Measure(f"{metric}_both_{name}_raw", f"{title}, {label}")

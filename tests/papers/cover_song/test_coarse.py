@@ -10,6 +10,7 @@ import torch
 
 from common.data.hpcp import Songs
 from common.errors import InputError
+from papers.cover_song.experiments.rank_by_coarse_network import sums_with_beats
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.coarse import (
     CoarseMatrices,
@@ -26,6 +27,7 @@ from papers.cover_song.network.keyed_scoring import (
 )
 from papers.cover_song.network.matrices import cross_similarity
 from papers.cover_song.network.scoring import pair_log_odds, save_network
+from papers.cover_song.ranking.rankings import ranked
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment, pair_shifts
 from papers.cover_song.tasks import drawn_pairs
@@ -231,3 +233,17 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     )
     assert first == second
     assert load_pair_network(tmp_path / "whole" / "out" / "network.safetensors").frames == 66
+
+
+def test_sums_with_beats_hold_every_part_with_equal_weight() -> None:
+    rng = np.random.default_rng(0)
+    names = ("network", "qmax", "dtw", "simple")
+    seconds, beats = ({name: rng.random((5, 5)) for name in names} for _ in range(2))
+    sums = sums_with_beats(seconds, beats)
+    off = ~np.eye(5, dtype=bool)
+    one_by_one = sum(ranked(part, "zscore") for part in [*seconds.values(), *beats.values()])
+    np.testing.assert_allclose(sums["eight"][off], one_by_one[off])
+    # A scale of its own does not give a part another weight.
+    stretched = sums_with_beats({**seconds, "qmax": 7 * seconds["qmax"] + 3}, beats)
+    for name, scores in sums.items():
+        np.testing.assert_allclose(stretched[name][off], scores[off])
