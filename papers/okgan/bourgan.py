@@ -20,8 +20,8 @@ class BourgainNoise:
     """Draws noise around embedded data points.
 
     Each coordinate of the embedding is a point's distance to a random subset; subsets of ``2^i``
-    points come in ``rows`` for each i. It is scaled so that distances are those of normal noise of
-    ``spread``.
+    points come in ``rows`` for each i. Samples have the masses of the embedded points, so that
+    few of these set a floor to how even they can be.
 
     Args:
         data: (n, d) points, some hundreds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -29,8 +30,8 @@ class NeuralDiscriminator(nn.Module):
         objective: see :data:`Objective`.
         steps: of the network in an update, each with generated points of its own.
         penalty: weight of the gradient penalty: of ``wasserstein`` that of the norm's distance from
-            1 between real and generated points; of ``relativistic`` half the squared norm at real
-            (R1) and at generated points (R2); none of the others.
+            1 between real and generated points; of the others half the squared norm at real (R1)
+            and at generated points (R2).
         packing: points that are judged together (Lin et al. 2018, PacGAN).
 
     Raises:
@@ -63,7 +64,8 @@ class NeuralDiscriminator(nn.Module):
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """The objective's, a mean. Only ``relativistic`` compares with real points."""
-        scores = self.score(fake)
+        with _held(self.net):
+            scores = self.score(fake)
         if self.objective == "nonsaturating":
             return softplus(-scores).mean()
         if self.objective == "relativistic":
@@ -132,6 +134,19 @@ class NeuralDiscriminator(nn.Module):
     def set_extra_state(self, state: dict[str, object]) -> None:
         """Inverse of :meth:`get_extra_state`."""
         self.optimizer.load_state_dict(state)
+
+
+@contextmanager
+def _held(net: nn.Module) -> Iterator[None]:
+    """No gradient of the network's own parameters: a generator's step has no use for them."""
+    learned = [param for param in net.parameters() if param.requires_grad]
+    for param in learned:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in learned:
+            param.requires_grad_(True)
 
 
 def _slopes_of(scores: Tensor, x: Tensor) -> Tensor:

@@ -102,7 +102,9 @@ def _summary(
 ) -> dict[str, float]:
     """Values tried and chosen, and the metric of all; one that diverged is never chosen."""
     scores = [float("inf") if row["diverged"] else row[settings.chosen_by] for row in rows]
-    best = min(range(len(scores)), key=scores.__getitem__)
+    # Scores can be equal to the last bit: BourGAN's are those of its noise where it follows it.
+    ties = [row.get("reverse_kl", 0.0) for row in rows]
+    best = min(range(len(scores)), key=lambda place: (scores[place], ties[place]))
     values = list(product(*settings.tried.values()))[best]
     metrics = {
         "candidates": float(len(every)),

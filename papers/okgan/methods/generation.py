@@ -112,10 +112,19 @@ class Generation:
             raise DivergedError(f"generator: its loss is {value} after {self.count} iterations")
         return {**found, "generator_loss": value}
 
+    @property
+    def device(self) -> torch.device:
+        """Of the generator."""
+        return next(self.generator.parameters()).device
+
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Samples of the generator in training mode, as published: batch statistics are theirs."""
-        samples: Tensor = self.generator(self.noise(count))
+        """Samples of the generator in training mode, as published: batch statistics are theirs.
+
+        Training goes on as if none had been drawn: random states are put back.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            samples: Tensor = self.generator(self.noise(count))
         return samples
 
     def _parts(self) -> dict[str, Any]:

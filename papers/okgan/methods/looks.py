@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ log = logging.getLogger("okgan")
 
 
 class Looks:
-    """Rows of metrics, the samples that they are of, and seconds of training.
+    """Rows of metrics, the samples that they are of, and seconds of training (of a CPU, its own).
 
     Part of the resume state. Of a training that diverges the last look before stands, and the
     record says when it did.
@@ -64,14 +64,16 @@ class Looks:
             before: called before each iteration with its number.
             after: called after it.
         """
+        # Processor time does not depend on what else a machine does, but leaves out a GPU's.
+        clock = process_time if training.device.type == "cpu" else perf_counter
         try:
             if not self.rows:
                 self.take(training)
             while training.count < iterations:
                 before(training.count)
-                started = perf_counter()
+                started = clock()
                 training.iterate(draw())
-                self.seconds += perf_counter() - started
+                self.seconds += clock() - started
                 if training.count % every == 0 or training.count == iterations:
                     self.take(training)
                 after()

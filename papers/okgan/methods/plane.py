@@ -52,6 +52,7 @@ class NetworkSettings(Settings):
 
     width: int = Field(64, gt=0)
     layers: int = Field(3, gt=0)
+    slope: float = Field(0.2, ge=0, description="of the leaky ReLU; of points alone")
     optimizer: OptimizerName = "adam"
     lr: float = Field(1e-3, gt=0, description="falls as the generator's does")
     betas: tuple[float, float] = (0.5, 0.999)
@@ -66,8 +67,8 @@ class FieldSettings(Settings):
     """Methods without a discriminator, and BourGAN's noise."""
 
     past: int = Field(0, ge=0, description="past samples that repel beside the batch's own")
-    laplacian: bool = Field(False, description="drifting: exp(-|x - y| / t), not Gaussian")
-    embedded: int = Field(256, gt=1, description="BourGAN: data points that are embedded")
+    laplacian: bool = Field(True, description="drifting: exp(-|x - y| / t), else Gaussian")
+    embedded: int = Field(2048, gt=1, description="BourGAN: data points that are embedded")
     distance_weight: float = Field(0.1, ge=0, description="BourGAN: of the distance loss")
 
 
@@ -136,7 +137,7 @@ def _neural(
 ) -> Method:
     from papers.okgan.neural import NeuralDiscriminator, UnrolledDiscriminator
 
-    net = plane_discriminator(settings.width, settings.layers, settings.packing)
+    net = plane_discriminator(settings.width, settings.layers, settings.packing, settings.slope)
     optimizer = partial(make_optimizer, settings.optimizer, lr=settings.lr, betas=settings.betas)
     objective: Literal["nonsaturating", "wasserstein", "relativistic"] = "nonsaturating"
     if name == "wgan_gp":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.errors import InputError
+from papers.okgan.divergence import DivergedError
 from papers.okgan.metrics.modes import Points, check_finite
 
 
@@ -22,8 +23,9 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
         q: (m, d).
 
     Raises:
-        InputError: fewer than k + 1 points, points that are not finite, or so many equal ones that
-            a distance is 0.
+        InputError: fewer than k + 1 points, or so many equal ones in Q that a distance is 0.
+        DivergedError: points that are not finite, or so many equal ones in P: a generator that has
+            collapsed.
     """
     from scipy.spatial import cKDTree  # takes half a second, which mixtures are spared
 
@@ -34,7 +36,9 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
     # The nearest point of P is the point itself.
     rho = cKDTree(p).query(p, [k + 1])[0][:, 0]
     nu = cKDTree(q).query(p, [k])[0][:, 0]
-    if not rho.min() or not nu.min():
+    if not rho.min():
+        raise DivergedError(f"{k} generated points or more are equal")
+    if not nu.min():
         raise InputError(f"neighbour_kl: {k} points or more are equal; allowed: distinct ones")
     d, n, m = p.shape[1], len(p), len(q)
     return float(d * np.log(nu / rho).mean() + np.log(m / (n - 1)))

@@ -95,10 +95,13 @@ def figure_balance(results: Results) -> FigureWithCaption:
             if not records:
                 continue
             runs = [record.read_csv("history.csv") for record in records]
-            values = np.array([run["reverse_kl_all"] for run in runs])
+            longest = max(runs, key=lambda run: len(run["iteration"]))  # others have diverged
+            values = np.full((len(runs), len(longest["iteration"])), np.nan)
+            for row, run in zip(values, runs, strict=True):
+                row[: len(run["iteration"])] = run["reverse_kl_all"]
             ax.plot(
-                runs[0]["iteration"],
-                values.mean(axis=0),
+                longest["iteration"],
+                np.nanmean(values, axis=0),
                 color=COLOURS[place % len(COLOURS)],
                 linestyle=LINES[place // len(COLOURS)],
                 label=study.arms[arm].title,

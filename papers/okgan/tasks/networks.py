@@ -24,9 +24,11 @@ def plane_generator(
     return nn.Sequential(*parts, nn.Linear(width, 2))
 
 
-def plane_discriminator(width: int, layers: int, points: int = 1) -> nn.Sequential:
-    """(n, 2 ``points``) -> (n, 1): layers with leaky ReLU of slope 0.2."""
+def plane_discriminator(
+    width: int, layers: int, points: int = 1, slope: float = 0.2
+) -> nn.Sequential:
+    """(n, 2 ``points``) -> (n, 1): layers with leaky ReLU of ``slope``."""
     parts: list[nn.Module] = []
     for before, after in pairwise([2 * points, *[width] * layers]):
-        parts += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+        parts += [nn.Linear(before, after), nn.LeakyReLU(slope)]
     return nn.Sequential(*parts, nn.Linear(width, 1))
