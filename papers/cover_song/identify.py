@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--top {given.top}: allowed: from 1 on")
     if given.weights and given.measure != "cnn":
         raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
-    if given.false_alarms <= 0:
-        raise InputError(f"--false-alarms {given.false_alarms}: allowed: above 0")
+    if not 0 < given.false_alarms < math.inf:
+        raise InputError(f"--false-alarms {given.false_alarms}: allowed: finite numbers above 0")
     collection = given.collection or (given.query if given.query.is_dir() else given.query.parent)
     queries = music_files(given.query) if given.query.is_dir() else [given.query]
     if not given.query.exists():

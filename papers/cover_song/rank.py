@@ -93,8 +93,8 @@ def _read(path: Path) -> ChromaSet:
         raise InputError(f"{path}: no npz file ({error})") from None
     if given.dtype != np.uint8 and given.dtype.kind != "f":
         raise InputError(f"{path}: X is {given.dtype}; allowed: uint8 or floating")
-    if given.ndim != 3 or len(given) < 3:
-        raise InputError(f"{path}: X is {given.shape}; allowed: (3 or more songs, frames, 12)")
+    if given.ndim != 3 or len(given) < 1:
+        raise InputError(f"{path}: X is {given.shape}; allowed: (1 or more songs, frames, 12)")
     try:
         songs = chroma_set(given)
     except InputError as error:

@@ -43,10 +43,14 @@ def starting_weights(run: Run) -> Path:
 
 
 def _weights(run: Run) -> Path:
-    """Of the needed run 'network' with the run's own seed; of the first if none has it."""
-    folders = run.needed("network")
-    mine = [folder for folder in folders if folder.name == f"seed{run.seed}"]
-    return (mine or folders)[0] / WEIGHTS
+    """Of the needed run 'network' with the run's own seed.
+
+    Raises: InputError if there is none: another seed's has learned from works that are judged here.
+    """
+    folders = {folder.name: folder for folder in run.needed("network")}
+    if f"seed{run.seed}" not in folders:
+        raise InputError(f"network: seed {run.seed}; trained: {', '.join(folders)}")
+    return folders[f"seed{run.seed}"] / WEIGHTS
 
 
 def _check_seconds(frames: int, seconds: int) -> None:

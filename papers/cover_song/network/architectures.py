@@ -76,13 +76,17 @@ def script_network(frames: int) -> nn.Sequential:
 def resnext_network() -> nn.Module:
     """ResNeXt-50 of cardinality 32 with LeakyReLU: 23,011,842 trainable parameters.
 
-    torchvision's, for one channel; as in Keras its convolutions have biases.
+    torchvision's, for one channel; as in Keras its convolutions have biases, its leaky ReLU has a
+    slope of 0.3 and its normalisation Keras' eps.
     """
     from torchvision.models import resnext50_32x4d
 
     network: nn.Module = resnext50_32x4d(num_classes=2)
-    _replace(network, nn.ReLU, lambda _: nn.LeakyReLU(inplace=True))
+    _replace(network, nn.ReLU, lambda _: nn.LeakyReLU(0.3, inplace=True))
     _replace(network, nn.Conv2d, _with_bias)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = BATCH_NORM_EPS
     first: Any = network.conv1
     network.conv1 = nn.Conv2d(1, first.out_channels, 7, stride=2, padding=3)
     return network

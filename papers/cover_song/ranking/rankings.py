@@ -31,9 +31,10 @@ def ranked(scores: Scores, ranking: Ranking) -> Scores:
             both (mutual proximity, by ranks).
 
     Raises:
-        InputError: not a square matrix of at least three songs, or a score is not finite.
+        InputError: not a square matrix, of other rankings than ``raw`` of at least three songs, or
+            a score is not finite.
     """
-    given = _checked(scores)
+    given = _checked(scores, 1 if ranking == "raw" else 3)
     if ranking == "raw":
         found = given.copy()
     elif ranking in BY_ROWS:
@@ -58,10 +59,10 @@ def ranked_log_odds(log_odds: Scores, ranking: Ranking) -> Scores:
     return ranked(expit(log_odds) if ranking in BY_ROWS else log_odds, ranking)
 
 
-def _checked(scores: Scores) -> Scores:
+def _checked(scores: Scores, least: int) -> Scores:
     given = np.array(scores, dtype=np.float64)
-    if given.ndim != 2 or len(given) != given.shape[1] or len(given) < 3:
-        raise InputError(f"scores {given.shape}: allowed: (n, n) of at least 3 songs")
+    if given.ndim != 2 or len(given) != given.shape[1] or len(given) < least:
+        raise InputError(f"scores {given.shape}: allowed: (n, n) of at least {least} songs")
     np.fill_diagonal(given, 0)
     if not np.isfinite(given).all():
         i, j = np.argwhere(~np.isfinite(given))[0]

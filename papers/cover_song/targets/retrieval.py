@@ -114,7 +114,7 @@ def table_rankings(results: Results) -> Table:
 
 
 def table_works(results: Results) -> Table:
-    """Retrieval by number of works trained on, with as many pairs seen."""
+    """Retrieval by number of works trained on, in trainings on as many pairs."""
     measures = [
         Measure("map_raw", "MAP, raw"),
         Measure("map_correlation", "MAP, correlation"),
@@ -130,7 +130,10 @@ def table_works(results: Results) -> Table:
     return Table(
         row_header="Songs",
         cells=cells,
-        notes=["The same number of pairs is seen in each training; the last has 254 works."]
+        notes=[
+            "Each training sees as many pairs and keeps the epoch of the lowest validation loss;"
+            " the last has 254 works."
+        ]
         if cases
         else ["Other numbers of works are at scale paper."],
     )

@@ -157,11 +157,24 @@ def test_scores_of_features_are_those_of_the_library(
     np.testing.assert_array_equal(found[off], expected[off])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_song_and_two_have_raw_scores(tmp_path: Path, count: int) -> None:
+    x = np.random.default_rng(0).random((count, 40, 12))
+    out = tmp_path / "scores.npy"
+    rank.main([str(features(tmp_path / "x.npz", x)), "--measure", "qmax", "--out", str(out)])
+    found = np.load(out)
+    off = ~np.eye(count, dtype=bool)
+    expected = collection_scores(chroma_set(x), "qmax")
+    np.testing.assert_array_equal(found[off], expected[off])
+    assert np.isneginf(np.diag(found)).all()
+
+
 @pytest.mark.parametrize(
     ("x", "options", "said"),
     [
         (np.ones((5, 40, 11)), [], "X: chroma"),
-        (np.ones((2, 40, 12)), [], "3 or more songs"),
+        (np.ones((0, 40, 12)), [], "1 or more songs"),
+        (np.ones((2, 40, 12)), ["--ranking", "zscore"], "at least 3 songs"),
         (np.ones((5, 40, 12), np.int64), [], "X is int64"),
         (np.full((5, 40, 12), np.nan), [], "not finite"),
         (np.zeros((5, 40, 12)), [], "song 0 is silent"),

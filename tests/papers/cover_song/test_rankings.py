@@ -161,6 +161,7 @@ def test_scores_that_are_no_numbers_are_named() -> None:
     with pytest.raises(InputError, match=r"scores\[3, 1\] is inf"):
         ranked(scores, "raw")
     with pytest.raises(InputError, match="at least 3 songs"):
-        ranked(np.zeros((2, 2)), "raw")
+        ranked(np.zeros((2, 2)), "zscore")
+    assert np.isnan(ranked(np.zeros((1, 1)), "raw")).all()
     with pytest.raises(InputError, match="ranking 'best'"):
         ranked(matrix(), "best")  # type: ignore[arg-type]
