@@ -40,7 +40,9 @@ class Regularisation(Settings):
     """One method and its gain; the weight of its penalty is a trial's."""
 
     method: Method
-    gain: float = Field(1.0, gt=0, description="c of J J' = c I and of W W' = c I")
+    gain: float | None = Field(
+        1.0, gt=0, description="c of J J' = c I and of W W' = c I; none, of OJR alone: any scale"
+    )
     estimator: Estimator = "residual"
     side: Side = "auto"
     probes: int = Field(1, gt=0)
@@ -59,9 +61,12 @@ def prepare(
 
     Raises:
         InputError: the method cannot be had for a layer of the network, or needs a package that is
-            not installed, or more blocks are sampled than there are.
+            not installed, more blocks are sampled than there are, or it needs a gain and has none.
     """
-    method, gain = settings.method, settings.gain
+    method = settings.method
+    if settings.gain is None and not method.startswith("ojr"):
+        raise InputError(f"regularisation.gain null: method {method!r}; allowed: a number")
+    gain = 1.0 if settings.gain is None else settings.gain
     if method in ("orthogonal_start", "orthogonal_weights"):
         for layer in network.weighted:
             _make_orthogonal(layer, gain, held=method == "orthogonal_weights")
@@ -74,15 +79,18 @@ def prepare(
         frobenius = JacobianFrobenius(network, settings.probes, generator, settings.evaluate)
         return lambda x: weight * frobenius(x)
     elif method == "ojr_whole":
-        whole = JacobianOrthogonality(
-            network,
-            gain,
-            settings.estimator,
-            settings.side,
-            settings.probes,
-            generator,
-            settings.evaluate,
-        )
+        try:
+            whole = JacobianOrthogonality(
+                network,
+                settings.gain,
+                settings.estimator,
+                settings.side,
+                settings.probes,
+                generator,
+                settings.evaluate,
+            )
+        except ValueError as error:
+            raise InputError(f"regularisation.{error}") from None
         return lambda x: weight * whole(x)
     elif method == "ojr_layers":
         try:
@@ -92,7 +100,7 @@ def prepare(
                 weight,
                 settings.sampled,
                 generator,
-                gain=gain,
+                gain=settings.gain,
                 estimator=settings.estimator,
                 side=settings.side,
                 probes=settings.probes,

@@ -99,7 +99,8 @@ def figure_depth(results: Results) -> FigureWithCaption:
             depths = [int(case.rpartition("_")[2]) for case in cases] or depths
             found = [results.values("depth", arm, "accuracy_pct", case) for case in cases]
             if found:
-                means, spreads = ([f(one) for one in found] for f in (np.mean, np.std))
+                means = [np.mean(one) for one in found]
+                spreads = [np.std(one, ddof=1) if len(one) > 1 else 0.0 for one in found]
                 ax.errorbar(depths, means, spreads, label=body.title, **styles[arm])
         ax.axhline(10, color="0.6", lw=1)
         ax.set(xlabel="layers", xscale="log", title=ACTIVATIONS[kind])
@@ -122,7 +123,7 @@ def figure_robustness(results: Results) -> FigureWithCaption:
     study = results.paper.experiments["networks"]
     runs = [run for run in study.runs(results.scale) if run[0] in ("tanh_5", "fashion_cpu")]
     cases = list(dict.fromkeys(case for case, _ in runs))
-    kinds = {"noise": "deviation of noise", "fgsm": "length of FGSM", "pgd": "length of PGD"}
+    kinds = {"noise": "deviation of noise", "fgsm": "L2 radius of FGM", "pgd": "L2 radius of PGD"}
     figure, axes = plt.subplots(
         len(cases), len(kinds), figsize=(10, 0.4 + 3 * len(cases)), sharey="row", squeeze=False
     )
@@ -143,7 +144,7 @@ def figure_robustness(results: Results) -> FigureWithCaption:
     figure.tight_layout()
     return FigureWithCaption(
         figure,
-        "Accuracy of five tanh layers under noise and under attacks of a Euclidean length, in units"
+        "Accuracy of five tanh layers under noise and under attacks within an L2 radius, in units"
         " of the inputs' standard deviation; means over seeds.",
         "Three panels of falling curves a data set, one curve a method.",
     )

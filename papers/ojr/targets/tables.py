@@ -20,28 +20,38 @@ RECONSTRUCTED: Final = (
 def table_networks(results: Results) -> Table:
     """Test accuracy and the Jacobian's mean singular value by method and network."""
     cells = grid(results, "networks", [ACCURACY, SPECTRUM], columns="cases")
-    notes = [RECONSTRUCTED, "All penalties and constraints of a column have the same gain."]
+    notes = [
+        RECONSTRUCTED,
+        "Penalties and constraints of a column have the same gain, but for weight decay and the"
+        " Frobenius penalty, which have none, and spectral normalisation, whose gain is 1.",
+    ]
     return Table(row_header="Method", cells=cells, notes=notes)
 
 
 def table_robustness(results: Results) -> Table:
     """Accuracy of the shallow networks under noise and attacks."""
-    kinds = {"noise": "noise, deviation", "fgsm": "FGSM, length", "pgd": "PGD, length"}
+    kinds = {"noise": "noise, deviation", "fgsm": "FGM, L2 radius", "pgd": "PGD, L2 radius"}
     hard = [
         Measure(f"{kind}_{size}_accuracy_pct", f"{title} {size}", "%")
         for kind, title in kinds.items()
         for size in ("0.5", "1")
     ]
     shallow = ["tanh_5", "fashion_cpu"]
-    cells = grid(results, "networks", [ACCURACY, *hard], columns="measures", cases=shallow)
-    return Table(row_header="Method", cells=cells, notes=[RECONSTRUCTED])
+    measures = [ACCURACY, *hard, Measure("weight", "Weight")]
+    cells = grid(results, "networks", measures, columns="measures", cases=shallow)
+    notes = [
+        RECONSTRUCTED,
+        "Weights were chosen by clean accuracy. FGM is one step along the gradient, scaled to the"
+        " radius (not its sign), PGD ten.",
+    ]
+    return Table(row_header="Method", cells=cells, notes=notes)
 
 
 def table_convolutions(results: Results) -> Table:
     """Accuracy, clean and not, and the Jacobian's scale of convolutional networks."""
     hard = [
         Measure("noise_1_accuracy_pct", "noise, deviation 1", "%"),
-        Measure("pgd_1_accuracy_pct", "PGD, length 1", "%"),
+        Measure("pgd_1_accuracy_pct", "PGD of 3 steps, L2 radius 1", "%"),
     ]
     cells = grid(results, "convolutions", [ACCURACY, *hard, RMS], columns="measures")
     return Table(row_header="Network and method", cells=cells, notes=[RECONSTRUCTED])
@@ -49,7 +59,12 @@ def table_convolutions(results: Results) -> Table:
 
 def table_ablation(results: Results) -> Table:
     """One thing of the regulariser changed at a time."""
-    cells = grid(results, "ablation", [ACCURACY, RMS, TIME], columns="measures")
+    hard = [
+        Measure("noise_1_accuracy_pct", "noise, deviation 1", "%"),
+        Measure("pgd_1_accuracy_pct", "PGD, L2 radius 1", "%"),
+    ]
+    measures = [ACCURACY, *hard, RMS, TIME] if results.scale == "paper" else [ACCURACY, RMS, TIME]
+    cells = grid(results, "ablation", measures, columns="measures")
     return Table(row_header="Network and change", cells=cells)
 
 
