@@ -26,6 +26,7 @@ from papers.cover_song.identification.library import load_songs, music_files
 from papers.cover_song.identification.matching import (
     COHORT,
     FEWEST,
+    Candidate,
     Matcher,
     Standard,
     ranked_candidates,
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if standard is not None:
             keep = candidates != query
             kept = Standard(standard.middle[keep], standard.spread[keep], standard.z)
-        rows = [
+        ranking = ranked_candidates(matcher, query, others, given.top, kept, threshold)
+        rows: list[dict[str, Any]] = [
             {
                 "rank": rank,
                 "path": str(songs[found.song].path),
@@ -81,10 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "passage_s": found.passage and found.passage._asdict(),
                 "warnings": list(songs[found.song].warnings),
             }
-            for rank, found in enumerate(
-                ranked_candidates(matcher, query, others, given.top, kept, threshold), 1
-            )
+            for rank, found in enumerate(ranking, 1)
         ]
+        if given.figures is not None:
+            for place, found in enumerate(ranking):
+                titles = songs[query].path.name, songs[found.song].path.name
+                file = _draw(given.figures, titles, place + 1, matcher, query, found)
+                rows[place]["figure"] = file
         answers.append(
             {
                 "query": str(songs[query].path),
@@ -140,6 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, help="of cnn: safetensors; default: those that ship"
     )
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        metavar="FOLDER",
+        help="write a PNG of each candidate shown: where it matches the query",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--cache",
@@ -176,6 +187,28 @@ def _standard(
     if fixed is not None:
         return standard, fixed, ""
     return standard, standard.threshold(len(candidates), given.false_alarms), ""
+
+
+def _draw(
+    folder: Path,
+    titles: tuple[str, str],
+    rank: int,
+    matcher: Matcher,
+    query: int,
+    found: Candidate,
+) -> str:
+    """Write where two songs match; returns the file. Raises InputError if that cannot be."""
+    from papers.cover_song.drawings import save_match
+
+    view = matcher.view(query, found.song)
+    names = [Path(title).stem for title in titles]
+    file = folder / f"{names[0]}-{rank:03d}-{names[1]}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_match(file, titles, view.likeness, view.path, view.evidence)
+    except OSError as error:
+        raise InputError(f"--figures {folder}: cannot be written ({error})") from None
+    return str(file)
 
 
 def _alarms(standard: Standard | None, threshold: float | None, count: int) -> float | None:

@@ -122,6 +122,25 @@ class Matcher:
             passage = Passage((a, c + 1), (b, d + 1))
         return (up - 12 if up > 6 else up), passage
 
+    def view(self, query: int, candidate: int) -> View:
+        """What :meth:`match` rests on, to be drawn."""
+        found = best_match(self.songs, query, candidate, Alignment(shifts=KEYS))
+        n, m = int(self.songs.lengths[query]), int(self.songs.lengths[candidate])
+        squares = np.empty((n, m), np.float32)
+        frames = self.songs.frames
+        kernel.squared_distances(frames[query, :n], frames[candidate, :m], found.shift, squares)
+        seen = None
+        if self._network is not None:
+            from papers.cover_song.network.evidence import evidence
+            from papers.cover_song.network.matrices import cross_similarity
+
+            ordered = np.sort([[query, candidate]], axis=1)
+            shifts = self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
+            matrix = cross_similarity(self._heads, ordered, shifts)
+            whole = evidence(self._network.network, matrix)[0].numpy()
+            seen = (whole if query < candidate else whole.T)[:n, :m]
+        return View(-np.sqrt(squares), found.path, seen)
+
     def same_recording(self, query: int, candidate: int) -> bool:
         """Whether both are copies of one recording."""
         distance = -self._exact.score(np.array([[query, candidate]]), "dtw")[0][0]
@@ -161,6 +180,20 @@ class Passage(NamedTuple):
 
     query: tuple[int, int]
     candidate: tuple[int, int]
+
+
+class View(NamedTuple):
+    """A query and a candidate, second by second.
+
+    Attributes:
+        likeness: (n, m), minus the distance of the query's seconds and the candidate's.
+        path: (k, 2), seconds that go together.
+        evidence: (n, m), of the network, for a cover; None of other measures.
+    """
+
+    likeness: NDArray[np.float32]
+    path: NDArray[np.int64]
+    evidence: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)

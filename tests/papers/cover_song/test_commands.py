@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from common.errors import InputError
 from papers.cover_song import identify, rank
-from papers.cover_song.identification.matching import Standard
+from papers.cover_song.identification.matching import Matcher, Standard
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.scoring import save_network
 from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.scoring import collection_scores
-from papers.cover_song.similarity.chroma_set import chroma_set
+from papers.cover_song.similarity.chroma_set import chroma_set, padded
 from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
 from papers.cover_song.tasks.synthetic.performances import perform
 from papers.cover_song.tasks.synthetic.sound import RATE, render
@@ -102,6 +103,35 @@ def test_the_network_may_be_ones_own(
     assert len(found["results"]) == 4
 
 
+@pytest.mark.parametrize("measure", ["qmax", "cnn"])
+def test_figures_show_where_each_candidate_matches(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], measure: str
+) -> None:
+    folder = tmp_path / "new" / "figures"
+    options = ["--measure", measure, "--top", 2, "--figures", folder, "--no-cache"]
+    rows = answered(capsys, music / "work0.flac", *options)["results"]
+    files = [Path(row["figure"]) for row in rows]
+    assert [file.name for file in files] == ["work0-001-copy0.png", "work0-002-cover0.png"]
+    widths = [Image.open(file).size[0] for file in files]
+    # A network's evidence stands beside the matrix.
+    assert all((width > 800) == (measure == "cnn") for width in widths)
+
+
+def test_a_view_is_the_query_s_time_by_the_candidate_s() -> None:
+    rng = np.random.default_rng(0)
+    tune = rng.random((60, 12)) ** 3
+    first, second = tune[10:50], np.roll(tune[:45], 5, axis=1)
+    matcher = Matcher(padded([first, second], 60), "qmax")
+    view = matcher.view(0, 1)
+    assert view.likeness.shape == (40, 45)
+    assert (view.path[:, 1] - view.path[:, 0] == 10).all()
+    along = view.likeness[view.path[:, 0], view.path[:, 1]]
+    np.testing.assert_allclose(along, 0, atol=2e-3)
+    other = matcher.view(1, 0)
+    np.testing.assert_allclose(other.likeness, view.likeness.T, atol=1e-5)
+    assert view.evidence is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -114,6 +144,8 @@ def test_the_network_may_be_ones_own(
         (["{music}/work0.flac", "--weights", "x"], "--weights x: is of --measure cnn"),
         (["{music}/work0.flac", "--measure", "cnn", "--weights", "x"], "x: no such file"),
         (["{music}/work0.flac", "--false-alarms", "0"], "--false-alarms 0"),
+        (["{music}/work0.flac", "--false-alarms", "nan"], "--false-alarms nan"),
+        (["{music}/work0.flac", "--figures", "{music}/notes.txt"], "--figures .*notes.txt"),
     ],
 )
 def test_unusable_arguments_are_refused_in_one_line(
