@@ -86,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for rank, found in enumerate(ranking, 1)
         ]
         if given.figures is not None:
-            for place, found in enumerate(ranking):
+            for row, found in zip(rows, ranking, strict=True):
                 titles = songs[query].path.name, songs[found.song].path.name
-                file = _draw(given.figures, titles, place + 1, matcher, query, found)
-                rows[place]["figure"] = file
+                file = _draw(given.figures, titles, row["rank"], matcher, query, found)
+                row["figure"] = file
         answers.append(
             {
                 "query": str(songs[query].path),
