@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.experiments.schema import SCALES, load_paper
 from common.results.evidence.archives import archive_path, read_archive
 from papers.okgan.experiments.plane import make_training
-from papers.okgan.experiments.search import candidates
+from papers.okgan.experiments.search import SearchSettings, _summary, candidates
 from papers.okgan.methods.generation import GeneratorOptimizer
 from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
 from tests.papers.pages import run as run_page
@@ -161,6 +161,23 @@ def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path
     assert found["best"] == min(scores[:2])
     assert found["chosen_1"] == 0.01
     assert found["chosen_2"] == (50.0 if scores[0] <= scores[1] else 500.0)
+
+
+def test_a_search_chooses_the_more_even_of_equal_scores() -> None:
+    settings = SearchSettings.model_validate(
+        {
+            "data": "ring",
+            "method": "gan",
+            "iterations": 1,
+            "judge_every": 1,
+            "tried": {"generator.lr": [1e-3, 2e-3, 3e-3]},
+        }
+    )
+    rows = [
+        {"reverse_kl_all": score, "reverse_kl": tie, "diverged": diverged, "train_s": 0.0}
+        for score, tie, diverged in ((0.2, 0.5, 0.0), (0.2, 0.1, 0.0), (0.1, 0.0, 1.0))
+    ]
+    assert _summary(settings, candidates(settings), rows)["chosen_0"] == 2e-3
 
 
 def test_a_search_refuses_what_no_setting_allows() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from papers.okgan.divergence import DivergedError
 from papers.okgan.metrics.modes import balance_of_circle, balance_over_modes, reverse_kl
 from papers.okgan.metrics.neighbours import neighbour_kl
 from papers.okgan.metrics.trajectory import describe_path
@@ -76,6 +77,8 @@ def test_the_divergence_of_two_gaussians_is_found() -> None:
     with pytest.raises(InputError, match="p has 10 points; allowed: above 10"):
         neighbour_kl(p[:10], q)
     with pytest.raises(InputError, match="points or more are equal"):
+        neighbour_kl(q, np.zeros((20, 2)))
+    with pytest.raises(DivergedError, match="10 generated points or more are equal"):
         neighbour_kl(np.zeros((20, 2)), q)
 
 

@@ -15,6 +15,7 @@ from common.errors import InputError
 from papers.okgan import Discriminator, Gaussian
 from papers.okgan.bourgan import BourgainNoise, distance_loss
 from papers.okgan.fields import Drifting, MeanDiscrepancy, PastSamples
+from papers.okgan.methods.generation import Generation, GeneratorOptimizer
 from papers.okgan.neural import NeuralDiscriminator, UnrolledDiscriminator
 from tests.papers.okgan.test_kernels import normal
 
@@ -200,3 +201,35 @@ def test_a_diverged_network_says_so() -> None:
     bad[0] = torch.inf
     with pytest.raises(InputError, match="its loss is"):
         made("nonsaturating").update(normal(8, 2), lambda: bad * 0)
+
+
+def test_looking_at_a_generator_leaves_its_training_as_it_is() -> None:
+    found = []
+    for looks in (0, 3):
+        torch.manual_seed(1)
+        training = Generation(
+            nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)),
+            lambda count: torch.randn(count, 2),
+            NeuralDiscriminator(net().float(), lambda p: torch.optim.Adam(p, 0.01)),
+            GeneratorOptimizer(),
+            iterations=4,
+        )
+        real = torch.ones(16, 2)
+        for _ in range(4):
+            training.iterate(real)
+            for _ in range(looks):
+                training.sample(50)
+        found.append([param.detach().clone() for param in training.generator.parameters()])
+    for plain, looked_at in zip(*found, strict=True):
+        assert torch.equal(plain, looked_at)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_generator_s_step_costs_no_gradient_of_the_network(name: str) -> None:
+    critic = made(name)
+    fake = normal(8, 2).requires_grad_()
+    critic.generator_loss(fake, normal(8, 2)).backward()  # type: ignore[no-untyped-call]
+    assert fake.grad is not None
+    assert float(fake.grad.abs().sum()) > 0
+    assert [param.grad for param in critic.net.parameters()] == [None] * 4
+    assert all(param.requires_grad for param in critic.net.parameters())
