@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from common.data.hpcp import Songs
 from common.errors import InputError
+from common.runs.run import Run
+from papers.cover_song.methods.needed_networks import WEIGHTS, keyed_network, plain_network
 from papers.cover_song.methods.scores import comparable
+from papers.cover_song.network.architectures import published_network
+from papers.cover_song.network.scoring import load_network, save_network
 from papers.cover_song.similarity.chroma_set import chroma_set
 from papers.cover_song.tasks.collections import (
     TRAINING_SIZES,
     Collection,
     CollectionSettings,
     draw_layout,
+    load_collection,
 )
 from papers.cover_song.tasks.network_songs import EpochPairs, TrainingSet
 from tests.papers.cover_song.songs import random_songs
@@ -147,3 +155,38 @@ def test_recordings_keep_what_was_written(tmp_path: Path) -> None:
         assert stored["works"].tolist() == [0, 0]
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["data"][0]["real"] is False
+
+
+def seeded(seed: int, *folders: Path) -> Run:
+    """A run of this seed that was given these folders for whatever it needs."""
+    return cast(Run, SimpleNamespace(seed=seed, needed=lambda name: list(folders)))
+
+
+def test_another_seed_s_network_is_refused_for_it_has_learned_what_is_judged(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / "seed0", tmp_path / "seed1"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        torch.manual_seed(number)
+        save_network(
+            published_network(32, 4),
+            folder / WEIGHTS,
+            architecture="published",
+            frames=32,
+            filters=4,
+        )
+    own = plain_network(seeded(1, *folders), 32).state_dict()
+    written = load_network(folders[1] / WEIGHTS)[0].state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in written.items())
+    for load in (plain_network, keyed_network):
+        with pytest.raises(InputError, match="network: seed 5; trained: seed0, seed1"):
+            load(seeded(5, *folders), 32)
+    with pytest.raises(InputError, match="collection.seconds 64: the network takes 32"):
+        plain_network(seeded(1, *folders), 64)
+
+
+def test_recordings_of_another_seed_are_refused(tmp_path: Path) -> None:
+    settings = CollectionSettings(data="recorded", seconds=32)
+    with pytest.raises(InputError, match="recordings: seed 5; allowed: seed0"):
+        load_collection(settings, seeded(5, tmp_path / "seed0"))
