@@ -182,7 +182,7 @@ def test_another_seed_s_network_is_refused_for_it_has_learned_what_is_judged(
     for load in (plain_network, keyed_network):
         with pytest.raises(InputError, match="network: seed 5; trained: seed0, seed1"):
             load(seeded(5, *folders), 32)
-    with pytest.raises(InputError, match="collection.seconds 64: the network takes 32"):
+    with pytest.raises(InputError, match=r"collection\.seconds 64: the network takes 32"):
         plain_network(seeded(1, *folders), 64)
 
 
