@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import distributed
 
 from common.errors import InputError
 from papers.logra import LoggingConfig, LogIX, LogIXScheduler, LoRAConfig
+from papers.logra.log_store import LogStore
 from tests.papers.logra.logged_network import data, loss, network
 
 ROWS, BATCH, PROJECT = 50, 4, Path("logix/project")
@@ -77,6 +79,8 @@ def log_until_full(
         nonlocal done
         done += 1
         if done == batches:
+            while not len(LogStore.open(PROJECT / "log")):
+                time.sleep(0.01)  # a busy machine has its writer behind
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
 
     try:

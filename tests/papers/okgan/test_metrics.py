@@ -77,7 +77,7 @@ def test_the_divergence_of_two_gaussians_is_found() -> None:
     with pytest.raises(InputError, match="p has 10 points; allowed: above 10"):
         neighbour_kl(p[:10], q)
     with pytest.raises(InputError, match="points or more are equal"):
-        neighbour_kl(q, np.zeros((20, 2)))
+        neighbour_kl(np.concatenate([q, np.zeros((1, 2))]), np.zeros((20, 2)))
     with pytest.raises(DivergedError, match="10 generated points or more are equal"):
         neighbour_kl(np.zeros((20, 2)), q)
 
