@@ -88,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.figures is not None:
             for row, found in zip(rows, ranking, strict=True):
                 titles = songs[query].path.name, songs[found.song].path.name
-                file = _draw(given.figures, titles, row["rank"], matcher, query, found)
-                row["figure"] = file
+                row["figure"] = _draw(given.figures, titles, row["rank"], matcher, query, found)
         answers.append(
             {
                 "query": str(songs[query].path),

@@ -17,7 +17,7 @@ from common.errors import InputError
 from papers.cover_song.similarity import kernel
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment
-from papers.cover_song.similarity.path import best_match
+from papers.cover_song.similarity.path import best_match, distance_matrix
 
 if TYPE_CHECKING:
     from papers.cover_song.network.coarse import PairNetwork
@@ -99,10 +99,14 @@ class Matcher:
         if self._network is not None:
             from papers.cover_song.network.scoring import pair_log_odds
 
-            ordered = np.sort(pairs, axis=1)
-            shifts = self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
+            ordered, shifts = self._keyed(pairs)
             return pair_log_odds(self._network.network, self._heads, ordered, shifts=shifts)
         return self._aligner.score(pairs, self._kind)[0]
+
+    def _keyed(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs as the network takes them, (p, 2) in ascending order, and Qmax's keys (p,)."""
+        ordered = np.sort(pairs, axis=1)
+        return ordered, self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
 
     def nearest(self, query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
         """Candidates that are worth the measure: all, or for the network the best by Qmax."""
@@ -125,21 +129,17 @@ class Matcher:
     def view(self, query: int, candidate: int) -> View:
         """What :meth:`match` rests on, to be drawn."""
         found = best_match(self.songs, query, candidate, Alignment(shifts=KEYS))
-        n, m = int(self.songs.lengths[query]), int(self.songs.lengths[candidate])
-        squares = np.empty((n, m), np.float32)
-        frames = self.songs.frames
-        kernel.squared_distances(frames[query, :n], frames[candidate, :m], found.shift, squares)
+        distances = distance_matrix(self.songs, query, candidate, found.shift)
         seen = None
         if self._network is not None:
             from papers.cover_song.network.evidence import evidence
             from papers.cover_song.network.matrices import cross_similarity
 
-            ordered = np.sort([[query, candidate]], axis=1)
-            shifts = self._aligner.columns(ordered)[:, kernel.SHIFT].astype(np.int64)
-            matrix = cross_similarity(self._heads, ordered, shifts)
+            matrix = cross_similarity(self._heads, *self._keyed(np.array([[query, candidate]])))
             whole = evidence(self._network.network, matrix)[0].numpy()
+            n, m = distances.shape
             seen = (whole if query < candidate else whole.T)[:n, :m]
-        return View(-np.sqrt(squares), found.path, seen)
+        return View(-distances, found.path, seen)
 
     def same_recording(self, query: int, candidate: int) -> bool:
         """Whether both are copies of one recording."""
@@ -191,7 +191,7 @@ class View(NamedTuple):
         evidence: (n, m), of the network, for a cover; None of other measures.
     """
 
-    likeness: NDArray[np.float32]
+    likeness: NDArray[np.float64]
     path: NDArray[np.int64]
     evidence: NDArray[np.float32] | None
 

@@ -26,6 +26,14 @@ class Match(NamedTuple):
     shift: int
 
 
+def distance_matrix(songs: ChromaSet, first: int, second: int, shift: int) -> NDArray[np.float64]:
+    """Euclidean distances of the seconds of two songs, the second moved by ``shift``: (n, m)."""
+    n, m = songs.lengths[first], songs.lengths[second]
+    out = np.empty((n, m), np.float32)
+    kernel.squared_distances(songs.frames[first, :n], songs.frames[second, :m], shift, out)
+    return np.sqrt(out.astype(np.float64))
+
+
 def best_match(
     songs: ChromaSet, first: int, second: int, alignment: Alignment | None = None
 ) -> Match:

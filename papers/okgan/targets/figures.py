@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
@@ -94,14 +95,12 @@ def figure_balance(results: Results) -> FigureWithCaption:
             records = results.records("bandwidth", arm, case)
             if not records:
                 continue
-            runs = [record.read_csv("history.csv") for record in records]
-            longest = max(runs, key=lambda run: len(run["iteration"]))  # others have diverged
-            values = np.full((len(runs), len(longest["iteration"])), np.nan)
-            for row, run in zip(values, runs, strict=True):
-                row[: len(run["iteration"])] = run["reverse_kl_all"]
+            # By iteration, for a run that has diverged has fewer.
+            rows = pd.concat([record.read_csv("history.csv") for record in records])
+            means = rows.groupby("iteration")["reverse_kl_all"].mean()
             ax.plot(
-                longest["iteration"],
-                np.nanmean(values, axis=0),
+                means.index,
+                means,
                 color=COLOURS[place % len(COLOURS)],
                 linestyle=LINES[place // len(COLOURS)],
                 label=study.arms[arm].title,

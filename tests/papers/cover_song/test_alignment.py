@@ -17,7 +17,7 @@ from papers.cover_song.similarity.measures import (
     pair_batches,
     smoothed,
 )
-from papers.cover_song.similarity.path import best_match
+from papers.cover_song.similarity.path import best_match, distance_matrix
 from papers.cover_song.similarity.transposition import optimal_transposition, transposed
 from tests.papers.cover_song.songs import random_songs
 
@@ -75,14 +75,6 @@ def longest(near: NDArray[np.float64], gap: float, wide: bool) -> NDArray[np.flo
             values = [at(scores, i - a, j - b) + more for a, b, more in steps]
             scores[i, j] = max(values) + 1 if near[i, j] else max(0.0, max(values) - gap)
     return scores
-
-
-def distance_matrix(songs: ChromaSet, first: int, second: int, shift: int) -> NDArray[np.float64]:
-    """The kernel's, of the seconds of two songs, the second moved by ``shift``."""
-    n, m = songs.lengths[first], songs.lengths[second]
-    out = np.empty((n, m), np.float32)
-    kernel.squared_distances(songs.frames[first, :n], songs.frames[second, :m], shift, out)
-    return np.sqrt(out.astype(np.float64))
 
 
 def test_distances_are_those_of_frames(songs: ChromaSet, distances: NDArray[np.float64]) -> None:
