@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
     if not 0 < given.false_alarms < math.inf:
         raise InputError(f"--false-alarms {given.false_alarms}: allowed: finite numbers above 0")
-    collection = given.collection or (given.query if given.query.is_dir() else given.query.parent)
+    folder = given.query if given.query.is_dir() else given.query.parent
+    collection = given.collection or folder
     queries = music_files(given.query) if given.query.is_dir() else [given.query]
     if not given.query.exists():
         raise InputError(f"{given.query}: no such file or folder")
@@ -54,7 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with bar(len(paths), "reading", "song") as progress:
         songs, skipped = load_songs(paths, cache, progress.update)
     place = {song.path: number for number, song in enumerate(songs)}
-    asked = [place[path.resolve()] for path in queries if path.resolve() in place]
+    # By what they are called: figures of two queries of one name lie in folders of their own.
+    named = {
+        place[path.resolve()]: path.relative_to(folder)
+        for path in queries
+        if path.resolve() in place
+    }
+    asked = list(named)
     candidates = np.array(sorted({place[p.resolve()] for p in files if p.resolve() in place}))
     if not asked:
         reasons = [each.reason for each in skipped if each.path == queries[0].resolve()]
@@ -88,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.figures is not None:
             for row, found in zip(rows, ranking, strict=True):
                 titles = songs[query].path.name, songs[found.song].path.name
-                row["figure"] = _draw(given.figures, titles, row["rank"], matcher, query, found)
+                file = given.figures / named[query] / f"{row['rank']:03d}-{titles[1]}.png"
+                _draw(file, titles, matcher, query, found)
+                row["figure"] = str(file)
         answers.append(
             {
                 "query": str(songs[query].path),
@@ -148,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "--figures",
         type=Path,
         metavar="FOLDER",
-        help="write a PNG of each candidate shown: where it matches the query",
+        help="write a PNG of each candidate shown, in a folder a query: where it matches",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -189,25 +198,17 @@ def _standard(
 
 
 def _draw(
-    folder: Path,
-    titles: tuple[str, str],
-    rank: int,
-    matcher: Matcher,
-    query: int,
-    found: Candidate,
-) -> str:
-    """Write where two songs match; returns the file. Raises InputError if that cannot be."""
+    file: Path, titles: tuple[str, str], matcher: Matcher, query: int, found: Candidate
+) -> None:
+    """Write where two songs match. Raises InputError if that cannot be."""
     from papers.cover_song.drawings import save_match
 
     view = matcher.view(query, found.song)
-    names = [Path(title).stem for title in titles]
-    file = folder / f"{names[0]}-{rank:03d}-{names[1]}.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         save_match(file, titles, view.likeness, view.path, view.evidence)
     except OSError as error:
-        raise InputError(f"--figures {folder}: cannot be written ({error})") from None
-    return str(file)
+        raise InputError(f"--figures {file}: cannot be written ({error})") from None
 
 
 def _alarms(standard: Standard | None, threshold: float | None, count: int) -> float | None:

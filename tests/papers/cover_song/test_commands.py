@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,26 @@ def test_figures_show_where_each_candidate_matches(
     options = ["--measure", measure, "--top", 2, "--figures", folder, "--no-cache"]
     rows = answered(capsys, music / "work0.flac", *options)["results"]
     files = [Path(row["figure"]) for row in rows]
-    assert [file.name for file in files] == ["work0-001-copy0.png", "work0-002-cover0.png"]
+    own = folder / "work0.flac"
+    assert files == [own / "001-copy0.mp3.png", own / "002-cover0.ogg.png"]
     widths = [Image.open(file).size[0] for file in files]
     # A network's evidence stands beside the matrix.
     assert all((width > 800) == (measure == "cnn") for width in widths)
+
+
+def test_figures_of_queries_of_one_name_are_kept_apart(
+    music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("first", "second"):
+        (tmp_path / "music" / place).mkdir(parents=True)
+    for place, name in (("first", "work0.flac"), ("second", "work1.flac")):
+        shutil.copy(music / name, tmp_path / "music" / place / "song.flac")
+    found = answered(
+        capsys, tmp_path / "music", "--figures", tmp_path / "figures", "--top", 1, "--no-cache"
+    )
+    drawn = {row["figure"] for query in found["queries"] for row in query["results"]}
+    assert drawn == {str(file) for file in (tmp_path / "figures").rglob("*.png")}
+    assert len(drawn) == 2
 
 
 def test_a_view_is_the_query_s_time_by_the_candidate_s() -> None:
