@@ -65,11 +65,8 @@ class ImagesSettings(Settings):
 def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     """Train, and return the last samples' metrics and seconds of training."""
     core = Core(settings.core, run)
-    root = Path(settings.data_root) if settings.data_root else None
-    images = load_images(settings.data, root, run, settings.size)
-    reader = load_reader(run, PLACES if settings.data == "poisson_digits" else 1)
+    images, judge = load_judged(settings, run)
     training, before = make_training(settings, images.shape, core.device, run.seed)
-    judge = image_judge(images, reader, settings.judged, settings.data == "poisson_digits")
     loader = Batches(images.train, size=settings.core.global_batch_size, seed=run.seed)
     looks = Looks(lambda samples: judge(samples.cpu()), settings.judged, settings.drawn)
     core.track(training=training, loader=loader, looks=looks)
@@ -91,6 +88,17 @@ def run_images(settings: ImagesSettings, run: Run) -> dict[str, float]:
     core.finish()
     steps = float(training.count * settings.generator_steps)
     return {**looks.metrics(), "generator_steps": steps}
+
+
+def load_judged(
+    settings: ImagesSettings, run: Run
+) -> tuple[ImageSet, Callable[[Tensor], dict[str, float]]]:
+    """(images, samples -> metrics), the latter by the classifier of the run that came before."""
+    root = Path(settings.data_root) if settings.data_root else None
+    images = load_images(settings.data, root, run, settings.size)
+    numbers = settings.data == "poisson_digits"
+    reader = load_reader(run, PLACES if numbers else 1)
+    return images, image_judge(images, reader, settings.judged, numbers)
 
 
 def make_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ import torch
 from common.errors import InputError
 from common.experiments.schema import SCALES, load_paper
 from common.results.evidence.archives import archive_path, read_archive
-from papers.okgan.experiments.plane import make_training
-from papers.okgan.experiments.search import SearchSettings, _summary, candidates
+from papers.okgan.experiments.plane import PlaneSettings, make_training
+from papers.okgan.experiments.search import SearchSettings
 from papers.okgan.methods.generation import GeneratorOptimizer
+from papers.okgan.methods.searching import candidates, summary
 from papers.okgan.tasks.plane import CurveName, MixtureName, draw_curve, mixture
 from tests.papers.pages import run as run_page
 from tests.papers.runs import PaperRuns
@@ -95,55 +96,70 @@ def test_at_a_seed_every_method_starts_from_the_same_generator() -> None:
         assert all(torch.equal(value, first[name]) for name, value in weights.items()), arm
 
 
-def test_every_method_s_search_is_as_large_and_on_a_seed_of_its_own() -> None:
+#: Searches, and what is run with the settings that they found.
+SEARCHES = {"search": "plane", "image_search": "images"}
+
+
+@pytest.mark.parametrize(("search", "experiment"), SEARCHES.items())
+def test_every_method_s_search_is_as_large_and_on_a_seed_of_its_own(
+    search: str, experiment: str
+) -> None:
     paper = load_paper(RUNS.folder)
-    study = paper.experiments["search"]
+    runs = paper.experiments[search].runs("paper")
     sizes = {
-        tuple(len(values) for values in arm.settings["tried"].values())
-        for arm in study.arms.values()
+        (case, math.prod(map(len, RUNS.settings(search, arm, "paper", case).tried.values())))
+        for case, arm in runs
     }
-    assert len(sizes) == 1
+    assert len(sizes) == len({case for case, _ in runs})
     for scale in SCALES:
-        searched = set(paper.seeds("search", "ring", scale))
-        assert not searched & set(paper.seeds("plane", "ring", scale))
+        for case, _ in paper.experiments[search].runs(scale):
+            searched = set(paper.seeds(search, case, scale))
+            assert not searched & set(paper.seeds(experiment, case, scale)) or scale == "smoke"
 
 
-def searched() -> list[tuple[str, list[str], list[tuple[dict[str, float], float]]]]:
-    """Of each archived search: arm, names of settings, and (their values, what they came to)."""
-    paper = load_paper(RUNS.folder)
+class Searched(NamedTuple):
+    """An archived search: (values by setting, what they came to) of each candidate."""
+
+    case: str
+    arm: str
+    tried: list[tuple[dict[str, float], float]]
+
+
+def searched(search: str) -> list[Searched]:
+    """All that are kept."""
     path = archive_path(RUNS.folder, "paper")
     found = []
     for record in read_archive(path) if path.is_file() else []:
-        if record.experiment != "search":
-            continue
-        tried = paper.experiments["search"].arms[record.arm].settings["tried"]
-        every = product(*(map(float, values) for values in tried.values()))  # YAML's 1e-3 is text
-        given = [dict(zip(tried, values, strict=True)) for values in every]
-        scores = [record.metrics[f"candidate_{number}"] for number in range(len(given))]
-        found.append((record.arm, list(tried), list(zip(given, scores, strict=True))))
+        if record.experiment == search:
+            tried = RUNS.settings(search, record.arm, "paper", record.case).tried
+            given = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+            scores = [record.metrics[f"candidate_{number}"] for number in range(len(given))]
+            found.append(Searched(record.case, record.arm, list(zip(given, scores, strict=True))))
     return found
 
 
-def setting(arm: str, name: str) -> Any:
-    """What the ring is run with."""
-    value: Any = RUNS.settings("plane", arm, "paper", "ring").model_dump()
+def setting(experiment: str, case: str, arm: str, name: str) -> Any:
+    """What a case is run with."""
+    value: Any = RUNS.settings(experiment, arm, "paper", case).model_dump()
     for key in name.split("."):
         value = value[key]
     return value
 
 
-def test_what_a_search_chose_is_what_the_plane_is_run_with() -> None:
+@pytest.mark.parametrize(("search", "experiment"), SEARCHES.items())
+def test_what_a_search_chose_is_what_is_run(search: str, experiment: str) -> None:
     """As far as the search was run and kept; an arm of one schedule has the best of that one."""
-    study = load_paper(RUNS.folder).experiments["plane"]
-    for method, names, tried in searched():
+    study = load_paper(RUNS.folder).experiments[experiment]
+    for case, method, tried in searched(search):
         for arm, among in {
             method: tried,
-            f"{method}_falling": [each for each in tried if each[0]["generator.fall"] < 1],
-            f"{method}_constant": [each for each in tried if each[0]["generator.fall"] == 1],
+            f"{method}_falling": [each for each in tried if each[0].get("generator.fall", 1) < 1],
+            f"{method}_constant": [each for each in tried if each[0].get("generator.fall") == 1],
         }.items():
-            if ("ring", arm) in study.runs("paper"):
+            if (case, arm) in study.runs("paper"):
                 best, _ = min(among, key=lambda each: each[1])
-                assert {name: setting(arm, name) for name in names} == best, arm
+                found = {name: setting(experiment, case, arm, name) for name in best}
+                assert found == best, (case, arm)
 
 
 def test_a_search_tries_each_value_with_each_and_keeps_the_lowest(tmp_path: Path) -> None:
@@ -177,13 +193,13 @@ def test_a_search_chooses_the_more_even_of_equal_scores() -> None:
         {"reverse_kl_all": score, "reverse_kl": tie, "diverged": diverged, "train_s": 0.0}
         for score, tie, diverged in ((0.2, 0.5, 0.0), (0.2, 0.1, 0.0), (0.1, 0.0, 1.0))
     ]
-    assert _summary(settings, candidates(settings), rows)["chosen_0"] == 2e-3
+    assert summary(settings, rows)["chosen_0"] == 2e-3
 
 
 def test_a_search_refuses_what_no_setting_allows() -> None:
     settings = RUNS.settings("search", "okgan", "smoke", "ring", tried={"kernel.lr": [-1.0]})
     with pytest.raises(InputError, match=r"tried.*kernel.*lr.*greater than 0"):
-        candidates(settings)
+        candidates(settings, PlaneSettings)
 
 
 def test_the_rate_is_held_and_then_falls_in_equal_ratios() -> None:
