@@ -13,7 +13,11 @@ from common.runs.run import Run
 from common.training.checkpoint import Checkpoint
 from common.training.local_gpu import claimed_device
 from papers.ojr.methods.measures import accuracy_pct
-from papers.ojr.methods.robustness import attack_accuracy_pct, noise_accuracy_pct
+from papers.ojr.methods.robustness import (
+    attack_accuracy_pct,
+    noise_accuracy_pct,
+    sign_accuracy_pct,
+)
 from papers.ojr.methods.training import Trained, TrainingSettings, Trial
 from papers.ojr.tasks.images import Part, load_images
 
@@ -23,8 +27,9 @@ class JudgedSettings(TrainingSettings):
 
     trial: Trial | None = None
     noise: list[float] = Field([0.5, 1.0, 1.5], description="deviations of Gaussian noise")
-    attacks: list[float] = Field([0.5, 1.0, 2.0], description="Euclidean lengths")
-    attack_steps: int = Field(10, gt=0)
+    sign_attacks: list[float] = Field([0.05, 0.1, 0.2], description="sizes of FGSM's step")
+    attacks: list[float] = Field([0.5, 1.0, 2.0], description="Euclidean lengths of FGM, PGD")
+    attack_steps: int = Field(10, gt=0, description="of PGD")
     attacked: int | None = Field(None, gt=0, description="test images under attack; none: all")
 
 
@@ -55,7 +60,11 @@ def run_networks(settings: JudgedSettings, run: Run) -> dict[str, float]:
             for size in settings.noise
         },
         **{
-            f"fgsm_{size:g}": attack_accuracy_pct(network, attacked, size, 1)
+            f"fgsm_{size:g}": sign_accuracy_pct(network, attacked, size)
+            for size in settings.sign_attacks
+        },
+        **{
+            f"fgm_{size:g}": attack_accuracy_pct(network, attacked, size, 1)
             for size in settings.attacks
         },
         **{
@@ -66,7 +75,6 @@ def run_networks(settings: JudgedSettings, run: Run) -> dict[str, float]:
     last = trained.history[-1]
     return {
         "accuracy_pct": accuracy_pct(network, test),
-        "train_loss": last["loss"],
         **{f"{name}_accuracy_pct": value for name, value in curves.items()},
         **{name: value for name, value in last.items() if name.endswith("singular_value")},
         "lr": trial.lr,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -79,7 +80,7 @@ def prepare(
         frobenius = JacobianFrobenius(network, settings.probes, generator, settings.evaluate)
         return lambda x: weight * frobenius(x)
     elif method == "ojr_whole":
-        try:
+        with _named():
             whole = JacobianOrthogonality(
                 network,
                 settings.gain,
@@ -89,11 +90,9 @@ def prepare(
                 generator,
                 settings.evaluate,
             )
-        except ValueError as error:
-            raise InputError(f"regularisation.{error}") from None
         return lambda x: weight * whole(x)
     elif method == "ojr_layers":
-        try:
+        with _named():
             layers = BlockRegularizer(
                 network,
                 network.blocks,
@@ -106,10 +105,17 @@ def prepare(
                 probes=settings.probes,
                 evaluate=settings.evaluate,
             )
-        except ValueError as error:
-            raise InputError(f"regularisation.{error}") from None
         return lambda _: layers.penalty()
     return None
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """What the library refuses, as the settings' own."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"regularisation.{error}") from None
 
 
 def _make_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float, held: bool) -> None:

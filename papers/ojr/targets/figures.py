@@ -123,9 +123,14 @@ def figure_robustness(results: Results) -> FigureWithCaption:
     study = results.paper.experiments["networks"]
     runs = [run for run in study.runs(results.scale) if run[0] in ("tanh_5", "fashion_cpu")]
     cases = list(dict.fromkeys(case for case, _ in runs))
-    kinds = {"noise": "deviation of noise", "fgsm": "L2 radius of FGM", "pgd": "L2 radius of PGD"}
+    kinds = {
+        "noise": "deviation of noise",
+        "fgsm": "size of FGSM",
+        "fgm": "L2 radius of FGM",
+        "pgd": "L2 radius of PGD",
+    }
     figure, axes = plt.subplots(
-        len(cases), len(kinds), figsize=(10, 0.4 + 3 * len(cases)), sharey="row", squeeze=False
+        len(cases), len(kinds), figsize=(12.5, 0.4 + 3 * len(cases)), sharey="row", squeeze=False
     )
     for row, of_row in zip(axes, cases, strict=True):
         for ax, (kind, label) in zip(row, kinds.items(), strict=True):
@@ -144,9 +149,9 @@ def figure_robustness(results: Results) -> FigureWithCaption:
     figure.tight_layout()
     return FigureWithCaption(
         figure,
-        "Accuracy of five tanh layers under noise and under attacks within an L2 radius, in units"
-        " of the inputs' standard deviation; means over seeds.",
-        "Three panels of falling curves a data set, one curve a method.",
+        "Accuracy of five tanh layers under noise and under attacks of a size in each input or"
+        " within an L2 radius, in units of the inputs' standard deviation; means over seeds.",
+        "Four panels of falling curves a data set, one curve a method.",
     )
 
 

@@ -30,19 +30,24 @@ def table_networks(results: Results) -> Table:
 
 def table_robustness(results: Results) -> Table:
     """Accuracy of the shallow networks under noise and attacks."""
-    kinds = {"noise": "noise, deviation", "fgsm": "FGM, L2 radius", "pgd": "PGD, L2 radius"}
+    kinds = {
+        "noise": ("noise, deviation", ("0.5", "1")),
+        "fgsm": ("FGSM, change", ("0.05", "0.1")),
+        "fgm": ("FGM, L2 radius", ("0.5", "1")),
+        "pgd": ("PGD, L2 radius", ("0.5", "1")),
+    }
     hard = [
         Measure(f"{kind}_{size}_accuracy_pct", f"{title} {size}", "%")
-        for kind, title in kinds.items()
-        for size in ("0.5", "1")
+        for kind, (title, sizes) in kinds.items()
+        for size in sizes
     ]
     shallow = ["tanh_5", "fashion_cpu"]
     measures = [ACCURACY, *hard, Measure("weight", "Weight")]
     cells = grid(results, "networks", measures, columns="measures", cases=shallow)
     notes = [
         RECONSTRUCTED,
-        "Weights were chosen by clean accuracy. FGM is one step along the gradient, scaled to the"
-        " radius (not its sign), PGD ten.",
+        "Weights were chosen by clean accuracy. FGSM is one step along the gradient's sign, FGM one"
+        " along the gradient, scaled to the radius, PGD ten of these.",
     ]
     return Table(row_header="Method", cells=cells, notes=notes)
 
