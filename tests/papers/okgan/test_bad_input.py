@@ -42,7 +42,8 @@ def test_the_command_line_says_what_is_allowed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("papers.okgan.experiments.images.load_reader", lambda *_: None)
+    for needed in ("load_reader", "image_judge"):
+        monkeypatch.setattr(f"papers.okgan.experiments.images.{needed}", lambda *_: None)
     out = ("--scale", "smoke", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"))
     with pytest.raises(InputError) as error:
         paper_main(RUNS.folder, [*command, *out, "--set", change])
