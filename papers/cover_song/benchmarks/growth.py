@@ -1,8 +1,8 @@
 """How time grows with the length of songs and their number, and memory with their number.
 
-A pair's matrix has a cell for each two seconds, so time goes with the square of the length; pairs
-go with the square of the number of songs. Beside the scores, eight bytes a pair and way, nothing is
-held but a batch of pairs.
+A pair's matrix has a cell for each second of both songs, so time goes with the square of the
+length; pairs go with the square of the number of songs. Beside the scores, eight bytes a pair and
+way, nothing is held but a batch of pairs.
 """
 
 from __future__ import annotations
@@ -48,15 +48,14 @@ def growth(scale: Scale) -> list[BenchmarkRow]:
                 what = f"{measure} of songs of {seconds} s"
                 note = f"{(seconds / shortest) ** 2:g} times the cells"
                 rows.append(found.row(PAPER, what, f"songs of {shortest} s", note))
+        smallest, peer = _all_pairs(fewest), f"of {fewest} songs"
+        least = peak_array_bytes(smallest)
         for count in more:
-            found = compare(_all_pairs(count), _all_pairs(fewest), repeats)
-            pairs = count * (count - 1) / (fewest * (fewest - 1))
-            what, peer, note = f"qmax of all of {count} songs", f"{fewest}", f"{pairs:.3g}"
-            rows.append(found.row(PAPER, what, f"of {peer} songs", f"{note} times the pairs"))
-            ours, theirs = (peak_array_bytes(_all_pairs(each)) for each in (count, fewest))
-            rows.append(
-                memory_row(PAPER, what, f"of {peer} songs", ours, theirs, f"{note} times the pairs")
-            )
+            work = _all_pairs(count)
+            what = f"qmax of all of {count} songs"
+            note = f"{count * (count - 1) / (fewest * (fewest - 1)):.3g} times the pairs"
+            rows.append(compare(work, smallest, repeats).row(PAPER, what, peer, note))
+            rows.append(memory_row(PAPER, what, peer, peak_array_bytes(work), least, note))
     return rows
 
 

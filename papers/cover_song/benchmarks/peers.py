@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from papers.cover_song.similarity.chroma_set import ChromaSet
+from papers.cover_song.similarity.measures import Alignment
 from papers.cover_song.similarity.transposition import optimal_transposition, transposed
 
-#: Of Qmax, as ours and acoss take it: frames stacked, share of neighbours.
-STACK, KAPPA = 4, 0.095
+#: Of Qmax, as ours takes it.
+SETTINGS: Final = Alignment()
 
 
 def librosa_dtw(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], None]:
@@ -31,13 +32,12 @@ def librosa_qmax(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], Non
     """Recurrence by librosa alone, whose neighbours are those of y's frames and not mutual."""
     from librosa.feature import stack_memory
     from librosa.segment import cross_similarity as near
-    from librosa.sequence import rqa
 
     def run() -> None:
         for pair in pairs:
-            x, y = (stack_memory(each.T, n_steps=STACK) for each in _aligned(songs, pair))
-            nearest = near(x, y, k=max(1, int(KAPPA * x.shape[1])), mode="connectivity")
-            rqa(nearest.astype(float), gap_onset=0.5, gap_extend=0.5, backtrack=False)
+            x, y = (stack_memory(each.T, n_steps=SETTINGS.stack) for each in _aligned(songs, pair))
+            nearest = near(x, y, k=max(1, int(SETTINGS.kappa * x.shape[1])), mode="connectivity")
+            _recurrence(nearest.astype(float))
 
     return run
 
@@ -48,13 +48,7 @@ def acoss_qmax(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], NDArr
     A pair at a time: distances of stacked frames in NumPy, mutual neighbours by partition of rows
     and columns, and a compiled recursion, for which librosa's stands here.
     """
-    from librosa.sequence import rqa
-
-    def longest(near: NDArray[np.float64]) -> float:
-        scores: NDArray[np.float64] = rqa(near, gap_onset=0.5, gap_extend=0.5, backtrack=False)
-        return float(scores.max())
-
-    return lambda: np.array([longest(_mutual(songs, pair)) for pair in pairs])
+    return lambda: np.array([_recurrence(_mutual(songs, pair)).max() for pair in pairs])
 
 
 def essentia_qmax(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], None]:
@@ -64,7 +58,9 @@ def essentia_qmax(songs: ChromaSet, pairs: NDArray[np.int64]) -> Callable[[], No
         CoverSongSimilarity,
     )
 
-    near = ChromaCrossSimilarity(frameStackSize=STACK, binarizePercentile=KAPPA, oti=True)
+    near = ChromaCrossSimilarity(
+        frameStackSize=SETTINGS.stack, binarizePercentile=SETTINGS.kappa, oti=True
+    )
     longest = CoverSongSimilarity()
 
     def run() -> None:
@@ -94,16 +90,28 @@ def _aligned(songs: ChromaSet, pair: NDArray[np.int64]) -> tuple[NDArray[Any], N
     return x, transposed(y, optimal_transposition(x, y))
 
 
+def _recurrence(near: NDArray[np.float64]) -> NDArray[np.float64]:
+    """librosa's, of neighbours (n, m): what stretches that end in each cell score (n, m)."""
+    from librosa.sequence import rqa
+
+    found: NDArray[np.float64] = rqa(
+        near, gap_onset=SETTINGS.onset, gap_extend=SETTINGS.extension, backtrack=False
+    )
+    return found
+
+
 def _mutual(songs: ChromaSet, pair: NDArray[np.int64]) -> NDArray[np.float64]:
     """Stacked frames that are among each other's nearest (n, m), 1 or 0."""
     x, y = (
-        np.lib.stride_tricks.sliding_window_view(each, STACK, axis=0).reshape(-1, 12 * STACK)
+        np.lib.stride_tricks.sliding_window_view(each, SETTINGS.stack, axis=0).reshape(
+            -1, 12 * SETTINGS.stack
+        )
         for each in _aligned(songs, pair)
     )
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
     near = np.ones_like(squares, dtype=np.float64)
     for axis in (0, 1):
-        count = max(1, int(KAPPA * squares.shape[axis]))
+        count = max(1, int(SETTINGS.kappa * squares.shape[axis]))
         nearest = np.argpartition(squares, count - 1, axis=axis).take(range(count), axis=axis)
         mine = np.zeros_like(near)
         np.put_along_axis(mine, nearest, 1.0, axis=axis)
