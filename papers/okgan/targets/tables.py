@@ -176,6 +176,9 @@ def table_search(results: Results) -> Table:
             Measure("best", "Best reverse KL, all samples", "nats"),
             Measure("worst", "Worst", "nats"),
             Measure("high_quality_of_best_pct", "High quality of the best", "%"),
+            Measure("chosen_0", "Rate chosen"),
+            Measure("chosen_1", "Last rate over first"),
+            Measure("chosen_2", "Own setting chosen"),
         ],
         "Rates of the generator, whether they fall or stay (1), and three values of a setting"
         " of the method's own, each with each, of every method on one seed; the lowest reverse"
@@ -192,6 +195,7 @@ def table_image_search(results: Results) -> Table:
             Measure("best", "Best Fréchet distance"),
             Measure("worst", "Worst"),
             Measure("classes_of_best", "Classes of the best"),
+            *(Measure(f"chosen_{place}", f"{place + 1}. setting chosen") for place in range(3)),
         ],
         "Values of three settings, each with each, as many of both methods, on one seed; the"
         " lowest Fréchet distance is chosen, and images are made with it on other seeds.",
@@ -201,20 +205,16 @@ def table_image_search(results: Results) -> Table:
 def _searched(results: Results, experiment: str, measures: list[Measure], said: str) -> Table:
     """Candidates, what they came to, and values chosen, whose settings the notes name."""
     study = results.paper.experiments[experiment]
-    chosen = [Measure(f"chosen_{place}", f"{place + 1}. setting chosen") for place in range(3)]
+    settings = results.paper.settings
     tried = [
-        f"{study.cases[case].title}, {study.arms[arm].title}: {', '.join(settings['tried'])}"
+        f"{study.cases[case].title}, {study.arms[arm].title}: "
+        + ", ".join(settings(experiment, case, arm, results.scale)["tried"])
         for case, arm in study.runs(results.scale)
-        for settings in [results.paper.settings(experiment, case, arm, results.scale)]
     ]
+    every = [Measure("candidates", "Candidates"), *measures]
     return Table(
         row_header="Method",
-        cells=grid(
-            results,
-            experiment,
-            [Measure("candidates", "Candidates"), *measures, *chosen],
-            columns="measures",
-        ),
+        cells=grid(results, experiment, every, columns="measures"),
         notes=[said, "Settings: " + "; ".join(tried) + "."],
     )
 
