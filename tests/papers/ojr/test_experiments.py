@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -186,6 +187,7 @@ def test_what_waits_for_a_gpu_trains_where_it_is_made_small(arm: str, tmp_path: 
         attack_steps=1,
     )
     metrics = RUNS.metrics("convolutions", settings, tmp_path)
+    assert pd.read_csv(tmp_path / "out" / "history.csv")["loss"].iloc[-1] < 5
     assert 0 < metrics["rms_singular_value"] <= metrics["largest_singular_value"]
 
 
