@@ -161,7 +161,10 @@ def require_build_tools(python: str) -> None:
 def install(*arguments: str | Path) -> None:
     """Install into ``.venv`` just what is named: the pins are complete, nothing is resolved."""
     uv = (VENV / "bin" / "uv", "pip", "install", "--python", VENV / "bin" / "python")
-    if not succeeds(*uv, "--quiet", "--no-deps", *arguments):
+    # uv leaves compiling to the first import, which keeps nothing where PYTHONDONTWRITEBYTECODE is
+    # set: each process would compile torch anew, for eight seconds. pip compiles in any case.
+    once = ("--compile-bytecode",) if sys.dont_write_bytecode else ()
+    if not succeeds(*uv, *once, "--quiet", "--no-deps", *arguments):
         note("uv could not install these; pip tries")
         run(*PIP, "install", "--no-deps", *arguments)
 

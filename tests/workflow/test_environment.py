@@ -50,6 +50,17 @@ def test_where_uv_cannot_pip_installs_the_same(commands: list[tuple[str, ...]]) 
     assert by_uv[-3:] == by_pip[-3:] == ("--no-deps", "--requirement", "pins.txt")
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_bytecode_is_compiled_at_once_where_no_import_may_keep_it(
+    commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", not kept)
+    environment.install("--requirement", "pins.txt")
+    by_uv, by_pip = commands
+    assert ("--compile-bytecode" in by_uv) is not kept
+    assert "--compile-bytecode" not in by_pip
+
+
 def test_what_neither_can_install_ends_it_with_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
