@@ -31,7 +31,7 @@ class BourgainNoise:
         seed: of subsets.
 
     Raises:
-        InputError: fewer than two points.
+        InputError: fewer than two points, or one that is not finite.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class BourgainNoise:
     ) -> None:
         if len(data) < 2:
             raise InputError(f"Bourgain's embedding: {len(data)} points; allowed: 2 or more")
+        if not bool(data.isfinite().all()):
+            raise InputError("Bourgain's embedding: points are not finite")
         rng = np.random.default_rng(seed)
         distances = cdist(data.flatten(1).numpy(), data.flatten(1).numpy())
         columns = []

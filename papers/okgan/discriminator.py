@@ -8,14 +8,14 @@ Williamson 2004 (NORMA).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import InputError
-from papers.okgan.divergence import DivergedError
+from papers.okgan.divergence import check_finite, check_shapes
 from papers.okgan.kernels import Kernel, expand
 from papers.okgan.losses import LossName, loss, pull
 
@@ -91,7 +91,10 @@ class KernelDiscriminator(nn.Module):
                 f"kernel discriminator: budget={budget}; allowed: at least a mini-batch,"
                 f" {batch_size}"
             )
-        if not lr > 0 or not 0 <= lr * penalty < 1:
+        if loss_name not in get_args(LossName):
+            allowed = ", ".join(get_args(LossName))
+            raise InputError(f"kernel discriminator: loss_name={loss_name!r}; allowed: {allowed}")
+        if not 0 < lr < float("inf") or not 0 <= lr * penalty < 1:
             raise InputError(
                 f"kernel discriminator: lr={lr}, penalty={penalty}; allowed: lr above 0, penalty 0"
                 " or more, lr * penalty below 1"
@@ -121,6 +124,7 @@ class KernelDiscriminator(nn.Module):
 
         The keys' codes carry no gradient here: an encoder is not what is trained.
         """
+        self._check_shape(fake)
         with torch.no_grad():
             keys = self._encoded_keys()
         found = expand(self.kernel, self._encode(fake), keys, self.coefficients) + self.offset
@@ -139,16 +143,14 @@ class KernelDiscriminator(nn.Module):
             right there.
 
         Raises:
-            InputError: a real point is not finite, or a point of another shape.
-            DivergedError: a generated point is not finite.
+            InputError: no points, a real one that is not finite, or points of another shape.
+            DivergedError: a generated point is not finite, or too large to be squared.
         """
         fake = draw()
+        self._check_shape(real)
+        check_shapes("kernel discriminator", real, fake)
+        check_finite("kernel discriminator", real, fake)
         points = torch.cat([real, fake]).to(self.keys)
-        self._check_shape(points)
-        if not bool(points.isfinite().all()):
-            if not bool(real.isfinite().all()):
-                raise InputError("kernel discriminator: real points are not finite")
-            raise DivergedError("kernel discriminator: generated points are not finite")
         labels = torch.cat([points.new_ones(len(real)), -points.new_ones(len(fake))])
         codes = self._encode(points)
         table = self.kernel.gram(codes, torch.cat([self._encoded_keys(), codes]))

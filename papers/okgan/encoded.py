@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from common.errors import InputError
 from papers.okgan.discriminator import Draw, KernelDiscriminator
-from papers.okgan.divergence import DivergedError
+from papers.okgan.divergence import DivergedError, check_finite, check_shapes
 from papers.okgan.kernels import Kernel, expand
 
 
@@ -60,11 +60,13 @@ class EncodedKernelDiscriminator(KernelDiscriminator):
 
         Raises:
             InputError: as the classifier's.
-            DivergedError: the encoder's loss is not finite.
+            DivergedError: the encoder's loss or a generated point is not finite.
         """
-        self._check_shape(real)
         for _ in range(self.encoder_steps):
-            lost = self.encoder_loss(real, draw())
+            fake = draw()
+            check_shapes("encoder", real, fake)
+            check_finite("encoder", real, fake)
+            lost = self.encoder_loss(real, fake)
             if not bool(lost.isfinite()):
                 raise DivergedError(f"encoder: its loss is {float(lost.detach())}")
             self.optimizer.zero_grad()
@@ -91,6 +93,7 @@ class EncodedKernelDiscriminator(KernelDiscriminator):
         return functional.relu(1 - self._valued(fake, self._codes)).mean()
 
     def _valued(self, images: Tensor, keys: Tensor) -> Tensor:
+        self._check_shape(images)
         return expand(self.kernel, self._encode(images), keys, self.coefficients) + self.offset
 
     def get_extra_state(self) -> dict[str, object]:

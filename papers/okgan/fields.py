@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from papers.okgan.discriminator import Draw
+from papers.okgan.divergence import check_finite, check_shapes
 from papers.okgan.kernels import Kernel, expand
 
 
@@ -60,14 +61,24 @@ class _Field(nn.Module):
         self._real: Tensor | None = None
 
     def update(self, real: Tensor, draw: Draw) -> dict[str, float]:
-        """Remember the real batch, and a drawn one where past samples are kept."""
+        """Remember the real batch, and a drawn one where past samples are kept.
+
+        Raises:
+            InputError: no points, two shapes of them, or a real one that is not finite.
+            DivergedError: a generated point is not finite.
+        """
+        fake = real if self.past is None else draw()
+        check_shapes("field", real, fake)
+        check_finite("field", real, fake)
         self._real = real.flatten(1)
         if self.past is not None:
-            self.past.add(draw())
+            self.past.add(fake)
         return {}
 
     def _negatives(self, fake: Tensor) -> Tensor:
         if self.past is None or not self.past.filled:
+            if len(fake) < 2:
+                raise InputError("field: one generated point alone; allowed: two or more")
             return fake.detach()
         return torch.cat([fake.detach(), self.past.all().to(fake)])
 
@@ -101,6 +112,7 @@ class MeanDiscrepancy(_Field):
         The gradient of ``E k(x, x')`` moves both of its points, so with past samples, which do not
         move, it is the mean over all pairs twice.
         """
+        check_shapes("field", real, fake)
         x, real = fake.flatten(1), real.flatten(1)
         attracted = expand(self.kernel, x, real, _even(real)).mean()
         others = self._negatives(x)
@@ -142,6 +154,7 @@ class Drifting(_Field):
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Mean squared length of the field; its gradient moves samples along the field."""
+        check_shapes("field", real, fake)
         x = fake.flatten(1)
         with torch.no_grad():
             target = x + self.field(x, real.flatten(1), self._negatives(x))

@@ -8,6 +8,7 @@ list: the authors' code of June 2020.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -128,7 +129,7 @@ class Polynomial(Kernel):
 
     def __post_init__(self) -> None:
         _check_positive("gamma", self.gamma)
-        if self.degree < 1 or self.shift < 0:
+        if self.degree < 1 or not 0 <= self.shift < math.inf:
             raise InputError(
                 f"kernel: degree={self.degree}, shift={self.shift}; allowed: 1 or more, 0 or more"
             )
@@ -263,5 +264,5 @@ def _summed(parts: Sequence[Profile]) -> Profile:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f"kernel: {name}={value}; allowed: above 0")
+    if not 0 < value < math.inf:
+        raise InputError(f"kernel: {name}={value}; allowed: finite, above 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.functional import relu, softplus
 
 from common.errors import InputError
 from papers.okgan.discriminator import Draw
-from papers.okgan.divergence import DivergedError
+from papers.okgan.divergence import DivergedError, check_finite, check_shapes
 
 #: ``nonsaturating``: Goodfellow et al. 2014; ``hinge``: Lim and Ye 2017; ``wasserstein``: Gulrajani
 #: et al. 2017; ``relativistic``: Jolicoeur-Martineau 2018, with both penalties Huang et al. 2024.
@@ -48,6 +48,9 @@ class NeuralDiscriminator(nn.Module):
         packing: int = 1,
     ) -> None:
         super().__init__()
+        if objective not in get_args(Objective):
+            allowed = ", ".join(get_args(Objective))
+            raise InputError(f"neural discriminator: objective={objective!r}; allowed: {allowed}")
         if steps < 1 or packing < 1 or penalty < 0:
             raise InputError(
                 f"neural discriminator: steps={steps}, packing={packing}, penalty={penalty};"
@@ -78,10 +81,14 @@ class NeuralDiscriminator(nn.Module):
         """So many steps on the real batch.
 
         Raises:
-            DivergedError: the loss is not finite.
+            InputError: no points, two shapes of them, or a real one that is not finite.
+            DivergedError: the loss or a generated point is not finite.
         """
         for _ in range(self.steps):
             fake = draw()
+            check_shapes("neural discriminator", real, fake)
+            # A point at infinity may cost nothing, and spoil the network all the same.
+            check_finite("neural discriminator", real, fake)
             lost = self.loss(real, fake)
             if not bool(lost.isfinite()):
                 raise DivergedError(f"neural discriminator: its loss is {float(lost.detach())}")

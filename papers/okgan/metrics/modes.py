@@ -73,13 +73,17 @@ def reverse_kl(counts: npt.NDArray[np.integer], shares: Points) -> float:
 
     Where nothing was counted it is the worst there is, that of the rarest mode alone. A perfect
     sampler's is about ``(K - 1) / (2n)``, for K cells and n samples.
+
+    Raises:
+        InputError: a share that is not above 0.
     """
+    if not (shares > 0).all():
+        raise InputError(f"shares {shares.tolist()}: allowed: above 0")
     if not counts.sum():
         return float(-np.log(shares.min()))
     p = counts / counts.sum()
     seen = p > 0
-    with np.errstate(divide="ignore"):
-        return float((p[seen] * np.log(p[seen] / shares[seen])).sum())
+    return float((p[seen] * np.log(p[seen] / shares[seen])).sum())
 
 
 def balance_of_circle(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from common.errors import InputError
-from papers.okgan.divergence import DivergedError
 from papers.okgan.metrics.modes import Points, check_finite
 
 
@@ -16,7 +15,8 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
     """Estimate of ``KL(P || Q)``: ``(d/n) sum_i ln(nu_k(i) / rho_k(i)) + ln(m / (n - 1))``.
 
     rho is the distance of a point of P to its k-th neighbour in P, nu to that in Q. With generated
-    points as P and real ones as Q it is the reverse divergence.
+    points as P and real ones as Q it is the reverse divergence. Of equal points of P it would be
+    infinite: they count as being as far apart as single precision tells.
 
     Args:
         p: (n, d).
@@ -24,8 +24,7 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
 
     Raises:
         InputError: fewer than k + 1 points, or so many equal ones in Q that a distance is 0.
-        DivergedError: points that are not finite, or so many equal ones in P: a generator that has
-            collapsed.
+        DivergedError: points that are not finite.
     """
     from scipy.spatial import cKDTree  # takes half a second, which mixtures are spared
 
@@ -34,10 +33,9 @@ def neighbour_kl(p: Points, q: Points, k: int = 10) -> float:
         if len(points) <= k:
             raise InputError(f"neighbour_kl: {name} has {len(points)} points; allowed: above {k}")
     # The nearest point of P is the point itself.
-    rho = cKDTree(p).query(p, [k + 1])[0][:, 0]
+    told_apart = np.finfo(np.float32).eps * max(np.abs(p).max(), np.abs(q).max())
+    rho = np.maximum(cKDTree(p).query(p, [k + 1])[0][:, 0], told_apart)
     nu = cKDTree(q).query(p, [k])[0][:, 0]
-    if not rho.min():
-        raise DivergedError(f"{k} generated points or more are equal")
     if not nu.min():
         raise InputError(f"neighbour_kl: {k} points or more are equal; allowed: distinct ones")
     d, n, m = p.shape[1], len(p), len(q)

@@ -20,11 +20,12 @@ class Path(NamedTuple):
 
     Attributes:
         coordinates: (T, 2) along the two first principal components.
-        planarity: share of the variance that they explain, 0 to 1; a smooth loop's is near 1.
+        planarity: share of the variance that they explain, 0 to 1; a smooth loop's is near 1, that
+            of a path that stands still 0.
         swing: largest less smallest share of the points that were told to be real, over the
             second half.
         turns: of the path around its mean, in full circles; of a noisy path it says nothing.
-        revisits: length of the path over the distance of its ends.
+        revisits: length of the path over the distance of its ends; infinite where these are one.
     """
 
     coordinates: Points
@@ -38,10 +39,14 @@ def describe_path(values: Points) -> Path:
     """Of values (T, P), each row one time's on P real points; above 0 means "real".
 
     Raises:
-        InputError: fewer than three times.
+        InputError: fewer than three times, or a value that is not finite.
     """
     if len(values) < 3:
         raise InputError(f"path: {len(values)} times; allowed: 3 or more")
+    if not np.isfinite(values).all():
+        raise InputError("path: values are not finite; allowed: finite ones")
+    if not np.ptp(values, axis=0).any():
+        return Path(np.zeros((len(values), 2)), 0.0, 0.0, 0.0, float("inf"))
     pca = PCA(2)
     coordinates = pca.fit_transform(values)
     told = (values > 0).mean(axis=1)[len(values) // 2 :]

@@ -53,9 +53,9 @@ def test_the_command_line_says_what_is_allowed(
 
 
 def test_libraries_refuse_by_themselves() -> None:
-    with pytest.raises(InputError, match=r"gamma=0\.0; allowed: above 0"):
+    with pytest.raises(InputError, match=r"gamma=0\.0; allowed: finite, above 0"):
         Gaussian(0.0)
-    with pytest.raises(InputError, match=r"sigma=-2\.0; allowed: above 0"):
+    with pytest.raises(InputError, match=r"sigma=-2\.0; allowed: finite, above 0"):
         MixedGaussian.of_widths([1.0, -2.0])
     with pytest.raises(InputError, match="end=0; allowed: above 0"):
         exponential(1.0, 0, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ from papers.okgan import (
     Polynomial,
 )
 from papers.okgan.divergence import DivergedError
+from papers.okgan.fields import Drifting, MeanDiscrepancy, PastSamples
 from papers.okgan.losses import loss, pull
+from papers.okgan.neural import NeuralDiscriminator
 from papers.okgan.regret import best_fixed_loss, regret_bound
 from tests.papers.okgan.test_kernels import normal
 
@@ -161,25 +164,31 @@ def test_the_order_within_a_mini_batch_does_not_matter() -> None:
 def test_what_a_budget_forgets_is_bounded() -> None:
     """``|f - f_cut| <= m (1 - lr penalty)^t / penalty``, t mini-batches kept (NORMA, Prop. 1).
 
-    For slopes and ``k(x, x)`` up to 1; both see the same slopes, those of the hinge near 0.
+    For slopes and ``k(x, x)`` up to 1. Both see the hinge's slopes, which are 1: real points lie at
+    one place, generated ones at another, and a penalty of 2.5 keeps f below 1 there.
     """
-    whole, cut = (made(budget=budget, loss_name="hinge", lr=0.001) for budget in (4096, 40))
+    lr, penalty, size, budget = 0.05, 2.5, 4, 40
+    whole, cut = (
+        made(budget=each, batch_size=size, loss_name="hinge", lr=lr, penalty=penalty)
+        for each in (4096, budget)
+    )
     for number in range(50):
-        real, fake = normal(4, 2, seed=number), normal(4, 2, seed=100 + number)
+        real, fake = (0.01 * normal(4, 2, seed=number) + place for place in (3, -3))
         for classifier in (whole, cut):
             classifier.update(real, constant(fake))
-    kept, decay = 40 // 4, 1 - 0.001 * PENALTY
-    difference = copy.deepcopy(whole)
-    difference.coefficients[400 - 40 : 400] = 0
+    assert float(whole.score(torch.full((1, 2), 3.0).double()).detach()) < 1
     # What the cut one holds is what the whole one holds of the last points.
-    last = whole.coefficients[400 - 40 : 400].sort().values
+    last = whole.coefficients[400 - budget : 400].sort().values
     assert_close(last, cut.coefficients.sort().values, rtol=1e-9, atol=1e-12)
-    assert 0 < difference.squared_norm() ** 0.5 <= 4 * decay**kept / PENALTY
+    bound = size * (1 - lr * penalty) ** (budget // size) / penalty
+    assert whole.squared_norm() ** 0.5 > 2 * bound  # who forgets everything is not below it
+    whole.coefficients[400 - budget : 400] = 0
+    assert bound / 2 < whole.squared_norm() ** 0.5 <= bound
 
 
 def test_regret_is_below_its_bound_on_a_fixed_stream() -> None:
-    """Without decay and offset, against every function of norm up to 5."""
-    kernel, radius, lr = Gaussian(0.7), 5.0, 0.05
+    """Without decay and offset, against every function of norm up to 5; f = 0 is not below it."""
+    kernel, radius, lr = Gaussian(0.7), 5.0, 0.5
     classifier = made(kernel=kernel, budget=4096, batch_size=4, lr=lr, penalty=0.0)
     total, norms, points, labels = 0.0, [], [], []
     for number in range(60):
@@ -196,8 +205,8 @@ def test_regret_is_below_its_bound_on_a_fixed_stream() -> None:
         labels.append(y)
     best = best_fixed_loss(kernel, torch.cat(points), torch.cat(labels), "logistic", radius, 300)
     bound = regret_bound(radius, lr, torch.stack(norms))
-    assert best < total  # so that there is a regret
     assert 0 < total - best <= bound
+    assert len(torch.cat(labels)) * math.log(2) - best > 2 * bound
 
 
 def test_the_generator_is_pulled_where_real_points_are() -> None:
@@ -341,6 +350,8 @@ class TestEncoder:
         ({"passes": 0}, "passes=0"),
         ({"lr": 0.0}, "lr=0.0"),
         ({"lr": 2.0, "penalty": 1.0}, "lr * penalty below 1"),
+        ({"lr": math.inf, "penalty": 0.0}, "lr=inf"),
+        ({"loss_name": "square"}, "loss_name='square'; allowed: logistic, hinge"),
     ],
 )
 def test_values_out_of_range_are_one_clear_line(options: dict[str, Any], said: str) -> None:
@@ -349,13 +360,56 @@ def test_values_out_of_range_are_one_clear_line(options: dict[str, Any], said: s
     assert said in str(error.value)
 
 
-def test_points_that_are_not_finite_are_refused_by_whose_they_are() -> None:
-    bad = normal(4, 2)
-    bad[1, 0] = torch.nan
-    with pytest.raises(DivergedError, match="generated points are not finite"):
-        made().update(normal(4, 2), lambda: bad)
-    with pytest.raises(InputError, match="real points are not finite"):
-        made().update(bad, lambda: normal(4, 2))
+def neural(**options: Any) -> NeuralDiscriminator:
+    """A linear one of plane points."""
+    return NeuralDiscriminator(nn.Linear(2, 1).double(), torch.optim.SGD, **options)
+
+
+#: Makers of everything that learns from batches of plane points.
+LEARNERS: dict[str, Callable[[], Any]] = {
+    "kernel": made,
+    "encoded": lambda: EncodedKernelDiscriminator(
+        (2,), Gaussian(0.7), nn.Linear(2, 2), torch.optim.SGD, budget=64, batch_size=4
+    ).double(),
+    "neural": neural,
+    "discrepancy": lambda: MeanDiscrepancy(Gaussian(0.7), PastSamples(8, 2)),
+    "drifting": lambda: Drifting(0.7, PastSamples(8, 2)),
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+class TestBadBatches:
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e200])
+    def test_points_that_are_not_finite_are_refused_by_whose_they_are(
+        self, learner: str, bad: float
+    ) -> None:
+        points = normal(4, 2)
+        points[1, 0] = bad
+        with pytest.raises(DivergedError):
+            LEARNERS[learner]().update(normal(4, 2), lambda: points)
+        with pytest.raises(InputError, match="real points are not finite") as error:
+            LEARNERS[learner]().update(points, lambda: normal(4, 2))
+        assert not isinstance(error.value, DivergedError)
+
+    def test_none_at_all_and_two_shapes_are_refused(self, learner: str) -> None:
+        with pytest.raises(InputError, match="0 real points, 0 generated ones"):
+            LEARNERS[learner]().update(normal(0, 2), lambda: normal(0, 2))
+        with pytest.raises(InputError, match="shape"):
+            LEARNERS[learner]().update(normal(4, 2), lambda: normal(4, 3))
+
+
+@pytest.mark.parametrize("learner", ["kernel", "encoded", "discrepancy", "drifting"])
+def test_a_generator_s_points_of_another_shape_are_refused(learner: str) -> None:
+    made_one = LEARNERS[learner]()
+    made_one.update(normal(4, 2), lambda: normal(4, 2, seed=1))
+    with pytest.raises(InputError, match="shape"):
+        made_one.generator_loss(normal(4, 3), normal(4, 2))
+
+
+@pytest.mark.parametrize("field", [MeanDiscrepancy(Gaussian(0.7)), Drifting(0.7)])
+def test_one_generated_point_has_none_beside_it(field: MeanDiscrepancy | Drifting) -> None:
+    with pytest.raises(InputError, match="allowed: two or more"):
+        field.generator_loss(normal(1, 2), normal(4, 2))
 
 
 def test_polynomials_of_raw_images_work_too() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from papers.okgan.divergence import DivergedError
 from papers.okgan.metrics.modes import balance_of_circle, balance_over_modes, reverse_kl
 from papers.okgan.metrics.neighbours import neighbour_kl
 from papers.okgan.metrics.trajectory import describe_path
@@ -78,8 +77,15 @@ def test_the_divergence_of_two_gaussians_is_found() -> None:
         neighbour_kl(p[:10], q)
     with pytest.raises(InputError, match="points or more are equal"):
         neighbour_kl(np.concatenate([q, np.zeros((1, 2))]), np.zeros((20, 2)))
-    with pytest.raises(DivergedError, match="10 generated points or more are equal"):
-        neighbour_kl(np.zeros((20, 2)), q)
+
+
+def test_equal_points_are_as_far_apart_as_single_precision_tells() -> None:
+    rng = np.random.default_rng(2)
+    p, q = rng.normal(0, 1, (2000, 2)), rng.normal(0, 1, (2000, 2))
+    p[:40] = p[0]
+    clumped = neighbour_kl(p, q)
+    assert 40 / 2000 * 2 * 10 < clumped < 40 / 2000 * 2 * 16.5  # 16.1 is -ln of the precision
+    assert 20 < neighbour_kl(np.zeros((20, 2)), q) < 40
 
 
 def test_samples_that_are_not_finite_say_that_the_generator_diverged() -> None:
@@ -100,3 +106,16 @@ def test_a_circling_discriminator_is_told_from_a_jittering_one() -> None:
     jitter = describe_path(rng.normal(size=(200, 50)))
     assert jitter.planarity < 0.2
     assert jitter.swing < 0.6
+
+
+def test_a_path_that_stands_still_is_of_no_plane() -> None:
+    still = describe_path(np.ones((10, 5)))
+    assert (still.planarity, still.swing, still.turns) == (0, 0, 0)
+    with pytest.raises(InputError, match="values are not finite"):
+        describe_path(np.full((10, 5), np.nan))
+
+
+def test_shares_are_above_zero() -> None:
+    for bad in (0.0, np.nan):
+        with pytest.raises(InputError, match="allowed: above 0"):
+            reverse_kl(np.array([1, 1]), np.array([1.0, bad]))

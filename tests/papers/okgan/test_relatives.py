@@ -188,6 +188,11 @@ def test_noise_keeps_the_data_s_distances() -> None:
         (lambda: Drifting(0.0), "temperature=0.0"),
         (lambda: PastSamples(-1, 2), "budget=-1"),
         (lambda: BourgainNoise(torch.zeros(1, 2), 2), "1 points"),
+        (lambda: BourgainNoise(torch.full((4, 2), torch.nan), 2), "points are not finite"),
+        (
+            lambda: NeuralDiscriminator(net(), torch.optim.SGD, "foo"),
+            "objective='foo'; allowed: nonsaturating, hinge",
+        ),
     ],
 )
 def test_values_out_of_range_are_one_clear_line(make: Any, said: str) -> None:
@@ -197,10 +202,11 @@ def test_values_out_of_range_are_one_clear_line(make: Any, said: str) -> None:
 
 
 def test_a_diverged_network_says_so() -> None:
-    bad = normal(8, 2)
-    bad[0] = torch.inf
+    network = made("nonsaturating")
+    for weights in network.parameters():
+        weights.data.mul_(torch.inf)
     with pytest.raises(InputError, match="its loss is"):
-        made("nonsaturating").update(normal(8, 2), lambda: bad * 0)
+        network.update(normal(8, 2), lambda: normal(8, 2))
 
 
 def test_looking_at_a_generator_leaves_its_training_as_it_is() -> None:
