@@ -32,10 +32,7 @@ MEMORIES: Final = (
     *("drifting", "drifting_past", "gmmn", "gmmn_past"),
 )
 #: What Table 1 leaves to the tables of memories and of fairness.
-ELSEWHERE: Final = {
-    *("okgan_batch", "okgan_long", "drifting_past", "gmmn_past"),
-    *("okgan_constant", "gan_falling", "gan_even"),
-}
+ELSEWHERE: Final = {"okgan_batch", "okgan_long", "drifting_past", "gmmn_past", "okgan_constant"}
 ABOUT = (
     "High quality: within three standard deviations of a mode. Reverse KL is that of the shares of"
     " high-quality samples, as published; of all samples, each counts to its nearest mode. A"
