@@ -51,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="transpositions tried, 0 to 12, of cnn from 1 on; default: 1, of cnn as it learned",
     )
     parser.add_argument("--weights", type=Path, help="of cnn: safetensors; default: ours")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help="of cnn: the network sees each song's best K by Qmax alone, and a pair that is among"
+        " those of one of its songs; the other pairs have their Qmax, less so much that all of them"
+        " lie at least 1 below the lowest log-odds, and below -1. Default: it sees all pairs",
+    )
     parser.add_argument("--out", type=Path, required=True, help="npy to write")
     given = parser.parse_args(arguments)
     least = 1 if given.measure == "cnn" else 0
@@ -58,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--shifts {given.shifts}: allowed: {least} to 12")
     if given.weights and given.measure != "cnn":
         raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
+    if given.candidates is not None and given.measure != "cnn":
+        raise InputError(f"--candidates {given.candidates}: is of --measure cnn alone")
+    if given.candidates is not None and given.candidates < 1:
+        raise InputError(f"--candidates {given.candidates}: allowed: from 1 on")
     _check_out(given.out)
     songs = _read(given.features)
     network = None
@@ -80,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         ranking = "raw"
-    with bar(count * (count - 1) // 2, given.measure, "pair") as progress:
+    pairs = count * (count - 1) // 2
+    more = min(pairs, count * given.candidates) if given.candidates else 0  # at most
+    with bar(pairs + more, given.measure, "pair") as progress:
         scores = collection_scores(
             songs,
             given.measure,
@@ -88,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             network,
             None if given.shifts is None else Alignment(shifts=given.shifts),
             progress.update,
+            given.candidates,
         )
     np.fill_diagonal(scores, -np.inf)
     _write(given.out, scores)
