@@ -14,18 +14,20 @@ from PIL import Image
 
 from common.errors import InputError
 from papers.cover_song import identify, rank
-from papers.cover_song.identification.matching import Matcher, Standard
+from papers.cover_song.identification.matching import Matcher, Measure, Standard
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.scoring import save_network
 from papers.cover_song.ranking.metrics import retrieval
 from papers.cover_song.ranking.rankings import RANKINGS
 from papers.cover_song.scoring import collection_scores
-from papers.cover_song.similarity.chroma_set import chroma_set, padded
+from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set, padded
+from papers.cover_song.similarity.measures import Alignment
+from papers.cover_song.similarity.path import best_match
 from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
 from papers.cover_song.tasks.synthetic.performances import perform
 from papers.cover_song.tasks.synthetic.sound import RATE, render
 from papers.cover_song.tasks.synthetic.works import compose
-from tests.papers.cover_song.songs import tone_song
+from tests.papers.cover_song.songs import random_songs, tone_song
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,57 @@ def test_a_view_is_the_query_s_time_by_the_candidate_s() -> None:
     assert view.evidence is None
 
 
+@pytest.mark.parametrize("measure", ["dtw", "dmax"])
+def test_the_passage_is_in_the_key_that_is_told(measure: Measure) -> None:
+    songs = random_songs(3, 40)
+    up, passage = Matcher(songs, measure).match(0, 2)
+    assert up != Matcher(songs, "qmax").match(0, 2)[0]
+    frames = songs.frames.copy()
+    frames[2] = np.roll(frames[2], up, axis=1)
+    path = best_match(ChromaSet(frames, songs.lengths), 0, 2, Alignment(shifts=0)).path
+    assert passage is not None
+    assert passage.query == (path[0, 0], path[-1, 0] + 1)
+    assert passage.candidate == (path[0, 1], path[-1, 1] + 1)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty songs of 20 s without anything in common, and a cover of one, three semitones up."""
+    folder, rate = tmp_path_factory.mktemp("many"), 4_000
+    for seed in range(30):
+        soundfile.write(folder / f"{seed:02d}.wav", tone_song(rate, 20, seed=seed), rate)
+    cover = tone_song(rate, 20, 300, seed=7) + 0.5 * tone_song(rate, 20, seed=99)
+    soundfile.write(folder / "cover.wav", cover, rate)
+    return folder
+
+
+def test_among_thirty_songs_a_cover_alone_is_called_one(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (many / "07.wav", "--cache", tmp_path, "--top", 40)
+    found = answered(capsys, *given)
+    rows = found["results"]
+    assert (found["songs"], len(rows), found["note"]) == (31, 30, "")
+    assert found["expected_false_alarms"] == pytest.approx(0.1)
+    assert Path(rows[0]["path"]).name == "cover.wav"
+    assert (rows[0]["shift_semitones"], rows[0]["same_recording"]) == (-3, False)
+    assert [row["cover"] for row in rows] == [True] + 29 * [False]
+    z = [row["z"] for row in rows]
+    assert z == sorted(z, reverse=True)
+    assert z[0] > found["threshold"] > z[1]
+    # More false alarms lower the threshold, and a threshold of one's own has its own alarms.
+    more = answered(capsys, *given, "--false-alarms", 1)
+    assert more["expected_false_alarms"] == pytest.approx(1)
+    assert more["threshold"] < found["threshold"]
+    own = answered(capsys, *given, "--threshold", more["threshold"])
+    assert own["expected_false_alarms"] == pytest.approx(1)
+    assert own["results"] == more["results"]
+    identify.main([*map(str, given)])
+    printed = capsys.readouterr().out
+    assert printed.count("cover\n") == 1
+    assert f"cover: z above {found['threshold']:.2f}; 0.1 non-covers expected" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -297,6 +350,8 @@ def test_one_song_and_two_have_raw_scores(
         (np.zeros((5, 40, 12)), ["--measure", "fourier"], r"X\[0\]: 0 frames .* from 1 on"),
         (np.ones((5, 40, 12)), ["--shifts", "13"], "--shifts 13"),
         (np.ones((5, 40, 12)), ["--measure", "cnn", "--shifts", "0"], "--shifts 0: allowed: 1"),
+        (np.ones((5, 40, 12)), ["--candidates", "3"], "--candidates 3: is of --measure cnn"),
+        (np.ones((5, 40, 12)), ["--measure", "cnn", "--candidates", "0"], "0: allowed: from 1"),
         (np.ones((5, 9, 12)), [], r"x.npz: X\[0\]: 9 frames that sound; allowed: from 13 on"),
     ],
 )
@@ -336,3 +391,10 @@ def test_the_network_that_ships_ranks_what_it_was_not_trained_on(tmp_path: Path)
     scores = np.load(out)
     np.testing.assert_array_equal(scores, scores.T)
     assert retrieval(scores, works, queries).map > 0.5  # chance: 0.2
+    off = ~np.eye(len(works), dtype=bool)
+    for candidates, same in (("17", True), ("2", False)):
+        rank.main([*given, "--candidates", candidates, "--out", str(out)])
+        again = np.load(out)
+        assert np.isfinite(again[off]).all()
+        assert np.allclose(again[off], scores[off], atol=1e-4) == same
+        assert retrieval(again, works, queries).map > 0.5
