@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m papers.cover_song.identify",
         description="Which songs of a folder are covers of a song. Results on standard output,"
-        " progress on standard error; the first 180 s of each file are read, once.",
+        " progress on standard error; the first 180 s of each file are read, once. Same recording:"
+        " a copy that begins up to 0.1 s or about a whole second earlier or later; one that begins"
+        " half a second later may be called a cover.",
     )
     parser.add_argument("query", type=Path, help="a file, or a folder: each of its songs")
     parser.add_argument(
