@@ -10,7 +10,9 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from papers.cover_song.audio.feature_cache import FeatureCache
 from papers.cover_song.audio.features import FEATURES
 from papers.cover_song.audio.reading import KEPT_S
 from papers.cover_song.command_line import bar, exit_of, load_weights
-from papers.cover_song.identification.library import load_songs, music_files
+from papers.cover_song.identification.library import load_songs, music_files, resolved
 from papers.cover_song.identification.matching import (
     COHORT,
     FEWEST,
@@ -45,26 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--false-alarms {given.false_alarms}: allowed: finite numbers above 0")
     folder = given.query if given.query.is_dir() else given.query.parent
     collection = given.collection or folder
-    queries = music_files(given.query) if given.query.is_dir() else [given.query]
+    queries, beside = music_files(given.query) if given.query.is_dir() else ([given.query], [])
     if not given.query.exists():
         raise InputError(f"{given.query}: no such file or folder")
-    files = music_files(collection)
-    paths = list(dict.fromkeys(path.resolve() for path in (*queries, *files)))
+    files, more = music_files(collection)
+    paths = list(dict.fromkeys(resolved(path) for path in (*queries, *files)))
     network = load_weights(given.weights) if given.measure == "cnn" else None
     cache = FeatureCache(None if given.no_cache else given.cache, given.feature)
     with bar(len(paths), "reading", "song") as progress:
-        songs, skipped = load_songs(paths, cache, progress.update)
+        songs, unusable = load_songs(paths, cache, progress.update)
     place = {song.path: number for number, song in enumerate(songs)}
+    # Of what is named otherwise, a query alone is read.
+    named_otherwise = (each for each in (*beside, *more) if resolved(each.path) not in place)
+    skipped = list(dict.fromkeys((*unusable, *named_otherwise)))
     # By what they are called: figures of two queries of one name lie in folders of their own.
     named = {
-        place[path.resolve()]: path.relative_to(folder)
+        place[resolved(path)]: path.relative_to(folder)
         for path in queries
-        if path.resolve() in place
+        if resolved(path) in place
     }
     asked = list(named)
-    candidates = np.array(sorted({place[p.resolve()] for p in files if p.resolve() in place}))
+    candidates = np.array(sorted({place[resolved(p)] for p in files if resolved(p) in place}))
     if not asked:
-        reasons = [each.reason for each in skipped if each.path == queries[0].resolve()]
+        reasons = [each.reason for each in skipped if each.path == resolved(queries[0])]
         raise InputError(f"{queries[0]}: {reasons[0] if reasons else 'cannot be used'}")
     if len(candidates) - (len(asked) == 1 and asked[0] in candidates) < 1:
         raise InputError(f"{collection}: holds no song beside the query that can be used")
@@ -114,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "expected_false_alarms": alarms,
         "note": note,
         "queries": answers,
-        "skipped": [{"path": str(each.path), "reason": each.reason} for each in skipped],
+        "skipped": [asdict(each) | {"path": str(each.path)} for each in skipped],
     }
     if not given.query.is_dir():
         report["results"] = answers[0]["results"]
@@ -125,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m papers.cover_song.identify",
         description="Which songs of a folder are covers of a song. Results on standard output,"
-        " progress on standard error; the first 180 s of each file are read, once.",
+        " progress on standard error; the first 180 s of each file are read, once. Same recording:"
+        " a copy that begins up to 0.1 s or about a whole second earlier or later; one that begins"
+        " half a second later may be called a cover.",
     )
     parser.add_argument("query", type=Path, help="a file, or a folder: each of its songs")
     parser.add_argument(
@@ -251,7 +258,13 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
     if report["note"]:
         print(report["note"], file=sys.stderr)
     for each in report["skipped"]:
-        print(f"skipped {each['path']}: {each['reason']}", file=sys.stderr)
+        if each["looked_at"]:
+            print(f"skipped {each['path']}: {each['reason']}", file=sys.stderr)
+    others = [Path(each["path"]) for each in report["skipped"] if not each["looked_at"]]
+    if others:
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in others).most_common()
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        print(f"skipped by suffix: {told}; --json names each", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -50,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="transpositions tried, 0 to 12, of cnn from 1 on; default: 1, of cnn as it learned",
     )
     parser.add_argument("--weights", type=Path, help="of cnn: safetensors; default: ours")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help="of cnn: the network sees each song's best K by Qmax alone, and a pair that is among"
+        " those of one of its songs; the other pairs have their Qmax, less so much that all of them"
+        " lie at least 1 below the lowest log-odds, and below -1. Default: it sees all pairs",
+    )
     parser.add_argument("--out", type=Path, required=True, help="npy to write")
     given = parser.parse_args(arguments)
     least = 1 if given.measure == "cnn" else 0
@@ -57,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--shifts {given.shifts}: allowed: {least} to 12")
     if given.weights and given.measure != "cnn":
         raise InputError(f"--weights {given.weights}: is of --measure cnn alone")
+    if given.candidates is not None and given.measure != "cnn":
+        raise InputError(f"--candidates {given.candidates}: is of --measure cnn alone")
+    if given.candidates is not None and given.candidates < 1:
+        raise InputError(f"--candidates {given.candidates}: allowed: from 1 on")
+    _check_out(given.out)
     songs = _read(given.features)
     network = None
     if given.measure == "cnn":
@@ -64,15 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         network = load_weights(given.weights)
         songs = fitted(songs, network.frames)
-    count = len(songs)
-    with bar(count * (count - 1) // 2, given.measure, "pair") as progress:
+    least = 1 if given.measure == "fourier" else Alignment().shortest
+    for row in np.flatnonzero(songs.lengths < least):
+        raise InputError(
+            f"{given.features}: X[{row}]: {songs.lengths[row]} frames that sound; allowed: from"
+            f" {least} on"
+        )
+    count, ranking = len(songs), given.ranking
+    if count < 3 and ranking != "raw":
+        print(
+            f"--ranking {ranking}: {given.features} holds {count} songs, of which it says nothing;"
+            " scores are raw",
+            file=sys.stderr,
+        )
+        ranking = "raw"
+    pairs = count * (count - 1) // 2
+    more = min(pairs, count * given.candidates) if given.candidates else 0  # at most
+    with bar(pairs + more, given.measure, "pair") as progress:
         scores = collection_scores(
             songs,
             given.measure,
-            given.ranking,
+            ranking,
             network,
             None if given.shifts is None else Alignment(shifts=given.shifts),
             progress.update,
+            given.candidates,
         )
     np.fill_diagonal(scores, -np.inf)
     _write(given.out, scores)
@@ -96,18 +126,23 @@ def _read(path: Path) -> ChromaSet:
     if given.ndim != 3 or len(given) < 1:
         raise InputError(f"{path}: X is {given.shape}; allowed: (1 or more songs, frames, 12)")
     try:
-        songs = chroma_set(given)
+        return chroma_set(given)
     except InputError as error:
         raise InputError(f"{path}: X: {error}") from None
-    for place in np.flatnonzero(songs.lengths == 0):
-        raise InputError(f"{path}: song {place} is silent; allowed: songs that sound")
-    return songs
+
+
+def _check_out(path: Path) -> None:
+    """Before hours of scoring. Raises InputError if no file can be written there."""
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: no such folder")
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; allowed: a file")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--out {path}: its folder cannot be written to")
 
 
 def _write(path: Path, scores: NDArray[np.float64]) -> None:
     """By one rename, so that a file that is there is whole."""
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: no such folder")
     descriptor, name = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(descriptor, "wb") as stream:
         np.save(stream, scores)

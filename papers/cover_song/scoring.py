@@ -28,6 +28,7 @@ def collection_scores(
     network: PairNetwork | None = None,
     alignment: Alignment | None = None,
     advance: Callable[[int], object] | None = None,
+    candidates: int | None = None,
 ) -> NDArray[np.float64]:
     """Higher is more alike, of query i and reference j: (songs, songs), the diagonal NaN.
 
@@ -36,17 +37,22 @@ def collection_scores(
         alignment: of the others; of ``cnn`` its ``shifts`` alone, the keys of which Qmax chooses
             (default: those of the network).
         advance: is told of pairs that are done.
+        candidates: of ``cnn``, how many of each song it looks at, the best by Qmax; the others
+            follow them in the order of Qmax (default: it looks at all).
 
     Raises:
         InputError: an unknown measure, ``cnn`` without a network, or songs that are too short.
     """
     if measure == "cnn":
-        from papers.cover_song.network.keyed_scoring import all_keyed_log_odds
+        from papers.cover_song.network.keyed_scoring import all_keyed_log_odds, preselected_log_odds
 
         if network is None:
             raise InputError("measure 'cnn': needs a network")
         keys = None if alignment is None else alignment.shifts
-        log_odds = all_keyed_log_odds(network, songs, keys, advance).log_odds
+        if candidates is None:
+            log_odds = all_keyed_log_odds(network, songs, keys, advance).log_odds
+        else:
+            log_odds = preselected_log_odds(network, songs, candidates, keys, advance)
         return ranked_log_odds(log_odds, ranking)
     if measure == "fourier":
         return ranked(index_scores(describe(songs)), ranking)

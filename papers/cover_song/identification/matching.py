@@ -17,7 +17,7 @@ from common.errors import InputError
 from papers.cover_song.similarity import kernel
 from papers.cover_song.similarity.chroma_set import ChromaSet
 from papers.cover_song.similarity.measures import Aligner, Alignment
-from papers.cover_song.similarity.path import best_match, distance_matrix
+from papers.cover_song.similarity.path import distance_matrix, match_in_key
 
 if TYPE_CHECKING:
     from papers.cover_song.network.coarse import PairNetwork
@@ -117,19 +117,22 @@ class Matcher:
 
     def match(self, query: int, candidate: int) -> tuple[int, Passage | None]:
         """Semitones that the candidate is moved up by, -5 to 6; where both match, if anywhere."""
-        pair = np.array([[query, candidate]])
-        up = int(self._aligner.columns(pair)[0, kernel.SHIFT])
-        path = best_match(self.songs, query, candidate, Alignment(shifts=KEYS)).path
+        up, path = self._matched(query, candidate)
         passage = None
         if len(path):
             (a, b), (c, d) = path[0].tolist(), path[-1].tolist()
             passage = Passage((a, c + 1), (b, d + 1))
         return (up - 12 if up > 6 else up), passage
 
+    def _matched(self, query: int, candidate: int) -> tuple[int, NDArray[np.int64]]:
+        """Semitones that the candidate is moved up by, the measure's; Qmax's path in that key."""
+        up = int(self._aligner.columns(np.array([[query, candidate]]))[0, kernel.SHIFT])
+        return up, match_in_key(self.songs, query, candidate, up).path
+
     def view(self, query: int, candidate: int) -> View:
         """What :meth:`match` rests on, to be drawn."""
-        found = best_match(self.songs, query, candidate, Alignment(shifts=KEYS))
-        distances = distance_matrix(self.songs, query, candidate, found.shift)
+        up, path = self._matched(query, candidate)
+        distances = distance_matrix(self.songs, query, candidate, up)
         seen = None
         if self._network is not None:
             from papers.cover_song.network.evidence import evidence
@@ -139,7 +142,7 @@ class Matcher:
             whole = evidence(self._network.network, matrix)[0].numpy()
             n, m = distances.shape
             seen = (whole if query < candidate else whole.T)[:n, :m]
-        return View(-distances, found.path, seen)
+        return View(-distances, path, seen)
 
     def same_recording(self, query: int, candidate: int) -> bool:
         """Whether both are copies of one recording."""

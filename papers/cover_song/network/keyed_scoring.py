@@ -71,3 +71,45 @@ def all_keyed_log_odds(
         )
         qmax[i, j], qmax[j, i] = aligner.oriented(columns, pairs, "qmax")
     return BothScores(log_odds, qmax)
+
+
+def preselected_log_odds(
+    given: PairNetwork,
+    songs: ChromaSet,
+    candidates: int,
+    keys: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> NDArray[np.float64]:
+    """Scores of all pairs, of which the network sees the best ``candidates`` of each song by Qmax.
+
+    A pair that is among those of one of its songs counts for both. The others follow in the order
+    of Qmax: theirs, less so much that the largest of all would lie 1 below the lowest log-odds,
+    and below -1.
+
+    Args:
+        keys: best transpositions that are tried; default: those of the network.
+        advance: is told of pairs that are done, by Qmax and then by the network.
+
+    Returns:
+        (songs, songs), the diagonal NaN: log-odds of what was looked at, lower numbers of the rest.
+    """
+    count = len(songs)
+    aligner = Aligner(songs, ["qmax"], Alignment(shifts=keys or given.keys))
+    scores, shifts = np.full((count, count), np.nan), np.zeros((count, count), np.int8)
+    for pairs in pair_batches(count):
+        columns = aligner.columns(pairs)
+        i, j = pairs.T
+        scores[i, j], scores[j, i] = aligner.oriented(columns, pairs, "qmax")
+        shifts[i, j] = columns[:, kernel.SHIFT]
+        if advance:
+            advance(len(pairs))
+    seen = np.zeros((count, count), np.bool_)
+    for row, marks in zip(scores, seen, strict=True):
+        marks[np.argsort(-row, kind="stable")[: min(candidates, count - 1)]] = True
+    i, j = np.nonzero(np.triu(seen | seen.T))
+    log_odds = pair_log_odds(
+        given.network, songs, np.stack([i, j], axis=1), advance, shifts=shifts[i, j].astype(int)
+    )
+    scores += log_odds.min(initial=0) - 1 - np.nanmax(scores, initial=0)
+    scores[i, j] = scores[j, i] = log_odds
+    return scores

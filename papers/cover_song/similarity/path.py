@@ -44,6 +44,13 @@ def best_match(
     return max(found, key=lambda match: match.score)
 
 
+def match_in_key(
+    songs: ChromaSet, first: int, second: int, shift: int, alignment: Alignment | None = None
+) -> Match:
+    """As :func:`best_match`, with the second song moved up by ``shift`` semitones."""
+    return _traced(songs, first, second, shift, alignment or Alignment())
+
+
 def _traced(songs: ChromaSet, first: int, second: int, shift: int, how: Alignment) -> Match:
     n, m = int(songs.lengths[first]), int(songs.lengths[second])
     squares = np.empty((n, m), np.float32)

@@ -1,4 +1,4 @@
-"""The compiled kernel beside plain versions and librosa's."""
+"""The compiled kernel beside plain versions, librosa's and essentia's."""
 
 from __future__ import annotations
 
@@ -107,6 +107,19 @@ def test_qmax_is_librosas_recurrence(
     largest = kernel.longest_alignment(padded, *near.shape, 0.5, 0.5, False, found)
     np.testing.assert_allclose(found[3:, 3:], scores, atol=1e-6)
     assert largest == pytest.approx(scores.max())
+
+
+def test_qmax_is_essentias() -> None:
+    standard = pytest.importorskip("essentia.standard")
+    near = (np.random.default_rng(5).random((30, 35)) < 0.4).astype(np.float32)
+    near[:2] = near[:, :2] = 0  # essentia begins at the third row and column
+    similarity = standard.CoverSongSimilarity(disOnset=0.7, disExtension=0.2)
+    scores, distance = similarity(near)
+    padded = np.pad(near, ((3, 0), (3, 0)))
+    found = np.zeros_like(padded)
+    largest = kernel.longest_alignment(padded, *near.shape, 0.7, 0.2, False, found)
+    np.testing.assert_allclose(found[3:, 3:], scores, atol=1e-5)
+    assert distance == pytest.approx(np.sqrt(35) / largest)
 
 
 def test_gaps_that_begin_and_go_on_cost_differently_as_in_librosa(uncompiled: None) -> None:

@@ -12,6 +12,7 @@ from librosa import filters
 from common.errors import InputError
 from papers.cover_song.audio.feature_cache import FeatureCache
 from papers.cover_song.audio.features import (
+    FEATURES,
     estimate_tuning,
     pitch_class_weights,
     second_spectra,
@@ -121,7 +122,7 @@ def test_tuning_is_found_and_taken_back(cents: int) -> None:
     assert (song_chroma(off, RATE) * expected).sum(axis=1).mean() > 0.98
 
 
-@pytest.mark.parametrize("feature", ["chroma", "hpcp"])
+@pytest.mark.parametrize("feature", FEATURES)
 def test_a_tone_is_its_pitch_class(feature: str) -> None:
     time = np.arange(3 * RATE) / RATE
     for pitch in (60, 69, 74):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from common.data.hpcp import Songs
 from common.errors import InputError
 from papers.cover_song.experiments.rank_by_coarse_network import sums_with_beats
+from papers.cover_song.network import keyed_scoring
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.coarse import (
     CoarseMatrices,
@@ -24,6 +26,7 @@ from papers.cover_song.network.keyed_scoring import (
     all_keyed_log_odds,
     chosen_keys,
     fitted,
+    preselected_log_odds,
 )
 from papers.cover_song.network.matrices import cross_similarity
 from papers.cover_song.network.scoring import pair_log_odds, save_network
@@ -116,10 +119,14 @@ def test_qmax_prefers_the_key_in_which_songs_match(shift: int) -> None:
     assert chosen_keys(songs, np.array([[0, 1]]), 12).tolist() == [shift]
 
 
-def test_both_scores_are_those_of_single_pairs() -> None:
-    songs = in_another_key(7)
+def some_network() -> PairNetwork:
+    """Without any training, for 40 s and two keys."""
     torch.manual_seed(0)
-    given = PairNetwork(coarse_network(40, 1, 3, 4).eval(), 40, 2)
+    return PairNetwork(coarse_network(40, 1, 3, 4).eval(), 40, 2)
+
+
+def test_both_scores_are_those_of_single_pairs() -> None:
+    given, songs = some_network(), in_another_key(7)
     told: list[int] = []
     log_odds, qmax = all_keyed_log_odds(given, songs, advance=told.append)
     assert sum(told) == 6
@@ -129,6 +136,61 @@ def test_both_scores_are_those_of_single_pairs() -> None:
     pair = np.array([[1, 3]])
     single = pair_log_odds(given.network, songs, pair, shifts=chosen_keys(songs, pair, 2))
     np.testing.assert_allclose(log_odds[1, 3], single[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [9, 50])
+def test_with_all_songs_as_candidates_the_network_sees_all_pairs(candidates: int) -> None:
+    given, songs = some_network(), random_songs(10, 40)
+    found = preselected_log_odds(given, songs, candidates)
+    np.testing.assert_allclose(found, all_keyed_log_odds(given, songs).log_odds, atol=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_what_the_network_did_not_see_follows_in_the_order_of_qmax(candidates: int) -> None:
+    given, songs = some_network(), random_songs(10, 40)
+    told: list[int] = []
+    found = preselected_log_odds(given, songs, candidates, advance=told.append)
+    log_odds, qmax = all_keyed_log_odds(given, songs)
+    best = np.array(
+        [[places[row] < candidates for row in range(10)] for places in map(ranks, qmax)]
+    )
+    seen = best | best.T
+    np.testing.assert_allclose(found[seen], log_odds[seen], atol=1e-5)
+    rest = ~seen & ~np.eye(10, dtype=bool)
+    assert rest.any(axis=1).all()
+    assert found[rest].max() <= min(found[seen].min(), 0) - 1
+    for row, where, by_qmax in zip(found, rest, qmax, strict=True):
+        np.testing.assert_array_equal(np.argsort(row[where]), np.argsort(by_qmax[where]))
+    # Each pair once, by Qmax and then by the network.
+    assert sum(told) == 45 + np.triu(seen).sum()
+
+
+def ranks(row: np.ndarray) -> np.ndarray:
+    """The place of each candidate, from 0 on; the query, NaN, is last."""
+    return np.argsort(np.argsort(-row))
+
+
+def test_one_song_has_no_candidates() -> None:
+    assert np.isnan(preselected_log_odds(some_network(), random_songs(1, 40), 5)).all()
+
+
+def test_few_candidates_need_little_memory_beside_the_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_seen(_: object, __: ChromaSet, pairs: np.ndarray, *___: object, **____: object):  # type: ignore[no-untyped-def]
+        return np.zeros(len(pairs))
+
+    monkeypatch.setattr(keyed_scoring, "pair_log_odds", none_seen)
+    given, peaks = some_network(), []
+    for count in (150, 300):
+        songs = random_songs(count, 14)
+        preselected_log_odds(given, songs, 2)
+        tracemalloc.start()
+        preselected_log_odds(given, songs, 2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Scores take 8 bytes a pair of songs, keys 1, and which pairs are seen 1 to 3.
+    assert peaks[1] - peaks[0] < 16 * (300**2 - 150**2)
 
 
 def test_short_songs_end_in_silence_and_long_ones_are_cut() -> None:

@@ -14,16 +14,20 @@ from PIL import Image
 
 from common.errors import InputError
 from papers.cover_song import identify, rank
-from papers.cover_song.identification.matching import Matcher, Standard
+from papers.cover_song.identification.matching import Matcher, Measure, Standard
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.scoring import save_network
 from papers.cover_song.ranking.metrics import retrieval
+from papers.cover_song.ranking.rankings import RANKINGS
 from papers.cover_song.scoring import collection_scores
-from papers.cover_song.similarity.chroma_set import chroma_set, padded
+from papers.cover_song.similarity.chroma_set import ChromaSet, chroma_set, padded
+from papers.cover_song.similarity.measures import Alignment
+from papers.cover_song.similarity.path import best_match
 from papers.cover_song.tasks.collections import CollectionSettings, synthetic_collection
 from papers.cover_song.tasks.synthetic.performances import perform
 from papers.cover_song.tasks.synthetic.sound import RATE, render
 from papers.cover_song.tasks.synthetic.works import compose
+from tests.papers.cover_song.songs import random_songs, tone_song
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +74,10 @@ def test_covers_come_first_and_copies_are_called_so(
     assert {row["z"] for row in rows} == {None}
     assert "fewer than 30" in found["note"]
     reasons = {Path(each["path"]).name: each["reason"] for each in found["skipped"]}
-    assert set(reasons) == {"broken.mp3", "other.m4a"}
+    assert set(reasons) == {"broken.mp3", "other.m4a", "notes.txt"}
     assert ".m4a is not read" in reasons["other.m4a"]
+    assert ".txt is not read; allowed: .aif" in reasons["notes.txt"]
+    assert [each["looked_at"] for each in found["skipped"]] == [True, True, False]
 
 
 @pytest.mark.parametrize("measure", ["dtw", "simple", "dmax"])
@@ -90,7 +96,65 @@ def test_a_folder_asks_for_each_of_its_songs(
     identify.main([str(music), "--cache", str(tmp_path)])
     printed = capsys.readouterr()
     assert printed.out.count(" semitones") == 5 * 4
-    assert "skipped" in printed.err
+    assert f"skipped {music / 'broken.mp3'}: not audio" in printed.err
+    assert "skipped by suffix: 1 .txt; --json names each" in printed.err
+    assert "notes.txt" not in printed.err
+
+
+@pytest.fixture(scope="module")
+def odd(music: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two songs beside what looks like songs."""
+    folder = tmp_path_factory.mktemp("odd")
+    for name in ("work0.flac", "cover0.ogg"):
+        shutil.copy(music / name, folder / name)
+    sound = tone_song(8_000, 25)
+    sound[6 * 8_000 :] = 0
+    soundfile.write(folder / "breaks_off.wav", sound, 8_000)
+    soundfile.write(folder / "low.wav", tone_song(8_000, 25), 8_000)
+    soundfile.write(folder / "other.au", sound, 8_000)
+    (folder / "nothing.mp3").symlink_to(folder / "absent.mp3")
+    (folder / "album").symlink_to(music)
+    (folder / "list").touch()
+    (folder / ".hidden.mp3").touch()
+    return folder
+
+
+def test_nothing_that_is_to_be_seen_is_left_out_without_a_reason(
+    odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answered(capsys, odd / "work0.flac", "--cache", tmp_path)
+    assert {Path(row["path"]).name for row in found["results"]} == {"cover0.ogg", "low.wav"}
+    reasons = {Path(each["path"]): each["reason"] for each in found["skipped"]}
+    said = {
+        "album": "a link to a folder",
+        "breaks_off.wav": "is silent from second 6 on; allowed: sound up to second 13",
+        "list": "a name without suffix is not read",
+        "nothing.mp3": "cannot be read",
+        "other.au": ".au is not read",
+    }
+    assert reasons.keys() == {odd / name for name in said}
+    for name, reason in said.items():
+        assert reasons[odd / name].startswith(reason)
+    with pytest.raises(InputError, match=r"breaks_off\.wav: is silent from second 6 on"):
+        identify.main([str(odd / "breaks_off.wav"), "--cache", str(tmp_path)])
+
+
+def test_a_query_may_have_another_suffix(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = odd / "again.caf"
+    shutil.copy(odd / "low.wav", sound)
+    found = answered(capsys, sound, "--no-cache")
+    sound.unlink()
+    assert found["results"][0]["same_recording"]
+    assert str(sound) not in {each["path"] for each in found["skipped"]}
+
+
+def test_a_rate_that_cens_does_not_reach_is_a_reason(
+    odd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answered(capsys, odd / "work0.flac", "--feature", "cens", "--no-cache")
+    assert [Path(row["path"]).name for row in found["results"]] == ["cover0.ogg"]
+    reasons = {Path(each["path"]).name: each["reason"] for each in found["skipped"]}
+    assert reasons["low.wav"] == "8000 Hz; allowed with --feature cens: from 8500 Hz on"
 
 
 def test_the_network_may_be_ones_own(
@@ -147,6 +211,57 @@ def test_a_view_is_the_query_s_time_by_the_candidate_s() -> None:
     other = matcher.view(1, 0)
     np.testing.assert_allclose(other.likeness, view.likeness.T, atol=1e-5)
     assert view.evidence is None
+
+
+@pytest.mark.parametrize("measure", ["dtw", "dmax"])
+def test_the_passage_is_in_the_key_that_is_told(measure: Measure) -> None:
+    songs = random_songs(3, 40)
+    up, passage = Matcher(songs, measure).match(0, 2)
+    assert up != Matcher(songs, "qmax").match(0, 2)[0]
+    frames = songs.frames.copy()
+    frames[2] = np.roll(frames[2], up, axis=1)
+    path = best_match(ChromaSet(frames, songs.lengths), 0, 2, Alignment(shifts=0)).path
+    assert passage is not None
+    assert passage.query == (path[0, 0], path[-1, 0] + 1)
+    assert passage.candidate == (path[0, 1], path[-1, 1] + 1)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty songs of 20 s without anything in common, and a cover of one, three semitones up."""
+    folder, rate = tmp_path_factory.mktemp("many"), 4_000
+    for seed in range(30):
+        soundfile.write(folder / f"{seed:02d}.wav", tone_song(rate, 20, seed=seed), rate)
+    cover = tone_song(rate, 20, 300, seed=7) + 0.5 * tone_song(rate, 20, seed=99)
+    soundfile.write(folder / "cover.wav", cover, rate)
+    return folder
+
+
+def test_among_thirty_songs_a_cover_alone_is_called_one(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (many / "07.wav", "--cache", tmp_path, "--top", 40)
+    found = answered(capsys, *given)
+    rows = found["results"]
+    assert (found["songs"], len(rows), found["note"]) == (31, 30, "")
+    assert found["expected_false_alarms"] == pytest.approx(0.1)
+    assert Path(rows[0]["path"]).name == "cover.wav"
+    assert (rows[0]["shift_semitones"], rows[0]["same_recording"]) == (-3, False)
+    assert [row["cover"] for row in rows] == [True] + 29 * [False]
+    z = [row["z"] for row in rows]
+    assert z == sorted(z, reverse=True)
+    assert z[0] > found["threshold"] > z[1]
+    # More false alarms lower the threshold, and a threshold of one's own has its own alarms.
+    more = answered(capsys, *given, "--false-alarms", 1)
+    assert more["expected_false_alarms"] == pytest.approx(1)
+    assert more["threshold"] < found["threshold"]
+    own = answered(capsys, *given, "--threshold", more["threshold"])
+    assert own["expected_false_alarms"] == pytest.approx(1)
+    assert own["results"] == more["results"]
+    identify.main([*map(str, given)])
+    printed = capsys.readouterr().out
+    assert printed.count("cover\n") == 1
+    assert f"cover: z above {found['threshold']:.2f}; 0.1 non-covers expected" in printed
 
 
 @pytest.mark.parametrize(
@@ -207,10 +322,16 @@ def test_scores_of_features_are_those_of_the_library(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_song_and_two_have_raw_scores(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_one_song_and_two_have_raw_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, ranking: str
+) -> None:
     x = np.random.default_rng(0).random((count, 40, 12))
     out = tmp_path / "scores.npy"
-    rank.main([str(features(tmp_path / "x.npz", x)), "--measure", "qmax", "--out", str(out)])
+    given = [str(features(tmp_path / "x.npz", x)), "--ranking", ranking]
+    rank.main([*given, "--out", str(out)])
+    said = capsys.readouterr().err
+    assert (f"--ranking {ranking}: " in said) == ("scores are raw" in said) == (ranking != "raw")
     found = np.load(out)
     off = ~np.eye(count, dtype=bool)
     expected = collection_scores(chroma_set(x), "qmax")
@@ -223,13 +344,15 @@ def test_one_song_and_two_have_raw_scores(tmp_path: Path, count: int) -> None:
     [
         (np.ones((5, 40, 11)), [], "X: chroma"),
         (np.ones((0, 40, 12)), [], "1 or more songs"),
-        (np.ones((2, 40, 12)), ["--ranking", "zscore"], "at least 3 songs"),
         (np.ones((5, 40, 12), np.int64), [], "X is int64"),
         (np.full((5, 40, 12), np.nan), [], "not finite"),
-        (np.zeros((5, 40, 12)), [], "song 0 is silent"),
+        (np.zeros((5, 40, 12)), [], r"x.npz: X\[0\]: 0 frames that sound"),
+        (np.zeros((5, 40, 12)), ["--measure", "fourier"], r"X\[0\]: 0 frames .* from 1 on"),
         (np.ones((5, 40, 12)), ["--shifts", "13"], "--shifts 13"),
         (np.ones((5, 40, 12)), ["--measure", "cnn", "--shifts", "0"], "--shifts 0: allowed: 1"),
-        (np.ones((5, 9, 12)), [], "song 0: has 9 frames"),
+        (np.ones((5, 40, 12)), ["--candidates", "3"], "--candidates 3: is of --measure cnn"),
+        (np.ones((5, 40, 12)), ["--measure", "cnn", "--candidates", "0"], "0: allowed: from 1"),
+        (np.ones((5, 9, 12)), [], r"x.npz: X\[0\]: 9 frames that sound; allowed: from 13 on"),
     ],
 )
 def test_unusable_features_are_refused(
@@ -239,6 +362,16 @@ def test_unusable_features_are_refused(
     with pytest.raises(InputError, match=said):
         rank.main([str(path), *options, "--out", str(tmp_path / "scores.npy")])
     assert not (tmp_path / "scores.npy").exists()
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent/x.npy", "no such"), (".", "is a folder")])
+def test_where_nothing_can_be_written_is_said_before_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(rank, "collection_scores", lambda *_: pytest.fail("pairs were scored"))
+    path = features(tmp_path / "x.npz", np.ones((5, 40, 12)))
+    with pytest.raises(InputError, match=f"--out .*: .*{said}"):
+        rank.main([str(path), "--out", str(tmp_path / name)])
 
 
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
@@ -258,3 +391,10 @@ def test_the_network_that_ships_ranks_what_it_was_not_trained_on(tmp_path: Path)
     scores = np.load(out)
     np.testing.assert_array_equal(scores, scores.T)
     assert retrieval(scores, works, queries).map > 0.5  # chance: 0.2
+    off = ~np.eye(len(works), dtype=bool)
+    for candidates, same in (("17", True), ("2", False)):
+        rank.main([*given, "--candidates", candidates, "--out", str(out)])
+        again = np.load(out)
+        assert np.isfinite(again[off]).all()
+        assert np.allclose(again[off], scores[off], atol=1e-4) == same
+        assert retrieval(again, works, queries).map > 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torchmetrics.functional.retrieval as torchmetrics
 from sklearn.metrics import average_precision_score
 
 from common.errors import InputError
@@ -44,6 +46,26 @@ def test_map_is_that_of_scikit_learn() -> None:
             average_precision_score((works == works[query])[others], scores[query][others])
         )
     assert retrieval(scores, works).map == pytest.approx(np.mean(expected))
+
+
+def test_the_other_metrics_are_those_of_torchmetrics() -> None:
+    # Above 0: torchmetrics finds no cover at a score below.
+    scores, works = np.exp(matrix(40, seed=4)), np.arange(40) % 6
+    first, among_ten, hits = [], [], []
+    for query in range(40):
+        others = np.arange(40) != query
+        given = (
+            torch.from_numpy(scores[query][others]),
+            torch.from_numpy((works == works[query])[others]),
+        )
+        first.append(1 / torchmetrics.retrieval_reciprocal_rank(*given).item())
+        among_ten.append(10 * torchmetrics.retrieval_precision(*given, top_k=10).item())
+        hits.append([torchmetrics.retrieval_hit_rate(*given, top_k=k).item() for k in (1, 10)])
+    judged = retrieval(scores, works)
+    assert judged.mr1 == pytest.approx(np.mean(first))
+    assert judged.mnit10 == pytest.approx(np.mean(among_ten))
+    assert (judged.top1, judged.top10) == pytest.approx(np.mean(hits, axis=0))
+    assert 0 < judged.top1 < judged.top10 < 1
 
 
 def test_ten_of_ten_is_the_most_that_can_be_found_among_ten() -> None:
