@@ -122,7 +122,8 @@ class BlockRegularizer:
 
     Raises:
         InputError: no such block, a weight below zero, ``sampled`` not between 1 and the number of
-            blocks, or what :class:`JacobianOrthogonality` refuses.
+            blocks, or what :class:`JacobianOrthogonality` refuses; in a forward pass, that a block
+            is called with anything but one tensor.
     """
 
     def __init__(

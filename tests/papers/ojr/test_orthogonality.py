@@ -268,7 +268,6 @@ class Calling(nn.Module):
 def test_a_block_is_reached_once_by_one_tensor(
     call: Callable[[nn.Module, Tensor], Tensor], said: str
 ) -> None:
-
     def penalty() -> None:
         net = Calling(call)
         with BlockRegularizer(net, ["block"], 1.0) as regularizer:
