@@ -23,7 +23,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from papers.ojr.products import Products, exact_jacobian
+from papers.ojr.products import Products, check_gradients, exact_jacobian
 
 Side = Literal["auto", "output", "input"]
 Estimator = Literal["exact", "residual", "one_product", "variance"]
@@ -52,13 +52,13 @@ def estimate(name: Estimator, block: nn.Module, x: Tensor, probing: Probing) -> 
     like = products.y if at_output else products.x
     if name == "variance":
         draws = [
-            _squares(_product(products, _signs(like, probing.generator), at_output))
+            squared_norms(_product(products, _signs(like, probing.generator), at_output))
             for _ in range(probing.probes)
         ]
         return torch.stack(draws).var(0) / (2 * like[0].numel())
     one = _residual if name == "residual" else _one_product
     found = [
-        one(products, _gaussian(like, probing.generator), at_output, probing.gain)
+        one(products, gaussian(like, probing.generator), at_output, probing.gain)
         for _ in range(probing.probes)
     ]
     return torch.stack(found).mean(0)
@@ -66,6 +66,7 @@ def estimate(name: Estimator, block: nn.Module, x: Tensor, probing: Probing) -> 
 
 def exact(block: nn.Module, x: Tensor, probing: Probing) -> Tensor:
     """(n,) ``|A|² / d`` from whole Jacobians."""
+    check_gradients()
     jacobian = exact_jacobian(block, x.detach())
     outputs, inputs = jacobian.shape[1:]
     at_output = _at_output(probing.side, outputs, inputs)
@@ -90,9 +91,9 @@ def frobenius(
     products = Products(block, x)
     found = []
     for _ in range(probes):
-        v = _gaussian(products.y, generator)
-        v = v / _spread(_squares(v).sqrt(), v)
-        found.append(products.y[0].numel() * _squares(products.transposed(v)) / 2)
+        v = gaussian(products.y, generator)
+        v = v / _spread(squared_norms(v).sqrt(), v)
+        found.append(products.y[0].numel() * squared_norms(products.transposed(v)) / 2)
     return torch.stack(found).mean(0)
 
 
@@ -102,15 +103,15 @@ def _residual(products: Products, v: Tensor, at_output: bool, gain: float | None
     else:
         u = products.forward(v)
         w = products.transposed(u)
-    own = (_squares(u) / _squares(v)).detach()
+    own = (squared_norms(u) / squared_norms(v)).detach()
     scale = _spread(own, v) if gain is None else v.new_tensor(gain)
-    return _squares(w - scale * v) / v[0].numel()
+    return squared_norms(w - scale * v) / v[0].numel()
 
 
 def _one_product(products: Products, v: Tensor, at_output: bool, gain: float | None) -> Tensor:
-    squared = _squares(_product(products, v, at_output))
+    squared = squared_norms(_product(products, v, at_output))
     scale = v.new_tensor(gain)  # a gain of its own would make each value zero
-    return (squared - scale * _squares(v)).square() / v[0].numel()
+    return (squared - scale * squared_norms(v)).square() / v[0].numel()
 
 
 def _product(products: Products, v: Tensor, at_output: bool) -> Tensor:
@@ -126,21 +127,22 @@ def _spread(each: Tensor, like: Tensor) -> Tensor:
     return each.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _squares(v: Tensor) -> Tensor:
+def squared_norms(v: Tensor) -> Tensor:
     """(n,) squared norms, added up in 32 bits at least."""
-    return v.flatten(1).to(_wide(v)).square().sum(1)
+    return v.reshape(len(v), -1).to(wide_type(v)).square().sum(1)
 
 
-def _gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def gaussian(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """The same vectors in every precision."""
-    kind = _wide(like)
+    kind = wide_type(like)
     drawn = torch.randn(like.shape, generator=generator, dtype=kind, device=like.device)
     return drawn.to(like.dtype)
 
 
 def _signs(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return _gaussian(like, generator).sign()
+    return gaussian(like, generator).sign()
 
 
-def _wide(like: Tensor) -> torch.dtype:
+def wide_type(like: Tensor) -> torch.dtype:
+    """A tensor's type, of 32 bits at least."""
     return torch.promote_types(like.dtype, torch.float32)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from common.errors import InputError
+from papers.ojr.checks import check_gain
+
 
 class MaxMin(nn.Module):
     """Pairs of units, each sorted: (n, 2k, ...) -> (n, 2k, ...), a permutation, so an isometry.
@@ -16,9 +19,9 @@ class MaxMin(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raises ValueError where units cannot be paired."""
+        """Raises InputError where units cannot be paired."""
         if x.ndim < 2 or x.shape[1] % 2:
-            raise ValueError(f"units {tuple(x.shape)}; allowed: an even number in dimension 1")
+            raise InputError(f"units {tuple(x.shape)}; allowed: an even number in dimension 1")
         pairs = x.reshape(len(x), -1, 2, *x.shape[2:])
         return torch.stack([pairs.amax(2), pairs.amin(2)], 2).flatten(1, 2)
 
@@ -29,11 +32,13 @@ def delta_orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
     Source: Xiao et al. 2018, algorithm 2.
 
     Raises:
-        ValueError: fewer outputs than inputs, or an even kernel, which has no centre.
+        InputError: fewer outputs than inputs, an even kernel, which has no centre, or a gain that
+            is not positive.
     """
+    check_gain(gain)
     out, into, *kernel = weight.shape
     if len(kernel) != 2 or out < into or any(side % 2 == 0 for side in kernel):
-        raise ValueError(f"weight {tuple(weight.shape)}; allowed: (out >= in, in, odd, odd)")
+        raise InputError(f"weight {tuple(weight.shape)}; allowed: (out >= in, in, odd, odd)")
     with torch.no_grad():
         weight.zero_()
         centre = torch.empty(out, into, dtype=weight.dtype)
@@ -62,9 +67,11 @@ def constrain_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> Non
     circular, at most that at borders with zeros. What the layer had learnt is lost then.
 
     Raises:
-        ValueError: a convolution with a stride, groups, or a kernel that is not a square.
+        InputError: a convolution with a stride, groups, or a kernel that is not a square, or a gain
+            that is not positive.
         ModuleNotFoundError: orthogonium, which has these kernels, is not installed.
     """
+    check_gain(gain)
     if isinstance(layer, nn.Conv2d):
         _constrain_convolution(layer)
     else:
@@ -75,7 +82,7 @@ def constrain_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> Non
 def _constrain_convolution(layer: nn.Conv2d) -> None:
     out, into, *kernel = layer.weight.shape
     if layer.stride != (1, 1) or layer.groups > 1 or kernel[0] != kernel[1]:
-        raise ValueError(
+        raise InputError(
             f"convolution {tuple(layer.weight.shape)} of stride {layer.stride}, {layer.groups}"
             " groups; allowed: a square kernel, stride 1, one group"
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.errors import InputError
+from papers.ojr.checks import check_block, check_count, check_gain, is_number
 from papers.ojr.estimators import ESTIMATORS, Estimator, Probing, Side, estimate, frobenius
 
 
@@ -20,7 +20,7 @@ class JacobianOrthogonality:
     Args:
         block: maps (n, ...) to (n, ...), each example by itself.
         gain: c of ``J Jᵀ = c I``: 1 for linear, tanh, residual and MaxMin blocks; 2 where half of
-            ReLU units are on and mean energy is to stay; None for any scale.
+            ReLU units are on and mean energy is to stay; None for any scale. "variance" has none.
         estimator: one of :mod:`.estimators`' table.
         side: of the identity; "auto" takes the smaller one, the other one cannot be reached.
         probes: random vectors an example; "variance" takes at least two.
@@ -29,7 +29,7 @@ class JacobianOrthogonality:
             normalisation by its running statistics, no dropout.
 
     Raises:
-        ValueError: an option is not allowed, or the block has no parameters to regularise.
+        InputError: an option is not allowed, or the block has no real parameters to regularise.
 
     Source: Choe, Jeong & Carbonell 2019, reconstructed (see the README).
     """
@@ -44,18 +44,18 @@ class JacobianOrthogonality:
         generator: torch.Generator | None = None,
         evaluate: bool = False,
     ) -> None:
-        check_block(block, "block")
-        if gain is not None and not (math.isfinite(gain) and gain > 0):
-            raise ValueError(f"gain {gain}; allowed: a positive number, or None for any scale")
+        check_block(block)
+        if gain is not None:
+            check_gain(gain, ", or None for any scale")
         if estimator not in ESTIMATORS:
-            raise ValueError(f"estimator {estimator!r}; allowed: {', '.join(ESTIMATORS)}")
+            raise InputError(f"estimator {estimator!r}; allowed: {', '.join(ESTIMATORS)}")
         if side not in ("auto", "output", "input"):
-            raise ValueError(f"side {side!r}; allowed: auto, output, input")
-        fewest = 2 if estimator == "variance" else 1
-        if probes < fewest:
-            raise ValueError(f"probes {probes}; allowed for {estimator}: at least {fewest}")
+            raise InputError(f"side {side!r}; allowed: auto, output, input")
+        check_count("probes", probes, 2 if estimator == "variance" else 1, note=f" for {estimator}")
         if estimator == "one_product" and gain is None:
-            raise ValueError("gain None; allowed for one_product: a number, for its own is no test")
+            raise InputError("gain None; allowed for one_product: a number, for its own is no test")
+        if estimator == "variance" and gain not in (1, None):
+            raise InputError(f"gain {gain!r}; allowed for variance, which has none: 1 or None")
         self.block, self.estimator, self._evaluate = block, estimator, evaluate
         self._probing = Probing(gain, side, probes, generator)
 
@@ -63,16 +63,21 @@ class JacobianOrthogonality:
         """Penalty at inputs (n, ...), a number in the graph of the block's parameters.
 
         Raises:
-            ValueError: batch normalisation in training mode, which couples the examples; inputs or
-                outputs that are no real tensors with one row for each example.
+            InputError: batch normalisation in training mode, which couples the examples; inputs or
+                outputs that are no real tensors with one row for each example; inputs that the
+                block does not take; gradients are off.
         """
         with evaluation(self.block) if self._evaluate else nullcontext():
-            check_batch_norm(self.block)
             return estimate(self.estimator, self.block, x, self._probing).mean()
 
 
 class JacobianFrobenius:
-    """Mean over a batch of ``|J|² / 2``, which drives the Jacobian to zero. Hoffman et al. 2019."""
+    """Mean over a batch of ``|J|² / 2``, which drives the Jacobian to zero. Hoffman et al. 2019.
+
+    Raises:
+        InputError: ``probes`` is not a whole number of at least 1, or the block has no real
+            parameters to regularise.
+    """
 
     def __init__(
         self,
@@ -81,16 +86,18 @@ class JacobianFrobenius:
         generator: torch.Generator | None = None,
         evaluate: bool = False,
     ) -> None:
-        check_block(block, "block")
-        if probes < 1:
-            raise ValueError(f"probes {probes}; allowed: at least 1")
+        check_block(block)
+        check_count("probes", probes)
         self.block, self._probes, self._generator = block, probes, generator
         self._evaluate = evaluate
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Penalty at inputs (n, ...)."""
+        """Penalty at inputs (n, ...).
+
+        Raises:
+            InputError: what :class:`JacobianOrthogonality` refuses there.
+        """
         with evaluation(self.block) if self._evaluate else nullcontext():
-            check_batch_norm(self.block)
             return frobenius(self.block, x, self._probes, self._generator).mean()
 
 
@@ -114,8 +121,9 @@ class BlockRegularizer:
         options: of :class:`JacobianOrthogonality`.
 
     Raises:
-        ValueError: no such block, a weight below zero, ``sampled`` not between 1 and the number of
-            blocks, or what :class:`JacobianOrthogonality` refuses.
+        InputError: no such block, a weight below zero, ``sampled`` not between 1 and the number of
+            blocks, or what :class:`JacobianOrthogonality` refuses; in a forward pass, that a block
+            is called with anything but one tensor.
     """
 
     def __init__(
@@ -130,13 +138,13 @@ class BlockRegularizer:
         modules = dict(getattr(network, "_orig_mod", network).named_modules())
         if unknown := [name for name in blocks if name not in modules]:
             known = ", ".join(name or '""' for name in modules)
-            raise ValueError(f"no block {unknown[0]!r}; allowed: {known}")
+            raise InputError(f"no block {unknown[0]!r}; allowed: {known}")
         if not blocks:
-            raise ValueError("blocks: none; allowed: at least one name of a module")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight {weight}; allowed: a number of at least 0")
-        if sampled is not None and not 1 <= sampled <= len(blocks):
-            raise ValueError(f"sampled {sampled}; allowed: 1 to {len(blocks)}, the blocks")
+            raise InputError("blocks: none; allowed: at least one name of a module")
+        if not (is_number(weight) and weight >= 0):
+            raise InputError(f"weight {weight!r}; allowed: a number of at least 0")
+        if sampled is not None:
+            check_count("sampled", sampled, most=len(blocks), note=", the blocks")
         gains = blocks if isinstance(blocks, Mapping) else {}
         self.weight, self._sampled, self._generator = weight, sampled or len(blocks), generator
         self.penalties = {
@@ -145,27 +153,30 @@ class BlockRegularizer:
             )
             for name in blocks
         }
-        self._inputs: dict[str, Tensor] = {}
+        self._inputs: dict[str, Tensor | None] = {}
         self._watching = True
         self._hooks = [
-            modules[name].register_forward_pre_hook(self._keep(name)) for name in self.penalties
+            modules[""].register_forward_pre_hook(self._start),
+            *(
+                modules[name].register_forward_pre_hook(self._keep(name), with_kwargs=True)
+                for name in self.penalties
+            ),
         ]
 
     def penalty(self) -> Tensor:
         """Weight times the sum over blocks, and the inputs are forgotten.
 
         Raises:
-            ValueError: a block was not reached since the last call.
+            InputError: a block was not reached since the last call, or more than once by the last
+                forward pass, or what :class:`JacobianOrthogonality` refuses of its input.
         """
         names = list(self.penalties)
         if self._sampled < len(names):
             device = self._generator.device if self._generator else None
             order = torch.randperm(len(names), generator=self._generator, device=device)
             names = [names[place] for place in order[: self._sampled].tolist()]
-        if missing := [name for name in names if name not in self._inputs]:
-            raise ValueError(f"block {missing[0]!r} was not reached by a forward pass")
         with self._not_watching():
-            found = [self.penalties[name](self._inputs[name]) for name in names]
+            found = [self.penalties[name](self._input(name)) for name in names]
         self._inputs.clear()
         scale = self.weight * len(self.penalties) / len(names)
         return scale * torch.stack(found).sum()
@@ -181,12 +192,44 @@ class BlockRegularizer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _input(self, name: str) -> Tensor:
+        if name not in self._inputs:
+            raise InputError(
+                f"block {name!r} was not reached by a forward pass; allowed: one with gradients"
+                " before each penalty, in a network that first ran compiled after the regulariser"
+                " was made, and without re-entrant checkpointing"
+            )
+        found = self._inputs[name]
+        if found is None:
+            raise InputError(
+                f"block {name!r} was reached more than once by a forward pass; allowed: once"
+            )
+        return found
+
+    def _start(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._listens():
+            self._inputs.clear()
+
     def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if self._watching and torch.is_grad_enabled():
-                self._inputs[name] = inputs[0].detach()
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if not self._listens():
+                return
+            if named or [isinstance(each, Tensor) for each in inputs] != [True]:
+                kinds = [*(type(each).__name__ for each in inputs), *named]
+                raise InputError(
+                    f"block {name!r} was called with {', '.join(kinds)}; allowed: one tensor, not"
+                    " by keyword"
+                )
+            # No one input of several stands for the others.
+            self._inputs[name] = None if name in self._inputs else inputs[0].detach()
 
         return hook
+
+    def _listens(self) -> bool:
+        """Whether a forward pass counts: it has gradients, and is no second one of its batch."""
+        # Checkpointing runs a block again inside the backward pass.
+        again = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        return self._watching and torch.is_grad_enabled() and not again
 
     @contextmanager
     def _not_watching(self) -> Iterator[None]:
@@ -207,25 +250,6 @@ def evaluation(block: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def check_block(block: nn.Module, what: str) -> None:
-    """Raise ValueError if nothing of a block can be regularised."""
-    if not any(weight.requires_grad for weight in block.parameters()):
-        raise ValueError(f"{what} {type(block).__name__}: no trainable parameters to regularise")
-    if any(weight.is_complex() for weight in block.parameters()):
-        raise ValueError(f"{what} {type(block).__name__}: complex parameters; allowed: real ones")
-
-
-def check_batch_norm(block: nn.Module) -> None:
-    """Raise ValueError if batch normalisation makes one example's output depend on others."""
-    for name, module in block.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                f"{name or type(module).__name__}: batch normalisation by the batch's statistics"
-                " couples the examples, which have no Jacobian of their own; allowed: eval(),"
-                " evaluate=True, or blocks between normalisations"
-            )
 
 
 def _gain(gains: Mapping[str, float | None], name: str) -> dict[str, float | None]:

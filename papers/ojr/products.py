@@ -6,8 +6,14 @@ vector-Jacobian product is linear in it, and its own derivative is the Jacobian-
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
+
+from common.errors import InputError
+from papers.ojr.checks import check_inputs, check_real
 
 
 class Products:
@@ -24,27 +30,19 @@ class Products:
         y: (n, *b), the outputs.
 
     Raises:
-        ValueError: inputs or outputs are not real floating-point numbers, or the outputs have
-            another number of rows, or do not depend on the inputs.
+        InputError: gradients are off; batch normalisation couples the examples; inputs or outputs
+            are not real floating-point numbers; inputs have no examples, or are of a shape that the
+            block does not take; outputs have another number of rows, or do not depend on the
+            inputs.
     """
 
     def __init__(self, block: nn.Module, x: Tensor) -> None:
-        if not torch.is_grad_enabled():
-            raise ValueError("gradients are off; allowed: outside of torch.no_grad()")
-        if not x.is_floating_point():
-            raise ValueError(f"inputs of type {x.dtype}; allowed: real floating-point numbers")
-        # A module that is compiled cannot be differentiated twice; the one inside can.
-        block = getattr(block, "_orig_mod", block)
+        check_gradients()
+        check_inputs(block, x)
         self.x = x.detach().requires_grad_()
-        self.y: Tensor = block(self.x)
-        if not isinstance(self.y, Tensor) or not self.y.is_floating_point():
-            what = self.y.dtype if isinstance(self.y, Tensor) else type(self.y).__name__
-            raise ValueError(f"outputs of type {what}; allowed: one tensor of real numbers")
-        if self.y.ndim == 0 or len(self.y) != len(x):
-            shape = tuple(self.y.shape)
-            raise ValueError(f"outputs {shape} for {len(x)} inputs; allowed: one row for each")
+        self.y = _outputs(block, self.x)
         if not self.y.requires_grad:
-            raise ValueError("outputs come of nothing that can be differentiated")
+            raise InputError("outputs come of nothing that can be differentiated")
 
     def transposed(self, v: Tensor) -> Tensor:
         """Jᵀ v of each example, (n, *b) -> (n, *a)."""
@@ -65,7 +63,7 @@ class Products:
     def _pulled(outputs: Tensor, inputs: Tensor, v: Tensor) -> Tensor:
         (found,) = torch.autograd.grad(outputs, inputs, v, create_graph=True, allow_unused=True)
         if found is None:
-            raise ValueError("outputs do not depend on the inputs by anything differentiable")
+            raise InputError("outputs do not depend on the inputs by anything differentiable")
         return found
 
 
@@ -75,9 +73,13 @@ def exact_jacobian(block: nn.Module, x: Tensor) -> Tensor:
     Row by row or column by column, whichever are fewer: of each example as many copies, each with a
     unit vector, in one pass. (torch.func's transforms take seconds to load, and refuse weights that
     a power iteration changes.)
+
+    Raises:
+        InputError: what :class:`Products` refuses, but for gradients that are off.
     """
+    check_inputs(block, x)
     with torch.no_grad():
-        outputs = block(x[:1]).numel()
+        outputs = _outputs(block, x[:1]).numel()
     inputs = x[:1].numel()
     count = min(outputs, inputs)
     with torch.enable_grad():
@@ -89,3 +91,37 @@ def exact_jacobian(block: nn.Module, x: Tensor) -> Tensor:
         found = (products.transposed if wide else products.forward)(units)
     found = found.reshape(len(x), count, -1)
     return found if wide else found.mT
+
+
+def check_gradients() -> None:
+    """Raise InputError where what is computed would be no part of a graph."""
+    if not torch.is_grad_enabled():
+        raise InputError("gradients are off; allowed: outside of torch.no_grad()")
+
+
+def _outputs(block: nn.Module, x: Tensor) -> Tensor:
+    """(n, *b), one row for each example; what the block itself refuses is told in one line."""
+    try:
+        with _not_compiled():
+            y = block(x)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, InputError | torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            f"block {type(block).__name__} fails on examples of shape {tuple(x.shape[1:])} and type"
+            f" {x.dtype}; allowed: one tensor that it takes ({str(error).partition(chr(10))[0]})"
+        ) from error
+    check_real("outputs", y)
+    if y.ndim == 0 or len(y) != len(x):
+        shape = tuple(y.shape)
+        raise InputError(f"outputs {shape} of a batch of {len(x)}; allowed: one row for each")
+    found: Tensor = y
+    return found
+
+
+def _not_compiled() -> AbstractContextManager[object]:
+    """Compiled modules run as they were written: their compiled form has no second derivative."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

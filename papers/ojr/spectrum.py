@@ -1,4 +1,8 @@
-"""Singular values of a block's Jacobian: all of them, or largest and mean square of a large map."""
+"""Singular values of a block's Jacobian: all of them, or largest and mean square of a large map.
+
+Of numbers below 32 bits they are taken in 32. All raise InputError where
+:class:`~papers.ojr.products.Products` does, but for gradients that are off.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 
+from papers.ojr.checks import check_count, check_inputs
+from papers.ojr.estimators import gaussian, squared_norms, wide_type
 from papers.ojr.products import Products, exact_jacobian
 
 
 def singular_values(block: nn.Module, x: Tensor) -> Tensor:
     """(n, min(outputs, inputs)) singular values at inputs (n, ...), descending, by a whole SVD."""
-    found: Tensor = torch.linalg.svdvals(exact_jacobian(block, x).detach())
+    jacobian = exact_jacobian(block, x).detach()
+    found: Tensor = torch.linalg.svdvals(jacobian.to(wide_type(jacobian)))
     return found
 
 
@@ -20,8 +27,9 @@ def largest_singular_values(block: nn.Module, x: Tensor, count: int, seed: int =
     """(n, count) largest singular values, descending, by Lanczos on products alone.
 
     Raises:
-        ValueError: ``count`` is not below the smaller side, as Lanczos needs.
+        InputError: ``count`` is not below the smaller side, as Lanczos needs.
     """
+    check_inputs(block, x)
     with torch.enable_grad():
         return torch.stack([_largest(block, row.unsqueeze(0), count, seed) for row in x])
 
@@ -31,21 +39,20 @@ def rms_singular_values(block: nn.Module, x: Tensor, probes: int = 8, seed: int 
 
     Its square is right on average, with a relative standard deviation of at most
     ``sqrt(2 / probes)`` and of ``sqrt(2 / (probes d))`` where all singular values are alike.
+
+    Raises:
+        InputError: ``probes`` is not a whole number of at least 1.
     """
-    generator = torch.Generator(x.device).manual_seed(seed)
+    check_count("probes", probes)
     with torch.enable_grad():
         products = Products(block, x)
+        generator = torch.Generator(x.device).manual_seed(seed)
         wide = products.y[0].numel() <= x[0].numel()
         like, product = (
             (products.y, products.transposed) if wide else (products.x, products.forward)
         )
         squares = [
-            product(torch.randn(like.shape, generator=generator, dtype=x.dtype, device=x.device))
-            .detach()
-            .flatten(1)
-            .square()
-            .sum(1)
-            for _ in range(probes)
+            squared_norms(product(gaussian(like, generator)).detach()) for _ in range(probes)
         ]
     return (torch.stack(squares).mean(0) / like[0].numel()).sqrt()
 
@@ -54,8 +61,7 @@ def _largest(block: nn.Module, x: Tensor, count: int, seed: int) -> Tensor:
     products = Products(block, x)
     y = products.y
     sides = (y.numel(), x.numel())
-    if not 0 < count < min(sides):
-        raise ValueError(f"count {count}; allowed: 1 to {min(sides) - 1}, below the smaller side")
+    check_count("count", count, most=min(sides) - 1, note=", below the smaller side")
 
     def forward(v: np.ndarray) -> np.ndarray:
         return _numpy(products.forward(torch.from_numpy(v).to(x).reshape(x.shape)))
@@ -67,9 +73,9 @@ def _largest(block: nn.Module, x: Tensor, count: int, seed: int) -> Tensor:
     operator = LinearOperator(sides, matvec=forward, rmatvec=transposed, dtype=kind)
     start = np.random.default_rng(seed).standard_normal(min(sides)).astype(kind)
     found = svds(operator, k=count, v0=start, return_singular_vectors=False)
-    return torch.from_numpy(np.sort(found)[::-1].copy()).to(x)
+    return torch.from_numpy(np.sort(found)[::-1].copy()).to(x.device, wide_type(x))
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    flat: np.ndarray = tensor.detach().cpu().reshape(-1).numpy()
+    flat: np.ndarray = tensor.detach().cpu().to(wide_type(tensor)).reshape(-1).numpy()
     return flat

@@ -21,6 +21,9 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
+from papers.ojr.checks import check_gain, check_real
+
 WeightPenalty = Literal["so", "dso", "mc", "srip"]
 WEIGHT_PENALTIES: Final[tuple[WeightPenalty, ...]] = ("so", "dso", "mc", "srip")
 
@@ -34,17 +37,21 @@ def weight_penalty(
     """Sum of a penalty over linear and convolutional layers.
 
     Raises:
-        ValueError: an unknown penalty, or no layer has a weight of at least two dimensions.
+        InputError: an unknown penalty, a gain that is not positive, complex weights, or no layer
+            has a weight of at least two dimensions.
     """
     if name not in WEIGHT_PENALTIES:
-        raise ValueError(f"penalty {name!r}; allowed: {', '.join(WEIGHT_PENALTIES)}")
+        raise InputError(f"penalty {name!r}; allowed: {', '.join(WEIGHT_PENALTIES)}")
+    check_gain(gain)
     weights = [
         layer.weight.flatten(1)
         for layer in layers
         if isinstance(layer.weight, Tensor) and layer.weight.ndim > 1
     ]
     if not weights:
-        raise ValueError("layers: none with a weight of two or more dimensions")
+        raise InputError("layers: none with a weight of two or more dimensions")
+    for weight in weights:
+        check_real("weights", weight)
     return torch.stack([_penalty(name, weight, gain, generator) for weight in weights]).sum()
 
 

@@ -68,9 +68,11 @@ def prepare(
     if settings.gain is None and not method.startswith("ojr"):
         raise InputError(f"regularisation.gain null: method {method!r}; allowed: a number")
     gain = 1.0 if settings.gain is None else settings.gain
+    where = f"regularisation.method {method}: "
     if method in ("orthogonal_start", "orthogonal_weights"):
         for layer in network.weighted:
-            _make_orthogonal(layer, gain, held=method == "orthogonal_weights")
+            with _named(where):
+                _make_orthogonal(layer, gain, held=method == "orthogonal_weights")
     elif method == "spectral_norm":
         for layer in network.weighted:
             parametrizations.spectral_norm(layer)
@@ -78,9 +80,9 @@ def prepare(
         return lambda _: weight * weight_penalty(method, network.weighted, gain, generator)  # type: ignore[arg-type]
     elif method == "frobenius":
         frobenius = JacobianFrobenius(network, settings.probes, generator, settings.evaluate)
-        return lambda x: weight * frobenius(x)
+        return _named(where)(lambda x: weight * frobenius(x))
     elif method == "ojr_whole":
-        with _named():
+        with _named("regularisation."):
             whole = JacobianOrthogonality(
                 network,
                 settings.gain,
@@ -90,9 +92,9 @@ def prepare(
                 generator,
                 settings.evaluate,
             )
-        return lambda x: weight * whole(x)
+        return _named(where)(lambda x: weight * whole(x))
     elif method == "ojr_layers":
-        with _named():
+        with _named("regularisation."):
             layers = BlockRegularizer(
                 network,
                 network.blocks,
@@ -105,28 +107,24 @@ def prepare(
                 probes=settings.probes,
                 evaluate=settings.evaluate,
             )
-        return lambda _: layers.penalty()
+        return _named(where)(lambda _: layers.penalty())
     return None
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """What the library refuses, as the settings' own."""
+def _named(where: str) -> Iterator[None]:
+    """What the library refuses, as the settings' own; also a decorator."""
     try:
         yield
-    except ValueError as error:
-        raise InputError(f"regularisation.{error}") from None
+    except (ValueError, ModuleNotFoundError) as error:
+        raise InputError(f"{where}{error}") from None
 
 
 def _make_orthogonal(layer: nn.Linear | nn.Conv2d, gain: float, held: bool) -> None:
     """From the start, and with ``held`` throughout."""
-    try:
-        if isinstance(layer, nn.Conv2d) and not held:
-            delta_orthogonal_(layer.weight, gain**0.5)
-        elif isinstance(layer, nn.Linear):
-            nn.init.orthogonal_(layer.weight, gain**0.5)
-        if held:
-            constrain_orthogonal(layer, gain)
-    except (ValueError, ModuleNotFoundError) as error:
-        name = "orthogonal_weights" if held else "orthogonal_start"
-        raise InputError(f"regularisation.method {name}: {error}") from None
+    if isinstance(layer, nn.Conv2d) and not held:
+        delta_orthogonal_(layer.weight, gain**0.5)
+    elif isinstance(layer, nn.Linear):
+        nn.init.orthogonal_(layer.weight, gain**0.5)
+    if held:
+        constrain_orthogonal(layer, gain)

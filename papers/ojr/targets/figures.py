@@ -108,10 +108,11 @@ def figure_depth(results: Results) -> FigureWithCaption:
         ax.minorticks_off()
     axes[0, 0].set(ylabel="test accuracy (%)")
     axes[0, 0].legend()
+    others = ", soft orthogonality all of them" if any(arm == "so" for _, arm in runs) else ""
     return FigureWithCaption(
         figure,
         "Accuracy by depth after 300 steps, mean and standard deviation over seeds; the line is"
-        " chance. Soft orthogonality sees every layer at each step, OJR four of them.",
+        f" chance. OJR sees four layers at each step{others}.",
         "A panel an activation, a curve a method; without a penalty tanh falls to chance at 20"
         " layers.",
     )

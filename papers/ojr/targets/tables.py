@@ -75,20 +75,20 @@ def table_ablation(results: Results) -> Table:
         each.model_copy(update={"row": f"{shallow}: {each.row}"})
         for each in grid(results, "ablation", hard, columns="measures", cases=["tanh_5"])
     ]
-    return Table(row_header="Network and change", cells=cells)
+    return Table(row_header="Network and change", cells=cells, notes=[RECONSTRUCTED])
 
 
 def table_cost(results: Results) -> Table:
     """Seconds of training beside accuracy, 20 tanh layers."""
     measures = [TIME, ACCURACY, SPECTRUM]
     cells = grid(results, "networks", measures, columns="measures", cases=["tanh_20"])
-    return Table(row_header="Method", cells=cells)
+    return Table(row_header="Method", cells=cells, notes=[RECONSTRUCTED])
 
 
 def table_gain(results: Results) -> Table:
-    """The same two penalties with two gains."""
+    """OJR with two gains, and soft orthogonality with those that run at the scale."""
     cells = grid(results, "gain", [ACCURACY, SPECTRUM], columns="measures")
-    return Table(row_header="Penalty", cells=cells)
+    return Table(row_header="Penalty", cells=cells, notes=[RECONSTRUCTED])
 
 
 def table_search(results: Results) -> Table:
@@ -100,7 +100,7 @@ def table_search(results: Results) -> Table:
         Measure("trials", "Trials"),
     ]
     cells = grid(results, "search", measures, columns="cases")
-    return Table(row_header="Method", cells=cells)
+    return Table(row_header="Method", cells=cells, notes=[RECONSTRUCTED])
 
 
 TABLES = {

@@ -98,7 +98,8 @@ def build_network(
     """The network for images of a shape (channels, height, width).
 
     Raises:
-        InputError: the images or the last map cannot be cut into the squares that are asked for.
+        InputError: the images or the last map cannot be cut into the squares that are asked for,
+            MaxMin has an odd number of units, or a wide network has no such depth.
     """
     if isinstance(settings, Perceptron):
         return _perceptron(settings, shape, classes)
@@ -117,7 +118,7 @@ def build_network(
 def _perceptron(settings: Perceptron, shape: tuple[int, int, int], classes: int) -> BlockNetwork:
     sizes = [shape[0] * shape[1] * shape[2], *[settings.width] * settings.depth]
     layers = [
-        nn.Sequential(nn.Linear(before, after), ACTIVATIONS[settings.activation]())
+        nn.Sequential(nn.Linear(before, after), _activation(settings.activation, "width", after))
         for before, after in pairwise(sizes)
     ]
     layers[0].insert(0, nn.Flatten())
@@ -140,7 +141,7 @@ def _convolutional(
     layers = [
         nn.Sequential(
             nn.Conv2d(before, after, 3, padding=1, padding_mode="circular"),
-            ACTIVATIONS[settings.activation](),
+            _activation(settings.activation, "channels", after),
         )
         for before, after in pairwise(channels)
     ]
@@ -153,6 +154,12 @@ def _convolutional(
         nn.Linear(settings.channels * places, classes),
     )
     return BlockNetwork(nn.Sequential(*layers), head)
+
+
+def _activation(kind: Activation, option: str, units: int) -> nn.Module:
+    if kind == "maxmin" and units % 2:
+        raise InputError(f"network.{option} {units}; allowed with maxmin: even numbers")
+    return ACTIVATIONS[kind]()
 
 
 def _mean_and_linear(channels: int, classes: int) -> nn.Sequential:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.errors import InputError
+
 
 class BasicBlock(nn.Module):
     """``relu(F(x) + x)`` with two 3x3 convolutions in F.
@@ -78,10 +80,10 @@ def wide_blocks(colours: int, depth: int, factor: int, dropout: float) -> nn.Seq
     """A 3x3 stem of 16 channels and three stages of (depth - 4) / 6 blocks.
 
     Raises:
-        ValueError: the depth is not 4 plus a multiple of 6.
+        InputError: the depth is not 4 plus a multiple of 6.
     """
     if (depth - 4) % 6:
-        raise ValueError(f"depth {depth}; allowed: 4 plus a multiple of 6")
+        raise InputError(f"network.depth {depth}; allowed: 4 plus a multiple of 6")
     blocks = (depth - 4) // 6
     widths = [16 * factor * 2**stage for stage in range(3) for _ in range(blocks)]
     strides = [2 if stage and not place else 1 for stage in range(3) for place in range(blocks)]

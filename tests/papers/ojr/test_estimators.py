@@ -97,6 +97,41 @@ def test_the_residual_s_variance_is_that_of_a_gaussian_quadratic_form() -> None:
         assert values.var().item() == pytest.approx(expected / probes, rel=0.1)
 
 
+def test_one_product_s_variance_is_that_of_a_gaussian_form_s_square() -> None:
+    """Of q = vᵀ A v with cumulants k_n = 2ⁿ⁻¹ (n - 1)! tr Aⁿ, Var q² = E q⁴ - (E q²)²."""
+    block, x = tanh_layer(5, 4), inputs(1, 5)
+    values = torch.linalg.eigvalsh(gram_defect(block, x, 0.7, "output")[0])
+    one, two, three, four = (
+        2 ** (n - 1) * math.factorial(n - 1) * (values**n).sum().item() for n in (1, 2, 3, 4)
+    )
+    fourth = four + 4 * three * one + 3 * two**2 + 6 * two * one**2 + one**4
+    expected = (fourth - (two + one**2) ** 2) / 4**2
+    for probes in (1, 4):
+        probing = Probing(0.7, "output", probes, torch.Generator().manual_seed(6))
+        found = estimate("one_product", block, x.expand(DRAWS, -1).contiguous(), probing)
+        assert found.var().item() == pytest.approx(expected / probes, rel=0.1)
+
+
+@pytest.mark.parametrize("probes", [2, 4])
+def test_the_variance_form_s_variance_is_that_of_a_sample_s_variance(probes: int) -> None:
+    """(m4 - (p - 3) / (p - 1) m2²) / p, the moments over all vectors of signs."""
+    block, x = tanh_layer(5, 4), inputs(1, 5)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)
+    forms = (signs @ exact_jacobian(block, x)[0].detach()).square().sum(1)
+    second, fourth = (((forms - forms.mean()) ** n).mean().item() for n in (2, 4))
+    spread = (fourth - (probes - 3) / (probes - 1) * second**2) / probes
+    probing = Probing(None, "output", probes, torch.Generator().manual_seed(7))
+    found = estimate("variance", block, x.expand(DRAWS, -1).contiguous(), probing)
+    assert found.var().item() == pytest.approx(spread / (2 * 4) ** 2, rel=0.1)
+
+
+def test_the_exact_form_has_no_variance() -> None:
+    block, x = tanh_layer(5, 4), inputs(1, 5).expand(3, -1).contiguous()
+    found = estimate("exact", block, x, Probing(0.7, "output", 1, None))
+    expected = gram_defect(block, x, 0.7, "output").square().sum((1, 2)) / 4
+    torch.testing.assert_close(found, expected)
+
+
 def test_frobenius_is_half_the_squared_norm_on_average() -> None:
     block, x = tanh_layer(5, 4), inputs(1, 5)
     expected = exact_jacobian(block, x).square().sum().item() / 2
@@ -105,6 +140,18 @@ def test_frobenius_is_half_the_squared_norm_on_average() -> None:
     error = values.std().item() / math.sqrt(DRAWS)
     assert abs(values.mean().item() - expected) < 4 * error
     assert error < 0.02 * expected
+
+
+def test_frobenius_s_variance_is_that_of_a_form_on_the_sphere() -> None:
+    """E (uᵀ M u)² = ((tr M)² + 2 |M|²) / d (d + 2) of a unit vector u."""
+    block, x = tanh_layer(5, 4), inputs(1, 5)
+    gram = gram_defect(block, x, 0.0, "output")[0]
+    trace, squares = gram.trace().item(), gram.square().sum().item()
+    expected = 4 * (trace**2 + 2 * squares) / (4 * (4 + 2)) - trace**2 / 4
+    for probes in (1, 4):
+        generator = torch.Generator().manual_seed(8)
+        found = frobenius(block, x.expand(DRAWS, -1).contiguous(), probes, generator)
+        assert found.var().item() == pytest.approx(expected / probes, rel=0.05)
 
 
 def test_the_exact_penalty_is_zero_for_an_isometry_and_only_there() -> None:

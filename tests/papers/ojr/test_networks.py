@@ -18,6 +18,8 @@ from papers.ojr.spectrum import rms_singular_values, singular_values
 from papers.ojr.tasks.networks import (
     BlockNetwork,
     Convolutional,
+    NetworkSettings,
+    Perceptron,
     Residual,
     WideResidual,
     build_network,
@@ -131,8 +133,19 @@ def test_the_start_of_a_convolutional_network_is_isometric_layer_by_layer() -> N
 def test_more_sampled_blocks_than_there_are_are_refused() -> None:
     settings = Regularisation(method="ojr_layers", sampled=99)
     network = convolutional()
-    with pytest.raises(InputError, match=r"regularisation\.sampled 99; allowed: 1 to \d+, the"):
+    with pytest.raises(InputError, match=r"regularisation\.sampled 99; allowed: .* \d+, the"):
         prepare(network, settings, 1.0, torch.Generator())
+
+
+@pytest.mark.parametrize("method", ["ojr_layers", "ojr_whole", "frobenius"])
+def test_normalisation_that_couples_examples_is_refused_by_the_method_s_name(method: str) -> None:
+    network, x = residual(batch_norm=True), inputs(3, 3, 8, 8)
+    settings = Regularisation(method=method)  # type: ignore[arg-type]
+    penalty = prepare(network, settings, 1.0, torch.Generator())
+    assert penalty is not None
+    network(x)
+    with pytest.raises(InputError, match=rf"regularisation\.method {method}: .*couples the"):
+        penalty(x)
 
 
 def test_an_orthogonal_convolution_stays_on_its_gain() -> None:
@@ -169,6 +182,25 @@ def test_what_cannot_be_orthogonal_is_refused() -> None:
     wrong = Convolutional(kind="convolutional", activation="tanh", depth=1, patch=3)
     with pytest.raises(InputError, match=r"network\.patch 3, network\.pool 1: allowed"):
         build_network(wrong, (1, 8, 8), 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Perceptron(kind="perceptron", activation="maxmin", depth=1, width=7), "width 7"),
+        (
+            Convolutional(kind="convolutional", activation="maxmin", depth=1, channels=3),
+            "channels 3",
+        ),
+        (WideResidual(kind="wide_residual", depth=11), "depth 11"),
+    ],
+    ids=["width", "channels", "depth"],
+)
+def test_networks_that_cannot_be_built_are_refused_by_their_setting(
+    settings: NetworkSettings, said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"network\.{said}; allowed"):
+        build_network(settings, (1, 8, 8), 3)
 
 
 @pytest.mark.parametrize("channels", [2, 8])

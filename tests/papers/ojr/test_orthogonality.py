@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.errors import InputError
+from papers.ojr.estimators import ESTIMATORS, Estimator
 from papers.ojr.isometric import MaxMin, constrain_orthogonal, delta_orthogonal_
 from papers.ojr.orthogonality import BlockRegularizer, JacobianFrobenius, JacobianOrthogonality
 from papers.ojr.products import exact_jacobian
-from papers.ojr.spectrum import largest_singular_values, singular_values
+from papers.ojr.spectrum import (
+    largest_singular_values,
+    rms_singular_values,
+    singular_values,
+)
 from papers.ojr.weight_penalties import weight_penalty
 
 
@@ -96,6 +102,50 @@ def test_the_largest_singular_values_are_those_of_the_whole_svd() -> None:
     )
 
 
+SPECTRA: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "all": singular_values,
+    "largest": lambda block, x: largest_singular_values(block, x, 2),
+    "rms": rms_singular_values,
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_singular_values_of_half_precision_are_near_those_of_the_whole(
+    name: str, precision: torch.dtype
+) -> None:
+    block, x = network()[0], inputs(3, 6).to(precision)
+    found = SPECTRA[name](block.to(precision), x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, SPECTRA[name](block.float(), x.float()), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_singular_values_are_refused_before_normalisation_has_run(name: str) -> None:
+    norm = nn.BatchNorm1d(6)
+    with pytest.raises(InputError, match="couples the examples"):
+        SPECTRA[name](nn.Sequential(nn.Linear(6, 6), norm), inputs(4, 6).float() + 1)
+    assert norm.running_mean is not None
+    assert not norm.running_mean.any()
+
+
+@pytest.mark.parametrize("estimator", ["exact", "residual"])
+def test_a_block_may_have_one_number_an_example(estimator: Estimator) -> None:
+    """Of a row w the penalty is (|w|² - 1)², with or without a side of its own."""
+    row, x = nn.Linear(4, 1).double(), inputs(3, 4)
+    flat = nn.Sequential(row, nn.Flatten(0))
+    found = [
+        JacobianOrthogonality(
+            block, estimator=estimator, generator=torch.Generator().manual_seed(0)
+        )(x)
+        for block in (row, flat)
+    ]
+    torch.testing.assert_close(found[0], found[1])
+    if estimator == "exact":
+        expected = (row.weight.square().sum() - 1).square()
+        torch.testing.assert_close(found[1], expected)
+
+
 def test_under_autocast_and_checkpointing_gradients_are_those_without() -> None:
     class Checkpointed(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -138,9 +188,110 @@ def test_a_compiled_network_is_regularised_by_the_module_inside() -> None:
     assert found[0] == pytest.approx(found[1])
 
 
+def test_a_compiled_module_within_a_block_is_differentiated_as_it_was_written() -> None:
+    """Ahead-of-time autograd has no second derivative."""
+
+    def gradient(wrap: Callable[[nn.Module], nn.Module]) -> Tensor:
+        inner = network()[0]
+        block = nn.Sequential(wrap(inner), nn.Linear(6, 6).double())
+        with BlockRegularizer(
+            block, [""], 1.0, generator=torch.Generator().manual_seed(0)
+        ) as regularizer:
+            block(inputs(4, 6))
+            regularizer.penalty().backward()  # type: ignore[no-untyped-call]
+        grad = linear(inner).weight.grad
+        assert grad is not None
+        return grad
+
+    def compiled(inner: nn.Module) -> nn.Module:
+        made: nn.Module = torch.compile(inner, backend="aot_eager", fullgraph=True)  # type: ignore[assignment]
+        return made
+
+    torch.testing.assert_close(gradient(compiled), gradient(lambda inner: inner))
+
+
+def test_a_network_that_ran_compiled_before_is_told_to_wait() -> None:
+    net, x = network(), inputs(4, 6)
+    compiled: nn.Module = torch.compile(net, backend="eager", fullgraph=True)  # type: ignore[assignment]
+    compiled(x)
+    with BlockRegularizer(compiled, ["0"], 1.0) as regularizer:
+        compiled(x)
+        with pytest.raises(InputError, match="first ran compiled after the regulariser"):
+            regularizer.penalty()
+    torch.compiler.reset()
+    with BlockRegularizer(compiled, ["0"], 1.0) as regularizer:
+        compiled(x)
+        assert regularizer.penalty().item() > 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_checkpointing_runs_again_is_no_forward_pass(reentrant: bool) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = network()[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = checkpoint(self.block, x, use_reentrant=reentrant)
+            return found
+
+    net = Network()
+    with BlockRegularizer(net, ["block"], 1.0) as regularizer:
+        loss = net(inputs(4, 6).requires_grad_()).sum()
+        if not reentrant:
+            assert regularizer.penalty().item() > 0
+        loss.backward()  # type: ignore[no-untyped-call]
+        with pytest.raises(InputError, match=r"'block' was not reached .* re-entrant"):
+            regularizer.penalty()
+
+
+class Calling(nn.Module):
+    """A network that calls its block as a function says."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.block, self.call = network()[0], call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.block, x)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda block, x: block(input=x), "called with input; allowed"),
+        (lambda block, x: block(x, x), "called with Tensor, Tensor; allowed"),
+        (lambda block, x: block(block(x)), "more than once"),
+    ],
+    ids=["keyword", "two inputs", "twice"],
+)
+def test_a_block_is_reached_once_by_one_tensor(
+    call: Callable[[nn.Module, Tensor], Tensor], said: str
+) -> None:
+    def penalty() -> None:
+        net = Calling(call)
+        with BlockRegularizer(net, ["block"], 1.0) as regularizer:
+            net(inputs(4, 6))
+            regularizer.penalty()
+
+    with pytest.raises(InputError, match=f"block 'block' was .*{said}"):
+        penalty()
+
+
+def test_of_several_forward_passes_the_last_counts() -> None:
+    net, x = network(), inputs(4, 6)
+    with BlockRegularizer(net, ["1"], 1.0, estimator="exact") as regularizer:
+        net(x + 1)
+        net(x)
+        with torch.no_grad():
+            net(x + 2)
+        found = regularizer.penalty()
+    torch.testing.assert_close(found, JacobianOrthogonality(net[1], estimator="exact")(net[0](x)))
+
+
 def test_frozen_batch_normalisation_is_taken_as_it_is() -> None:
     block = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).double()
-    with pytest.raises(ValueError, match="couples the examples"):
+    with pytest.raises(InputError, match="couples the examples"):
         JacobianOrthogonality(block)(inputs(4, 6))
     assert JacobianOrthogonality(block.eval(), estimator="exact")(inputs(4, 6)).item() > 0
 
@@ -188,40 +339,56 @@ def test_srip_is_at_most_the_largest_eigenvalue_and_near_it() -> None:
     assert max(found) > 0.8 * largest
 
 
-def flattening() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 2), nn.Flatten(0))
-
-
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no parameters": (lambda: JacobianOrthogonality(nn.Tanh()), "no trainable parameters"),
     "gain": (lambda: JacobianOrthogonality(network(), gain=0.0), "gain 0.0; allowed: a positive"),
+    "text": (lambda: JacobianOrthogonality(network(), gain="a"), "gain 'a'; allowed: a positive"),  # type: ignore[arg-type]
+    "gain of the variance": (
+        lambda: JacobianOrthogonality(network(), 2.0, "variance", probes=2),
+        "gain 2.0; allowed for variance, which has none: 1 or None",
+    ),
+    "gain of weights": (lambda: weight_penalty("so", network()[0], gain=0), "gain 0; allowed"),
+    "gain of a constraint": (
+        lambda: constrain_orthogonal(nn.Linear(2, 2), gain=-1),
+        "gain -1; allowed",
+    ),
+    "gain of a start": (
+        lambda: delta_orthogonal_(torch.empty(3, 2, 3, 3), gain=0.0),
+        "gain 0.0; allowed",
+    ),
+    "complex weights": (
+        lambda: weight_penalty("so", [nn.Linear(2, 2, dtype=torch.complex64)]),
+        "weights of type torch.complex64",
+    ),
     "probes": (lambda: JacobianOrthogonality(network(), probes=0), "probes 0; allowed"),
+    "half a probe": (
+        lambda: JacobianOrthogonality(network(), probes=1.5),  # type: ignore[arg-type]
+        "probes 1.5; allowed: a whole number of at least 1",
+    ),
+    "probes of a spectrum": (
+        lambda: rms_singular_values(network(), inputs(2, 6), probes=0),
+        "probes 0; allowed",
+    ),
+    "count": (
+        lambda: largest_singular_values(network(), inputs(2, 6), 3),
+        "count 3; allowed: a whole number from 1 to 2, below the smaller side",
+    ),
     "one probe": (
         lambda: JacobianOrthogonality(network(), estimator="variance"),
-        "probes 1; allowed for variance: at least 2",
+        "probes 1; allowed: a whole number of at least 2 for variance",
     ),
     "Frobenius without probes": (lambda: JacobianFrobenius(network(), 0), "probes 0; allowed"),
     "side": (lambda: JacobianOrthogonality(network(), side="left"), "side 'left'; allowed"),  # type: ignore[arg-type]
     "block": (lambda: BlockRegularizer(network(), ["9"], 1.0), "no block '9'; allowed"),
     "weight": (lambda: BlockRegularizer(network(), ["0"], -1.0), "weight -1.0; allowed"),
     "sampled": (lambda: BlockRegularizer(network(), ["0"], 1.0, sampled=2), "sampled 2; allowed"),
+    "half a block": (
+        lambda: BlockRegularizer(network(), ["0"], 1.0, sampled=0.5),  # type: ignore[arg-type]
+        "sampled 0.5; allowed: a whole number",
+    ),
     "not reached": (
         lambda: BlockRegularizer(network(), ["0"], 1.0).penalty(),
         "'0' was not reached",
-    ),
-    "integers": (
-        lambda: JacobianOrthogonality(nn.Linear(2, 2))(torch.ones(3, 2, dtype=torch.int64)),
-        "inputs of type torch.int64",
-    ),
-    "complex": (
-        lambda: JacobianOrthogonality(nn.Linear(2, 2))(torch.ones(3, 2, dtype=torch.complex64)),
-        "inputs of type torch.complex64",
-    ),
-    "rows": (
-        lambda: JacobianOrthogonality(nn.Sequential(nn.Linear(2, 2), nn.Flatten(0)))(
-            torch.ones(3, 2)
-        ),
-        "one row for each",
     ),
     "pairs": (lambda: MaxMin()(torch.ones(2, 3)), "an even number"),
     "kernel": (lambda: delta_orthogonal_(torch.empty(2, 3, 3, 3)), "out >= in"),
@@ -231,9 +398,54 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_meant_is_refused_in_one_line(case: str) -> None:
     work, said = REFUSED[case]
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(InputError, match=said) as caught:
         work()
     assert "\n" not in str(caught.value)
+
+
+class Paired(nn.Linear):
+    """Two outputs."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        found = super().forward(x)
+        return found, found
+
+
+#: Blocks and inputs that do not go together, and what is said.
+UNFIT: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "integers": (nn.Linear(2, 2), torch.ones(3, 2).long(), "inputs of type torch.int64"),
+    "complex": (nn.Linear(2, 2), torch.ones(3, 2).cfloat(), "inputs of type torch.complex64"),
+    "shape": (nn.Linear(2, 2), torch.ones(4, 3), r"block Linear fails on examples of shape \(3,\)"),
+    "precision": (nn.Linear(2, 2).double(), torch.ones(3, 2), "and type torch.float32"),
+    "no batch": (nn.Linear(2, 2), torch.ones(2), r"shape \(2,\); allowed: \(n, ...\)"),
+    "no examples": (nn.Linear(2, 2), torch.ones(0, 2), r"shape \(0, 2\); allowed"),
+    "rows": (nn.Sequential(nn.Linear(2, 2), nn.Flatten(0)), torch.ones(3, 2), "one row for each"),
+    "tuple": (Paired(2, 2), torch.ones(3, 2), "outputs of type tuple"),
+    "two inputs": (nn.Bilinear(2, 2, 2), torch.ones(3, 2), "missing 1 required"),
+    "normalisation": (
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+        torch.ones(3, 2),
+        "BatchNorm1d '1': .* couples the examples",
+    ),
+}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_a_block_cannot_take_is_refused_alike_by_every_estimator(
+    case: str, estimator: Estimator
+) -> None:
+    block, x, said = UNFIT[case]
+    with pytest.raises(InputError, match=said) as caught:
+        JacobianOrthogonality(block, estimator=estimator, probes=2)(x)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_penalty_without_a_graph_is_refused(estimator: Estimator) -> None:
+    penalty = JacobianOrthogonality(network(), estimator=estimator, probes=2)
+    with torch.no_grad(), pytest.raises(InputError, match="gradients are off"):
+        penalty(inputs(3, 6))
 
 
 def test_a_block_without_a_derivative_is_refused() -> None:
@@ -241,5 +453,5 @@ def test_a_block_without_a_derivative_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).argmax(1, keepdim=True).to(x.dtype)
 
-    with pytest.raises(ValueError, match="nothing that can be differentiated"):
+    with pytest.raises(InputError, match="nothing that can be differentiated"):
         JacobianOrthogonality(Largest(2, 2))(torch.ones(3, 2))
