@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         network = load_weights(given.weights)
         songs = fitted(songs, network.frames)
-    least = 1 if given.measure == "fourier" else Alignment().shortest
-    for row in np.flatnonzero(songs.lengths < least):
+    shortest = 1 if given.measure == "fourier" else Alignment().shortest
+    for row in np.flatnonzero(songs.lengths < shortest):
         raise InputError(
             f"{given.features}: X[{row}]: {songs.lengths[row]} frames that sound; allowed: from"
-            f" {least} on"
+            f" {shortest} on"
         )
     count, ranking = len(songs), given.ranking
     if count < 3 and ranking != "raw":

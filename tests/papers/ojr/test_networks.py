@@ -133,7 +133,9 @@ def test_the_start_of_a_convolutional_network_is_isometric_layer_by_layer() -> N
 def test_more_sampled_blocks_than_there_are_are_refused() -> None:
     settings = Regularisation(method="ojr_layers", sampled=99)
     network = convolutional()
-    with pytest.raises(InputError, match=r"regularisation\.sampled 99; allowed: .* \d+, the"):
+    with pytest.raises(
+        InputError, match=r"regularisation\.sampled 99; allowed: a whole number from 1 to \d+, the"
+    ):
         prepare(network, settings, 1.0, torch.Generator())
 
 

@@ -360,18 +360,13 @@ def test_values_out_of_range_are_one_clear_line(options: dict[str, Any], said: s
     assert said in str(error.value)
 
 
-def neural(**options: Any) -> NeuralDiscriminator:
-    """A linear one of plane points."""
-    return NeuralDiscriminator(nn.Linear(2, 1).double(), torch.optim.SGD, **options)
-
-
 #: Makers of everything that learns from batches of plane points.
 LEARNERS: dict[str, Callable[[], Any]] = {
     "kernel": made,
     "encoded": lambda: EncodedKernelDiscriminator(
         (2,), Gaussian(0.7), nn.Linear(2, 2), torch.optim.SGD, budget=64, batch_size=4
     ).double(),
-    "neural": neural,
+    "neural": lambda: NeuralDiscriminator(nn.Linear(2, 1).double(), torch.optim.SGD),
     "discrepancy": lambda: MeanDiscrepancy(Gaussian(0.7), PastSamples(8, 2)),
     "drifting": lambda: Drifting(0.7, PastSamples(8, 2)),
 }
