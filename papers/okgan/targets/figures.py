@@ -87,38 +87,47 @@ def figure2(results: Results) -> FigureWithCaption:
 def figure_balance(results: Results) -> FigureWithCaption:
     """Balance over modes along training, by the schedule of the kernel's bandwidth."""
     study = results.paper.experiments["bandwidth"]
-    cases = list(dict.fromkeys(case for case, _ in study.runs(results.scale)))
-    figure, axes = plt.subplots(1, len(cases), figsize=(4.4 * len(cases), 3.6), squeeze=False)
-    for ax, case in zip(axes[0], cases, strict=True):
-        arms = [arm for name, arm in study.runs(results.scale) if name == case]
-        for place, arm in enumerate(arms):
-            records = results.records("bandwidth", arm, case)
-            if not records:
-                continue
-            # By iteration, for a run that has diverged has fewer.
-            rows = pd.concat([record.read_csv("history.csv") for record in records])
-            means = rows.groupby("iteration")["reverse_kl_all"].mean()
-            ax.plot(
-                means.index,
-                means,
-                color=COLOURS[place % len(COLOURS)],
-                linestyle=LINES[place // len(COLOURS)],
-                label=study.arms[arm].title,
+    runs = study.runs(results.scale)
+    cases = list(dict.fromkeys(case for case, _ in runs))
+    methods = list(dict.fromkeys(_method(results, case, arm) for case, arm in runs))
+    figure, axes = plt.subplots(
+        len(methods),
+        len(cases),
+        figsize=(4.4 * len(cases), 3.4 * len(methods)),
+        sharey="col",
+        squeeze=False,
+    )
+    for row, method in zip(axes, methods, strict=True):
+        for ax, case in zip(row, cases, strict=True):
+            arms = [
+                arm for name, arm in runs if name == case and _method(results, case, arm) == method
+            ]
+            for colour, arm in zip(COLOURS, arms, strict=False):
+                records = results.records("bandwidth", arm, case)
+                if not records:
+                    continue
+                # By iteration, for a run that has diverged has fewer.
+                rows = pd.concat([record.read_csv("history.csv") for record in records])
+                means = rows.groupby("iteration")["reverse_kl_all"].mean()
+                ax.plot(means.index, means, color=colour, label=study.arms[arm].title)
+            ax.set(
+                xlabel="iterations",
+                ylabel=ALL,
+                yscale="log",
+                title=study.cases[case].title_at(results.scale),
             )
-        ax.set(
-            xlabel="iterations",
-            ylabel=ALL,
-            yscale="log",
-            title=study.cases[case].title_at(results.scale),
-        )
-    axes[0, 0].legend()
+        row[0].legend()
     return FigureWithCaption(
         figure,
         "Mass balance over modes along training for fixed, linear and exponential bandwidths; means"
         " over seeds. A narrow kernel from the start locks in unequal masses; a broad one balances"
         " but never sharpens.",
-        "Curves of reverse KL against iterations, one a schedule.",
+        "Curves of reverse KL against iterations, one a schedule, a row of panels a method.",
     )
+
+
+def _method(results: Results, case: str, arm: str) -> str:
+    return str(results.paper.settings("bandwidth", case, arm, results.scale)["method"])
 
 
 def figure_training(results: Results) -> FigureWithCaption:
