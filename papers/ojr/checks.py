@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,6 +37,12 @@ def check_real(what: str, value: object) -> None:
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"{what} of type {kind}; allowed: a tensor of real floating-point numbers")
+
+
+def check_gradients() -> None:
+    """Raise InputError where what is computed would be no part of a graph."""
+    if not torch.is_grad_enabled():
+        raise InputError("gradients are off; allowed: outside of torch.no_grad()")
 
 
 def check_block(block: nn.Module) -> None:

@@ -23,7 +23,8 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from papers.ojr.products import Products, check_gradients, exact_jacobian
+from papers.ojr.checks import check_gradients
+from papers.ojr.products import Products, exact_jacobian
 
 Side = Literal["auto", "output", "input"]
 Estimator = Literal["exact", "residual", "one_product", "variance"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from papers.ojr.checks import check_inputs, check_real
+from papers.ojr.checks import check_gradients, check_inputs, check_real
 
 
 class Products:
@@ -91,12 +91,6 @@ def exact_jacobian(block: nn.Module, x: Tensor) -> Tensor:
         found = (products.transposed if wide else products.forward)(units)
     found = found.reshape(len(x), count, -1)
     return found if wide else found.mT
-
-
-def check_gradients() -> None:
-    """Raise InputError where what is computed would be no part of a graph."""
-    if not torch.is_grad_enabled():
-        raise InputError("gradients are off; allowed: outside of torch.no_grad()")
 
 
 def _outputs(block: nn.Module, x: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ Method = Literal[
     "frobenius",
     "ojr_layers",
     "ojr_whole",
-    "orthogonal_start",
     "orthogonal_weights",
 ]
 #: Of a batch's inputs, in the graph of the weights.
@@ -41,6 +40,9 @@ class Regularisation(Settings):
     """One method and its gain; the weight of its penalty is a trial's."""
 
     method: Method
+    start: Literal["default", "orthogonal"] = Field(
+        "default", description="the weights at first: torch's own, or orthogonal with the gain"
+    )
     gain: float | None = Field(
         1.0, gt=0, description="c of J J' = c I and of W W' = c I; none, of OJR alone: any scale"
     )
@@ -65,15 +67,19 @@ def prepare(
             not installed, more blocks are sampled than there are, or it needs a gain and has none.
     """
     method = settings.method
-    if settings.gain is None and not method.startswith("ojr"):
-        raise InputError(f"regularisation.gain null: method {method!r}; allowed: a number")
+    if settings.gain is None and not (method.startswith("ojr") and settings.start == "default"):
+        raise InputError(
+            f"regularisation.gain null: method {method!r}, start {settings.start!r}; allowed: a"
+            " number"
+        )
     gain = 1.0 if settings.gain is None else settings.gain
     where = f"regularisation.method {method}: "
-    if method in ("orthogonal_start", "orthogonal_weights"):
+    held = method == "orthogonal_weights"
+    if held or settings.start == "orthogonal":
         for layer in network.weighted:
-            with _named(where):
-                _make_orthogonal(layer, gain, held=method == "orthogonal_weights")
-    elif method == "spectral_norm":
+            with _named(where if held else "regularisation.start orthogonal: "):
+                _make_orthogonal(layer, gain, held)
+    if method == "spectral_norm":
         for layer in network.weighted:
             parametrizations.spectral_norm(layer)
     elif method in get_args(WeightPenalty):

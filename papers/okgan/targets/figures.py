@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from common.results.figures import COLOURS, LINES, FigureWithCaption
+from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results, StoredRecord
 from papers.okgan.tasks.plane import mixture
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import InputError
 from common.experiments.schema import load_paper
 from common.training.checkpoint import Checkpoint
+from papers.ojr.experiments.operations import OperationSettings, run_operations
 from papers.ojr.methods.regularisation import Regularisation, prepare
 from papers.ojr.methods.robustness import (
     attack_accuracy_pct,
@@ -50,10 +52,18 @@ def test_every_method_has_as_many_trials_and_the_same_network_gain_and_schedule(
 def test_what_is_searched_is_what_is_trained() -> None:
     """Each run of the head-to-head has a search of the same network by the same method."""
     paper = load_paper(RUNS.folder)
-    shared = set(TrainingSettings.model_fields)
-    for case, arm in paper.experiments["networks"].runs("paper"):
+    # How many images are looked at is no part of a training.
+    shared = set(TrainingSettings.model_fields) - {"observed"}
+    runs = [
+        (name, case, arm)
+        for name in ("networks", "convolutions")
+        for case, arm in paper.experiments[name].runs("paper")
+        if case in paper.experiments["search"].cases
+    ]
+    assert {case for _, case, _ in runs} == set(paper.experiments["search"].cases)
+    for name, case, arm in runs:
         searched = RUNS.settings("search", arm, "paper", case)
-        trained = RUNS.settings("networks", arm, "paper", case)
+        trained = RUNS.settings(name, arm, "paper", case)
         assert searched.model_dump(include=shared) == trained.model_dump(include=shared)
 
 
@@ -86,14 +96,72 @@ def test_a_penalty_reaches_the_layers_and_vanishes_with_its_weight(method: str) 
             assert bool(layer.weight.grad.any()) == bool(weight)
 
 
-@pytest.mark.parametrize("method", ["orthogonal_start", "orthogonal_weights"])
-def test_starts_and_constraints_have_the_gain_of_the_penalties(method: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Regularisation(method="none", start="orthogonal", gain=2.0),
+        Regularisation(method="orthogonal_weights", gain=2.0),
+    ],
+)
+def test_starts_and_constraints_have_the_gain_of_the_penalties(settings: Regularisation) -> None:
     net = network()
-    settings = Regularisation(method=method, gain=2.0)  # type: ignore[arg-type]
     assert prepare(net, settings, 0.0, torch.Generator()) is None
     for layer in net.weighted:
         values = torch.linalg.svdvals(layer.weight.detach())
         torch.testing.assert_close(values, torch.full_like(values, 2**0.5))
+
+
+@pytest.mark.parametrize("method", ["so", "ojr_layers", "ojr_whole"])
+def test_a_start_goes_with_a_penalty(method: str) -> None:
+    net, x = network(), torch.randn(5, 1, 2, 3)
+    settings = Regularisation(method=method, start="orthogonal")  # type: ignore[arg-type]
+    penalty = prepare(net, settings, 1.0, torch.Generator().manual_seed(0))
+    assert penalty is not None
+    for layer in net.weighted:
+        values = torch.linalg.svdvals(layer.weight.detach())
+        torch.testing.assert_close(values, torch.ones_like(values))
+    net(x)
+    if method == "so":
+        assert penalty(x).item() < 1e-10  # it asks for no more
+    else:
+        assert penalty(x).item() > 1e-3  # for tanh is no isometry
+
+
+def test_a_start_needs_a_gain() -> None:
+    settings = Regularisation(method="ojr_whole", start="orthogonal", gain=None)
+    with pytest.raises(InputError, match=r"gain null: .* start 'orthogonal'; allowed: a number"):
+        prepare(network(), settings, 1.0, torch.Generator())
+
+
+@pytest.mark.parametrize("arm", ["frobenius", "residual"])
+def test_operations_of_one_vector_do_not_grow_with_the_outputs(tmp_path: Path, arm: str) -> None:
+    settings = RUNS.settings("operations", arm, "smoke", "classes_10")
+    found = {}
+    for classes in (10, 500):
+        grown = settings.model_copy(update={"classes": classes})
+        with RUNS.opened("operations", grown, tmp_path / f"{classes}", 0) as run:
+            found[classes] = run_operations(grown, run)
+    # What the head itself has more, a plain step has too.
+    assert found[500]["over_plain"] < found[10]["over_plain"]
+    assert found[500]["step_gflop"] < 1.4 * found[10]["step_gflop"]
+
+
+def test_operations_of_a_plain_step_are_those_by_hand(tmp_path: Path) -> None:
+    settings = OperationSettings.model_validate(
+        {
+            "network": {"kind": "perceptron", "activation": "tanh", "depth": 1, "width": 8},
+            "regularisation": {"method": "none"},
+            "classes": 3,
+            "side": 4,
+            "batch_size": 5,
+        }
+    )
+    with RUNS.opened("operations", settings, tmp_path, 0) as run:
+        found = run_operations(settings, run)
+    # Forward and by weights for both layers, by inputs for the second alone; times and plus.
+    expected = 2 * 5 * (2 * 16 * 8 + 3 * 8 * 3)
+    assert found["plain_gflop"] * 1e9 == pytest.approx(expected)
+    assert found["over_plain"] == 1
 
 
 def test_attacks_stay_in_their_ball_and_longer_ones_hurt_more() -> None:

@@ -122,7 +122,7 @@ def test_jacobians_in_evaluation_mode_leave_a_network_in_training_as_it_was() ->
 
 def test_the_start_of_a_convolutional_network_is_isometric_layer_by_layer() -> None:
     network, x = convolutional(), inputs(1, 1, 8, 8)
-    settings = Regularisation(method="orthogonal_start", gain=2.0)
+    settings = Regularisation(method="none", start="orthogonal", gain=2.0)
     assert prepare(network, settings, 0.0, torch.Generator()) is None
     for layer in network.weighted:
         values = singular_values(layer, inputs(1, layer.in_channels, 4, 4))  # type: ignore[arg-type]
@@ -178,8 +178,8 @@ def test_orthogonal_convolutions_without_their_package_are_refused_in_one_line(
 def test_what_cannot_be_orthogonal_is_refused() -> None:
     with pytest.raises(ValueError, match="stride 1"):
         constrain_orthogonal(nn.Conv2d(2, 4, 3, stride=2))
-    settings = Regularisation(method="orthogonal_start")
-    with pytest.raises(InputError, match=r"orthogonal_start: .*out >= in"):
+    settings = Regularisation(method="none", start="orthogonal")
+    with pytest.raises(InputError, match=r"start orthogonal: .*out >= in"):
         prepare(convolutional(channels=2), settings, 0.0, torch.Generator())
     wrong = Convolutional(kind="convolutional", activation="tanh", depth=1, patch=3)
     with pytest.raises(InputError, match=r"network\.patch 3, network\.pool 1: allowed"):
