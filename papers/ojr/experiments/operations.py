@@ -1,4 +1,4 @@
-"""Operations of a training step with a penalty over a plain one's, as the outputs grow in number."""
+"""Operations of a step with a penalty over a plain one's, as the outputs grow in number."""
 
 from __future__ import annotations
 

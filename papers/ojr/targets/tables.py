@@ -91,8 +91,8 @@ def table_operations(results: Results) -> Table:
         Measure("over_plain", "Over a plain step"),
     ]
     notes = [
-        "Multiplications and additions of matrix products, counted, in a network of 1,024 inputs and"
-        " five tanh layers of 256, a batch of 16. Activations are not counted."
+        "Multiplications and additions of matrix products, counted, in a network of 1,024 inputs"
+        " and five tanh layers of 256, a batch of 16. Activations are not counted.",
     ]
     cells = grid(results, "operations", measures, columns="cases")
     return Table(row_header="Penalty", cells=cells, notes=notes)
