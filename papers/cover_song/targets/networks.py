@@ -58,3 +58,54 @@ def figure_training(results: Results) -> FigureWithCaption:
         "Validation loss, a line a seed; the grey line is a network that knows nothing.",
         "Lines that fall below that of chance as more pairs are seen",
     )
+
+
+def table_epochs(results: Results) -> Table:
+    """MAP of each ranking by the epoch that was kept, and by the last one."""
+    titles = {"raw": "raw", "cosine": "cosine", "correlation": "correlation"}
+    measures = [
+        *(
+            Measure(f"map_{ranking}_{moment}", f"MAP, {title}, {told}")
+            for moment, told in (("kept", "epoch kept"), ("last", "last epoch"))
+            for ranking, title in titles.items()
+        ),
+        Measure("gain_correlation_kept", "Gain by correlation, epoch kept"),
+        Measure("gain_correlation_last", "Gain by correlation, last epoch"),
+        Measure("best_epoch", "Epoch kept"),
+        Measure("validation_loss", "Validation loss"),
+        Measure("last_validation_loss", "of the last epoch"),
+    ]
+    return Table(
+        row_header="Songs and network",
+        cells=grid(results, "along_epochs", measures, columns="measures"),
+        notes=[
+            "The epoch kept is that of the lowest validation loss. By an independent thesis, of"
+            " other songs, correlation is best with it and loses with one that trained too long."
+        ],
+    )
+
+
+def figure_epochs(results: Results) -> FigureWithCaption:
+    """MAP of raw scores and of correlation after each epoch, a line a seed; a panel a training."""
+    study = results.paper.experiments["along_epochs"]
+    runs = study.runs(results.scale)
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(1 + 4.2 * len(runs), 3.6), sharey=True, squeeze=False
+    )
+    for ax, (case, arm) in zip(axes[0], runs, strict=True):
+        for number, stored in enumerate(results.records("along_epochs", arm, case)):
+            rows = stored.read_csv("rankings.csv")
+            for colour, ranking in zip(COLOURS, ("raw", "correlation"), strict=False):
+                label = ranking if number == 0 else None
+                ax.plot(rows["epoch"], rows[f"map_{ranking}"], color=colour, label=label)
+            kept = int(stored.record.metrics["best_epoch"])
+            ax.plot(kept, rows["map_correlation"][kept - 1], "o", color=COLOURS[1])
+        ax.set(xlabel="epoch", title=study.cases[case].title_at(results.scale))
+    axes[0, 0].set(ylabel="MAP")
+    axes[0, 0].legend()
+    return FigureWithCaption(
+        figure,
+        "MAP of the network's raw scores and of their correlation after each epoch, a line a seed;"
+        " the dot is the epoch of the lowest validation loss.",
+        "Lines of MAP against epochs, two colours, a panel a training.",
+    )

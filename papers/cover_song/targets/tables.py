@@ -9,7 +9,7 @@ from papers.cover_song.targets.long_songs import (
     table_long,
     table_long_network,
 )
-from papers.cover_song.targets.networks import table_network
+from papers.cover_song.targets.networks import table_epochs, table_network
 from papers.cover_song.targets.retrieval import (
     table_fusion,
     table_rankings,
@@ -19,6 +19,7 @@ from papers.cover_song.targets.retrieval import (
 
 TABLES = {
     "table_candidates": table_candidates,
+    "table_epochs": table_epochs,
     "table_features": table_features,
     "table_fusion": table_fusion,
     "table_leaks": table_leaks,

@@ -190,3 +190,28 @@ def test_recordings_of_another_seed_are_refused(tmp_path: Path) -> None:
     settings = CollectionSettings(data="recorded", seconds=32)
     with pytest.raises(InputError, match="recordings: seed 5; allowed: seed0"):
         load_collection(settings, seeded(5, tmp_path / "seed0"))
+
+
+def test_following_epochs_is_the_same_training_and_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"save_every": 1, "global_batch_size": 4}
+    settings = PAPER.settings("along_epochs", "narrow", core=small)
+    followed = PAPER.metrics("along_epochs", settings, tmp_path / "followed")
+    # In the second of two epochs.
+    saves = int(followed["samples"]) // 4 - 1
+    stopped = PAPER.metrics_after_a_stop(
+        "along_epochs", settings, tmp_path / "stopped", monkeypatch, saves
+    )
+    assert stopped == followed
+    shared = {"songs", "filters", "covers", "epochs", "lr", "core"}
+    alike = PAPER.settings("network", "narrow").model_copy(
+        update={name: getattr(settings, name) for name in shared}
+    )
+    plain = PAPER.metrics("network", alike, tmp_path / "plain")
+    assert plain.items() <= followed.items()
+    for moment in ("kept", "last"):
+        gain = followed[f"map_correlation_{moment}"] - followed[f"map_raw_{moment}"]
+        assert followed[f"gain_correlation_{moment}"] == pytest.approx(gain)
+    rows = (tmp_path / "followed/out/rankings.csv").read_text().splitlines()
+    assert len(rows) == 1 + settings.epochs
