@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files, more = music_files(collection)
     paths = list(dict.fromkeys(resolved(path) for path in (*queries, *files)))
     network = load_weights(given.weights) if given.measure == "cnn" else None
-    cache = FeatureCache(None if given.no_cache else given.cache, given.feature)
+    cache = FeatureCache(None if given.no_cache else given.cache, given.feature, given.device)
     with bar(len(paths), "reading", "song") as progress:
         songs, unusable = load_songs(paths, cache, progress.update)
     place = {song.path: number for number, song in enumerate(songs)}
@@ -145,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         help="default: qmax. cnn: a network sorts the best 50 by Qmax",
     )
     parser.add_argument("--feature", choices=FEATURES, default="chroma", help="default: chroma")
+    parser.add_argument(
+        "--device", default="cpu", help="where chroma is computed: cpu or cuda; default: cpu"
+    )
     parser.add_argument("--top", type=int, default=10, help="candidates shown; default: 10")
     parser.add_argument(
         "--threshold",

@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,8 @@ from common.errors import InputError
 from papers.cover_song.audio.features import VERSION, Feature, song_chroma
 from papers.cover_song.audio.reading import KEPT_S, read_recording
 
+#: Samples (n,) and their rate to (seconds, 12).
+Chroma = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 log = logging.getLogger("features")
 #: Largest number of the integers that chroma is kept as.
 _LEVELS: Final = 255
@@ -44,10 +48,16 @@ class FeatureCache:
     Args:
         folder: where they are kept; None keeps nothing.
         feature: which kind.
+        device: where chroma is computed, "cuda" for a GPU; the other kinds know the processor
+            alone. Files are read on the processor.
+
+    Raises: InputError for a device that is not there, or of which the kind is not made.
     """
 
-    def __init__(self, folder: Path | None, feature: Feature = "chroma") -> None:
-        self.folder, self.feature = folder, feature
+    def __init__(
+        self, folder: Path | None, feature: Feature = "chroma", device: str = "cpu"
+    ) -> None:
+        self.folder, self.feature, self._compute = folder, feature, _computation(feature, device)
 
     def load(self, path: Path) -> SongFeatures:
         """Chroma of a file's first 180 s, computed if it is not known.
@@ -60,7 +70,7 @@ class FeatureCache:
             chroma, warnings = known
             return SongFeatures(path, chroma, warnings, True)
         recording = read_recording(path, KEPT_S)
-        chroma = song_chroma(recording.samples, recording.rate, self.feature)
+        chroma = self._compute(recording.samples, recording.rate)
         if place is not None:
             _write(place, chroma, told | {"warnings": list(recording.warnings)})
         # As it is read from the cache: whole numbers.
@@ -84,6 +94,16 @@ class FeatureCache:
             "feature": self.feature,
             "version": VERSION,
         }
+
+
+def _computation(feature: Feature, device: str) -> Chroma:
+    if device == "cpu":
+        return partial(song_chroma, feature=feature)
+    if feature != "chroma":
+        raise InputError(f"device {device!r}: allowed for {feature}: cpu")
+    from papers.cover_song.audio.device_features import device_chroma, usable_device
+
+    return partial(device_chroma, device=usable_device(device))
 
 
 def _whole(chroma: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -37,16 +37,19 @@ SONGS, CANDIDATES = 1_000, 50
 
 def collection_rows(scale: Scale) -> Iterator[BenchmarkRow]:
     """Rows of the report."""
-    yield _features(AUDIO_S[scale])
+    yield from _features(AUDIO_S[scale])
     for count in INDEXED[scale]:
         yield _index(count)
     yield _coarse(min(4, PAIRS[scale]))
     yield _preselected(PAIRS[scale])
 
 
-def _features(seconds: int) -> BenchmarkRow:
-    """Chroma of sound, a frame a second."""
+def _features(seconds: int) -> Iterator[BenchmarkRow]:
+    """Chroma of sound, a frame a second: by NumPy, and by torch on a GPU if there is one."""
+    import torch
     from librosa.feature import chroma_stft
+
+    from papers.cover_song.audio.device_features import device_chroma
 
     rng = np.random.default_rng(0)
     time = np.arange(seconds * RATE) / RATE
@@ -58,7 +61,14 @@ def _features(seconds: int) -> BenchmarkRow:
         lambda: chroma_stft(y=samples, sr=RATE, n_fft=RATE, hop_length=RATE, center=False),
     )
     note = f"{seconds / timed.ours:,.0f} s of audio a second"
-    return timed.row(PAPER, f"chroma of {seconds} s of sound, with tuning", "librosa", note)
+    what = f"chroma of {seconds} s of sound, with tuning"
+    yield timed.row(PAPER, what, "librosa", note)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    again = compare(
+        lambda: device_chroma(samples, RATE, device), lambda: song_chroma(samples, RATE)
+    )
+    note = f"{seconds / again.ours:,.0f} s of audio a second on {device.type}"
+    yield again.row(PAPER, f"{what}, by torchaudio", "ours by NumPy", note)
 
 
 def _index(count: int) -> BenchmarkRow:

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from librosa import filters
 
 from common.errors import InputError
+from papers.cover_song.audio import device_features
+from papers.cover_song.audio.device_features import device_chroma, usable_device
 from papers.cover_song.audio.feature_cache import FeatureCache
 from papers.cover_song.audio.features import (
     FEATURES,
@@ -170,6 +173,50 @@ def test_features_are_kept_until_the_file_changes(tmp_path: Path, sound: np.ndar
     third = cache.load(path)
     assert not third.cached
     assert len(third.chroma) == 25
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(4_001, 12.4), (22_050, 30.0), (44_100, 20.6)])
+def test_a_device_computes_what_the_processor_does(rate: int, seconds: float) -> None:
+    sound = tone_song(rate, 40)[: int(seconds * rate)]
+    there = torch.from_numpy(sound)
+    tuning = device_features.estimate_tuning(device_features.second_spectra(there, rate))
+    assert tuning == pytest.approx(estimate_tuning(second_spectra(sound, rate)), abs=1e-5)
+    found = device_chroma(sound, rate, torch.device("cpu"))
+    expected = song_chroma(sound, rate)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    silence = device_chroma(np.zeros(3 * rate, np.float32), rate, torch.device("cpu"))
+    assert silence.shape == (3, 12)
+    assert not silence.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_computes_what_the_processor_does(sound: np.ndarray) -> None:
+    found = device_chroma(sound, RATE, torch.device("cuda"))
+    np.testing.assert_allclose(found, song_chroma(sound, RATE), atol=1e-4)
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert usable_device("cuda") == torch.device("cuda")
+    for name in ("cuda:1", "meta", "abacus"):
+        with pytest.raises(InputError, match=rf"device '{name}': allowed here: cpu, cuda:0 to 0"):
+            usable_device(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=r"device 'cuda': allowed here: cpu$"):
+        FeatureCache(None, device="cuda")
+    with pytest.raises(InputError, match=r"device 'cuda': allowed for hpcp: cpu"):
+        FeatureCache(None, "hpcp", "cuda")
+
+
+def test_a_cache_computes_where_it_is_told(
+    tmp_path: Path, sound: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a.wav", sound)
+    expected = FeatureCache(None).load(path).chroma
+    monkeypatch.setattr(device_features, "usable_device", lambda name: torch.device("cpu"))
+    found = FeatureCache(None, device="cuda").load(path).chroma
+    assert np.abs(found - expected).max() <= 1 / 255
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path: Path, sound: np.ndarray) -> None:
