@@ -88,7 +88,6 @@ class Matcher:
         kind: Literal["qmax", "dmax", "simple", "dtw"] = "qmax" if measure == "cnn" else measure
         self._kind = kind
         self._aligner = Aligner(songs, [kind], Alignment(shifts=KEYS))
-        self._exact = Aligner(songs, ["dtw"])
         if network is not None:
             from papers.cover_song.network.keyed_scoring import fitted
 
@@ -145,8 +144,10 @@ class Matcher:
         return View(-distances, path, seen)
 
     def same_recording(self, query: int, candidate: int) -> bool:
-        """Whether both are copies of one recording."""
-        distance = -self._exact.score(np.array([[query, candidate]]), "dtw")[0][0]
+        """Whether both are copies of one recording, as long as the shorter one lasts."""
+        both = self.songs.of([query, candidate])
+        heads = both.first(int(both.lengths.min()))
+        distance = -Aligner(heads, ["dtw"]).score(np.array([[0, 1]]), "dtw")[0][0]
         return bool(distance < SAME_RECORDING)
 
     def standard(

@@ -1,4 +1,4 @@
-"""What audio files do to features, and which recordings two collections share."""
+"""What audio files do to features, how the tool does on them, recordings that two sets share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,32 @@ def table_recordings(results: Results) -> Table:
         row_header="Songs and format",
         cells=grid(results, "recordings", measures, columns="measures"),
         notes=["Transposition: by the audio's chroma and by the notes', of covers."],
+    )
+
+
+def table_tool(results: Results) -> Table:
+    """What the tool says of each song of a folder, beside what is true."""
+    measures = [
+        Measure("songs", "Songs"),
+        Measure("queries_with_covers", "Queries with covers"),
+        Measure("first_is_cover", "First is a cover", "%", 100),
+        Measure("covers", "Covers"),
+        Measure("covers_called", "Covers called covers", "%", 100),
+        Measure("others_called", "Others called covers"),
+        Measure("others_expected", "Others expected"),
+        Measure("copies_found", "Same recordings told", "%", 100),
+        Measure("copies_wrong", "Others called the same"),
+        Measure("skipped", "Skipped"),
+        Measure("warned", "Used with a warning"),
+    ]
+    return Table(
+        row_header="Songs and measure",
+        cells=grid(results, "tool", measures, columns="measures"),
+        notes=[
+            "Each song against all others, with the threshold that the tool sets. The same"
+            " recordings are a copy in another format and one that breaks off after two thirds;"
+            " they count as no covers. One file is no audio, and has to be skipped."
+        ],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from papers.cover_song.targets.audio import table_leaks, table_recordings
+from papers.cover_song.targets.audio import table_leaks, table_recordings, table_tool
 from papers.cover_song.targets.long_songs import (
     table_candidates,
     table_features,
@@ -29,5 +29,6 @@ TABLES = {
     "table_rankings": table_rankings,
     "table_recordings": table_recordings,
     "table_results": table_results,
+    "table_tool": table_tool,
     "table_works": table_works,
 }

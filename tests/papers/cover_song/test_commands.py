@@ -14,6 +14,7 @@ from PIL import Image
 
 from common.errors import InputError
 from papers.cover_song import identify, rank
+from papers.cover_song.experiments.try_tool import BROKEN, COPY, judged
 from papers.cover_song.identification.matching import Matcher, Measure, Standard
 from papers.cover_song.network.architectures import published_network
 from papers.cover_song.network.scoring import save_network
@@ -28,6 +29,7 @@ from papers.cover_song.tasks.synthetic.performances import perform
 from papers.cover_song.tasks.synthetic.sound import RATE, render
 from papers.cover_song.tasks.synthetic.works import compose
 from tests.papers.cover_song.songs import random_songs, tone_song
+from tests.papers.runs import PaperRuns
 
 
 @pytest.fixture(scope="module")
@@ -398,3 +400,67 @@ def test_the_network_that_ships_ranks_what_it_was_not_trained_on(tmp_path: Path)
         assert np.isfinite(again[off]).all()
         assert np.allclose(again[off], scores[off], atol=1e-4) == same
         assert retrieval(again, works, queries).map > 0.5
+
+
+def answer(query: str, *rows: tuple[str, bool, bool]) -> dict[str, Any]:
+    """Of a query: candidates in their order, whether called a cover, whether the same recording."""
+    named = [
+        {"path": f"/x/{name}", "cover": cover, "same_recording": same} for name, cover, same in rows
+    ]
+    return {"query": f"/x/{query}", "warnings": [], "results": named}
+
+
+def test_what_the_tool_says_is_judged_by_what_is_true() -> None:
+    works = {"000.flac": 0, "001.mp3": 0, COPY: 0, BROKEN: 0, "002.ogg": 1}
+    queries = [
+        # A copy comes first and counts as none; then a single song that is called a cover.
+        answer(
+            "000.flac",
+            (COPY, False, True),
+            ("002.ogg", True, False),
+            ("001.mp3", True, False),
+            (BROKEN, False, False),
+        ),
+        # The file that breaks off is not told to be the same; another song is.
+        answer(
+            "001.mp3",
+            ("000.flac", True, False),
+            (COPY, False, False),
+            (BROKEN, True, False),
+            ("002.ogg", False, True),
+        ),
+        answer("002.ogg", ("000.flac", False, False)),
+    ]
+    report = {
+        "queries": queries,
+        "threshold": 3.0,
+        "expected_false_alarms": 0.1,
+        "skipped": [{"path": "/x/no"}],
+    }
+    found = judged(report, works)
+    assert found == {
+        "songs": 3,
+        "queries_with_covers": 2,
+        "first_is_cover": 0.5,
+        "covers": 4,
+        "covers_called": 0.5,
+        "others_called": 1,
+        "others_expected": pytest.approx(0.3),
+        "copies_found": 0.25,
+        "copies_wrong": 1,
+        "skipped": 1,
+        "warned": 0,
+    }
+    without = judged(report | {"threshold": None}, works)
+    assert set(found) - set(without) == {"covers_called", "others_called", "others_expected"}
+
+
+def test_the_tool_is_tried_on_a_folder(tmp_path: Path) -> None:
+    runs = PaperRuns("cover_song")
+    found = runs.metrics("tool", runs.settings("tool", "qmax"), tmp_path)
+    # Two works of two versions, two single songs, a copy and one that breaks off.
+    assert (found["songs"], found["queries_with_covers"]) == (8, 6)
+    assert (found["copies_found"], found["copies_wrong"]) == (1, 0)
+    assert (found["skipped"], found["warned"]) == (1, 1)
+    assert found["first_is_cover"] > 0.5
+    assert "covers_called" not in found
