@@ -129,16 +129,16 @@ def table_memory(results: Results) -> Table:
         "plane",
         [MODES, QUALITY, BALANCE, BALANCE_OF_ALL],
         columns="measures",
-        cases=["ring"],
+        cases=["ring", "grid"],
         arms=MEMORIES,
     )
     return Table(
         row_header="Method",
         cells=cells,
         notes=[
-            "OKGAN keeps 2 batches of 128 real and 128 generated points (512 keys) unless said"
-            " otherwise; the batch alone is 256 keys. GMMN and Drifting compare with the batch, or"
-            " with past samples beside it.",
+            "OKGAN keeps two batches of 128 real and 128 generated points (512 keys) on the ring and"
+            " four on the grid unless said otherwise; the batch alone is 256 keys. GMMN and Drifting"
+            " compare with the batch, or with past samples beside it.",
             *diverged(results),
         ],
     )
