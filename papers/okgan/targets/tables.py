@@ -136,9 +136,9 @@ def table_memory(results: Results) -> Table:
         row_header="Method",
         cells=cells,
         notes=[
-            "OKGAN keeps two batches of 128 real and 128 generated points (512 keys) on the ring and"
-            " four on the grid unless said otherwise; the batch alone is 256 keys. GMMN and Drifting"
-            " compare with the batch, or with past samples beside it.",
+            "OKGAN keeps two batches of 128 real and 128 generated points (512 keys) on the ring,"
+            " four on the grid unless said otherwise; the batch alone is 256 keys. GMMN and"
+            " Drifting compare with the batch, or with past samples beside it.",
             *diverged(results),
         ],
     )
