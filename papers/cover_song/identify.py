@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m papers.cover_song.identify",
         description="Which songs of a folder are covers of a song. Results on standard output,"
         " progress on standard error; the first 180 s of each file are read, once. Same recording:"
-        " a copy that begins up to 0.1 s or about a whole second earlier or later; one that begins"
-        " half a second later may be called a cover.",
+        " a copy that begins up to 0.1 s or about a whole second earlier or later, and may break"
+        " off after half a minute; one that begins half a second later may be called a cover.",
     )
     parser.add_argument("query", type=Path, help="a file, or a folder: each of its songs")
     parser.add_argument(
@@ -146,7 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--feature", choices=FEATURES, default="chroma", help="default: chroma")
     parser.add_argument(
-        "--device", default="cpu", help="where chroma is computed: cpu or cuda; default: cpu"
+        "--device",
+        default="cpu",
+        help="where chroma is computed that the cache does not hold: cpu, cuda or cuda:N, equal but"
+        " for rounding; default: cpu",
     )
     parser.add_argument("--top", type=int, default=10, help="candidates shown; default: 10")
     parser.add_argument(

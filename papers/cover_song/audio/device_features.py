@@ -21,19 +21,13 @@ from papers.cover_song.similarity.chroma_set import unit_frames
 
 def usable_device(name: str) -> torch.device:
     """A device by its name. Raises InputError unless it is a processor or a GPU that is here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
     gpus = torch.cuda.device_count()
-    here = device is not None and (
-        device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < gpus)
-    )
-    if device is None or not here:
-        raise InputError(
-            f"device {name!r}: allowed here: cpu{f', cuda:0 to {gpus - 1}' * (gpus > 0)}"
-        )
-    return device
+    # Not asked of torch: an index of its own is counted modulo 256.
+    here = {"cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))}
+    if name not in here:
+        found = f", cuda:0 to {gpus - 1}" if gpus else ""
+        raise InputError(f"device {name!r}: allowed here: cpu{found}")
+    return torch.device(name)
 
 
 def device_chroma(
@@ -43,14 +37,18 @@ def device_chroma(
 
     Equal to it but for rounding: one vector a second, of unit length, tuning corrected.
 
-    Raises: InputError for sound under half a second.
+    Raises: InputError for sound under half a second, or if the device has too little memory.
     """
     if len(samples) < SHORTEST_FRAME * rate:
         raise InputError(f"samples {samples.shape} at {rate} Hz: allowed: from half a second on")
-    spectra = second_spectra(torch.from_numpy(samples).to(device), rate)
-    cents = round(100 * estimate_tuning(spectra))
-    weights = torch.from_numpy(pitch_class_weights(spectra.shape[1], cents)).to(device)
-    return unit_frames((spectra.square() @ weights.T).sqrt().cpu().numpy())
+    try:
+        spectra = second_spectra(torch.from_numpy(samples).to(device), rate)
+        cents = round(100 * estimate_tuning(spectra))
+        weights = torch.from_numpy(pitch_class_weights(spectra.shape[1], cents)).to(device)
+        energy = (spectra.square() @ weights.T).cpu().numpy()
+    except torch.OutOfMemoryError:
+        raise InputError(f"{device}: too little memory for {len(samples)} samples") from None
+    return unit_frames(np.sqrt(energy))
 
 
 def second_spectra(samples: Tensor, rate: int) -> Tensor:

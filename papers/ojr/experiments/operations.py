@@ -49,7 +49,8 @@ def run_operations(settings: OperationSettings, run: Run) -> dict[str, float]:
 
 def _operations(network: BlockNetwork, x: Tensor, y: Tensor, penalty: Penalty | None) -> int:
     """Of a forward pass, the penalty and the backward pass."""
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         loss = functional.cross_entropy(network(x), y)
         if penalty is not None:
             loss = loss + penalty(x)
@@ -57,17 +58,19 @@ def _operations(network: BlockNetwork, x: Tensor, y: Tensor, penalty: Penalty | 
     return counter.count
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up torch's own counts; its counter watches modules too, and fails at second passes."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func.overloadpacket):
-            self.count += count(*args, **(kwargs or {}), out_val=found)
+            self.count += int(count(*args, **(kwargs or {}), out_val=found))
         return found
 
 

@@ -64,7 +64,8 @@ def prepare(
 
     Raises:
         InputError: the method cannot be had for a layer of the network, or needs a package that is
-            not installed, more blocks are sampled than there are, or it needs a gain and has none.
+            not installed, more blocks are sampled than there are, it needs a gain and has none, or
+            it leaves nothing of a start.
     """
     method = settings.method
     if settings.gain is None and not (method.startswith("ojr") and settings.start == "default"):
@@ -75,6 +76,11 @@ def prepare(
     gain = 1.0 if settings.gain is None else settings.gain
     where = f"regularisation.method {method}: "
     held = method == "orthogonal_weights"
+    if settings.start != "default" and method in ("orthogonal_weights", "spectral_norm"):
+        raise InputError(
+            f"regularisation.start {settings.start!r}: of method {method}, which has weights of its"
+            " own; allowed: default"
+        )
     if held or settings.start == "orthogonal":
         for layer in network.weighted:
             with _named(where if held else "regularisation.start orthogonal: "):

@@ -108,7 +108,9 @@ def figure_depth(results: Results) -> FigureWithCaption:
         ax.minorticks_off()
     axes[0, 0].set(ylabel="test accuracy (%)")
     axes[0, 0].legend()
-    others = ", soft orthogonality all of them" if any(arm == "so" for _, arm in runs) else ""
+    others = ""
+    if any(arm == "so" for _, arm in runs):
+        others = " unless it is said to see all, soft orthogonality all of them"
     return FigureWithCaption(
         figure,
         "Accuracy by depth after 300 steps, mean and standard deviation over seeds; the line is"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ from papers.okgan.tasks.plane import mixture
 
 #: Images in a row.
 SHOWN = 12
+#: Methods whose bandwidths are studied, by their names in settings.
+METHODS: Final = {"okgan": "OKGAN", "drifting": "Drifting"}
 ALL = "reverse KL, all samples (nats)"
 
 
@@ -102,26 +106,25 @@ def figure_balance(results: Results) -> FigureWithCaption:
             arms = [
                 arm for name, arm in runs if name == case and _method(results, case, arm) == method
             ]
-            for colour, arm in zip(COLOURS, arms, strict=False):
+            for place, arm in enumerate(arms):
                 records = results.records("bandwidth", arm, case)
                 if not records:
                     continue
                 # By iteration, for a run that has diverged has fewer.
                 rows = pd.concat([record.read_csv("history.csv") for record in records])
                 means = rows.groupby("iteration")["reverse_kl_all"].mean()
-                ax.plot(means.index, means, color=colour, label=study.arms[arm].title)
+                ax.plot(means.index, means, color=COLOURS[place], label=study.arms[arm].title)
             ax.set(
                 xlabel="iterations",
                 ylabel=ALL,
                 yscale="log",
-                title=study.cases[case].title_at(results.scale),
+                title=f"{study.cases[case].title_at(results.scale)}, {METHODS[method]}",
             )
         row[0].legend()
     return FigureWithCaption(
         figure,
         "Mass balance over modes along training for fixed, linear and exponential bandwidths; means"
-        " over seeds. A narrow kernel from the start locks in unequal masses; a broad one balances"
-        " but never sharpens.",
+        " over seeds. Lower is more even.",
         "Curves of reverse KL against iterations, one a schedule, a row of panels a method.",
     )
 

@@ -199,7 +199,7 @@ def test_a_gpu_computes_what_the_processor_does(sound: np.ndarray) -> None:
 def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert usable_device("cuda") == torch.device("cuda")
-    for name in ("cuda:1", "meta", "abacus"):
+    for name in ("cuda:1", "cuda:256", "cuda:-1", "meta", "abacus"):
         with pytest.raises(InputError, match=rf"device '{name}': allowed here: cpu, cuda:0 to 0"):
             usable_device(name)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -213,10 +213,17 @@ def test_a_cache_computes_where_it_is_told(
     tmp_path: Path, sound: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "a.wav", sound)
-    expected = FeatureCache(None).load(path).chroma
-    monkeypatch.setattr(device_features, "usable_device", lambda name: torch.device("cpu"))
-    found = FeatureCache(None, device="cuda").load(path).chroma
-    assert np.abs(found - expected).max() <= 1 / 255
+    asked = []
+
+    def elsewhere(samples: np.ndarray, rate: int, device: torch.device) -> np.ndarray:
+        asked.append((len(samples), rate, device))
+        return np.eye(12, dtype=np.float32)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(device_features, "device_chroma", elsewhere)
+    found = FeatureCache(None, device="cuda:1").load(path).chroma
+    np.testing.assert_array_equal(found, np.eye(12))
+    assert asked == [(len(sound), RATE, torch.device("cuda:1"))]
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path: Path, sound: np.ndarray) -> None:

@@ -62,6 +62,8 @@ def test_what_is_searched_is_what_is_trained() -> None:
     ]
     assert {case for _, case, _ in runs} == set(paper.experiments["search"].cases)
     for name, case, arm in runs:
+        if "trial" in paper.settings(name, case, arm, "paper"):
+            continue  # a control with a step of its own
         searched = RUNS.settings("search", arm, "paper", case)
         trained = RUNS.settings(name, arm, "paper", case)
         assert searched.model_dump(include=shared) == trained.model_dump(include=shared)
@@ -125,6 +127,13 @@ def test_a_start_goes_with_a_penalty(method: str) -> None:
         assert penalty(x).item() < 1e-10  # it asks for no more
     else:
         assert penalty(x).item() > 1e-3  # for tanh is no isometry
+
+
+@pytest.mark.parametrize("method", ["orthogonal_weights", "spectral_norm"])
+def test_a_start_is_refused_where_nothing_would_be_left_of_it(method: str) -> None:
+    settings = Regularisation(method=method, start="orthogonal")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"start 'orthogonal': of method {method}"):
+        prepare(network(), settings, 1.0, torch.Generator())
 
 
 def test_a_start_needs_a_gain() -> None:
