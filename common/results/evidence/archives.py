@@ -1,7 +1,10 @@
-"""Archives: the records of a paper at one scale in one file, without their artifacts.
+"""Archives: the records of a paper at one scale, without their artifacts.
 
 What many records have in common (data, code, environment, settings) stands once, in lists in the
 first line; a record has places in those lists. Code is shared module by module.
+
+What would be too large for one file goes on in others beside it, ``paper.2.jsonl`` and so on, each
+with lists of its own and the number of all records.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ ENVIRONMENT: Final = (
     *("git_commit", "git_dirty", "python", "packages", "platform", "cpu", "instructions", "cores"),
     *("threads", "device", "precision"),
 )
+#: Bytes of a file, about; none above a megabyte is committed.
+LARGEST: Final = 900_000
 #: Lists in the first line. Archives of old have data and code alone, and code as a whole.
 LISTS: Final = ("data", "modules", "code", "environment", "settings")
 OLD_LISTS: Final = ("data", "code")
@@ -34,14 +39,43 @@ def archive_path(folder: Path, scale: str) -> Path:
     return folder / "archive" / f"{scale}.jsonl"
 
 
-def write_archive(path: Path, records: Sequence[Record]) -> Path:
+def archive_files(path: Path) -> list[Path]:
+    """The files of an archive: ``path`` and those that it goes on in."""
+    found = [path]
+    while (more := _file(path, len(found))).is_file():
+        found.append(more)
+    return found
+
+
+def write_archive(path: Path, records: Sequence[Record], largest: int = LARGEST) -> Path:
     """Write records to ``path``, one a line, in their order; returns it.
+
+    Args:
+        largest: bytes of a file, about; more go on in other files.
 
     Raises:
         InputError: there are none.
     """
     if not records:
         raise InputError(f"{path}: there are no records to archive")
+    count = min(len(records), -(-len(_text(records, {}).encode()) // largest))
+    cuts = [len(records) * place // count for place in range(count + 1)]
+    before = archive_files(path)
+    # Each of several tells how many records there are, so that files of two states are refused.
+    told = {"records": len(records)} if count > 1 else {}
+    for place in range(count):
+        text = _text(records[cuts[place] : cuts[place + 1]], told)
+        write_atomically(_file(path, place), text)
+    for part in before[count:]:
+        part.unlink()
+    return path
+
+
+def _file(path: Path, place: int) -> Path:
+    return path.with_name(f"{path.stem}.{place + 1}{path.suffix}") if place else path
+
+
+def _text(records: Sequence[Record], told: Mapping[str, int]) -> str:
     lines = [record.model_dump(mode="json") for record in records]
     provenances = [line["provenance"] for line in lines]
     data: list[Any] = []
@@ -59,18 +93,31 @@ def write_archive(path: Path, records: Sequence[Record]) -> Path:
         "code": [[entry["module"] for entry in code] for code in codes],
         "environment": pooled(provenances, "environment"),
         "settings": pooled(lines, "settings"),
+        **told,
     }
-    texts = [json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *lines)]
-    write_atomically(path, "".join(texts))
-    return path
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (head, *lines))
 
 
 def read_archive(path: Path) -> list[Record]:
     """The records in an archive.
 
     Raises:
-        InputError: a line is not a record, or is of the same run as one before.
+        InputError: a line is not a record, or is of the same run as one before; or several files
+            hold more or fewer records than they say.
     """
+    records: dict[RunKey, Record] = {}
+    told = {_read_file(part, records) for part in archive_files(path)} - {None}
+    if told and told != {len(records)}:
+        said = " or ".join(map(str, sorted(told)))  # type: ignore[type-var]
+        raise InputError(
+            f"{path}: holds {len(records)} records, with the files that it goes on in, and says"
+            f" {said}: one of them is missing, or of another state"
+        )
+    return list(records.values())
+
+
+def _read_file(path: Path, records: dict[RunKey, Record]) -> int | None:
+    """Add the records of one of an archive's files; how many it says that all of them hold."""
     try:
         # At line feeds alone: str.splitlines takes other characters, which JSON leaves in text.
         first, *lines = path.read_text(encoding="utf8").removesuffix("\n").split("\n")
@@ -79,12 +126,13 @@ def read_archive(path: Path) -> list[Record]:
     except ValueError as error:
         raise InputError(f"{path}: not an archive ({error})") from None
     try:
-        shared = _read_lists(parse_json(first))
-    except (ValueError, TypeError, KeyError) as error:
+        header = parse_json(first)
+        told: int | None = header.pop("records", None)
+        shared = _read_lists(header)
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path}: line 1: not the lists of an archive, {', '.join(LISTS)} ({error})"
         ) from None
-    records: dict[RunKey, Record] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{path}: line {number}"
         try:
@@ -95,7 +143,7 @@ def read_archive(path: Path) -> list[Record]:
         if record.key in records:
             raise InputError(f"{where}: a second record of {record.key.folder}")
         records[record.key] = record
-    return list(records.values())
+    return told
 
 
 def _read_lists(header: Mapping[str, Any]) -> dict[str, list[Any]]:

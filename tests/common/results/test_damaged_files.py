@@ -19,7 +19,12 @@ from common.errors import InputError
 from common.experiments.documents import parse_json
 from common.experiments.schema import RunKey, load_paper
 from common.results.__main__ import main
-from common.results.evidence.archives import archive_path, read_archive, write_archive
+from common.results.evidence.archives import (
+    archive_files,
+    archive_path,
+    read_archive,
+    write_archive,
+)
 from common.results.evidence.repeats import read_repeats
 from common.results.records import Results
 from common.runs.fingerprint import Code, Sources, Tree
@@ -286,6 +291,33 @@ def test_what_archived_records_share_stands_once(root: Path, tmp_path: Path) -> 
     assert head["code"] == [[0, 1], [0, 2]]
     assert [line["provenance"]["environment"] for line in lines] == [0] * 12
     assert len(head["settings"]) == 3
+
+
+def test_a_large_archive_goes_on_in_other_files(root: Path, tmp_path: Path) -> None:
+    every = [item.record for item in load(root).stored]
+    path = tmp_path / "laptop.jsonl"
+    whole = len(write_archive(path, every).read_bytes())
+    assert archive_files(path) == [path]
+    write_archive(path, every, largest=whole // 3 + 1)
+    files = archive_files(path)
+    assert [file.name for file in files] == [
+        "laptop.jsonl",
+        "laptop.2.jsonl",
+        "laptop.3.jsonl",
+    ]
+    assert read_archive(path) == every
+    # One that is missing, or of another state, is not passed over.
+    kept = files[2].read_bytes()
+    files[2].unlink()
+    with pytest.raises(InputError, match=rf"says {len(every)}: one of them is missing"):
+        read_archive(path)
+    files[2].write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match=r"laptop\.3\.jsonl: line 2: a second record"):
+        read_archive(path)
+    files[2].write_bytes(kept)
+    write_archive(path, every[:-1])
+    assert archive_files(path) == [path]
+    assert read_archive(path) == every[:-1]
 
 
 def rewritten(number: int, change: Callable[[dict[str, Any]], Any]) -> Callable[[list[str]], None]:
