@@ -62,7 +62,7 @@ def beside_others(scale: str) -> list[BenchmarkRow]:
 
 
 def memory(scale: str) -> list[BenchmarkRow]:
-    """Most bytes in tensors during a step, over a plain one's."""
+    """Most bytes in tensors during a step, over a plain one's and, end to end, over others'."""
     del scale
     plain = peak_tensor_bytes(_step())
     steps = {
@@ -70,9 +70,18 @@ def memory(scale: str) -> list[BenchmarkRow]:
         "OJR of 4 of 20 layers": _step(layers=4),
         "OJR end to end": _step(whole="residual"),
     }
+    peaks = {name: peak_tensor_bytes(step) for name, step in steps.items()}
+    peers = {
+        "Jacobian-Frobenius, one vector": _step(frobenius=True),
+        "whole Jacobians by torch.func": _step(transforms=True),
+    }
+    whole = "OJR end to end"
     return [
-        memory_row(PAPER, name, "a plain step", peak_tensor_bytes(step), plain)
-        for name, step in steps.items()
+        *(memory_row(PAPER, name, "a plain step", peak, plain) for name, peak in peaks.items()),
+        *(
+            memory_row(PAPER, whole, name, peaks[whole], peak_tensor_bytes(step))
+            for name, step in peers.items()
+        ),
     ]
 
 
