@@ -90,7 +90,7 @@ def figure_depth(results: Results) -> FigureWithCaption:
     runs = study.runs(results.scale)
     kinds = list(dict.fromkeys(case.partition("_")[0] for case, _ in runs))
     figure, axes = plt.subplots(
-        1, len(kinds), figsize=(1 + 3.4 * len(kinds), 3.4), sharey=True, squeeze=False
+        1, len(kinds), figsize=(1 + 3.4 * len(kinds), 3.9), sharey=True, squeeze=False
     )
     for ax, kind in zip(axes[0], kinds, strict=True):
         depths: list[int] = []
@@ -104,10 +104,12 @@ def figure_depth(results: Results) -> FigureWithCaption:
                 ax.errorbar(depths, means, spreads, label=body.title, **styles[arm])
         ax.axhline(10, color="0.6", lw=1)
         ax.set(xlabel="layers", xscale="log", title=ACTIVATIONS[kind])
-        ax.set_xticks(depths, [str(depth) for depth in depths])
+        ax.set_xticks(depths, [str(depth) for depth in depths], fontsize="x-small")
         ax.minorticks_off()
     axes[0, 0].set(ylabel="test accuracy (%)")
-    axes[0, 0].legend()
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncols=3, fontsize="small")
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     others = ""
     if any(arm == "so" for _, arm in runs):
         others = " unless it is said to see all, soft orthogonality all of them"
