@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from common.results.figures import COLOURS, FigureWithCaption
 from common.results.records import Results
 from common.results.tables import Measure, Table, grid
+from papers.cover_song.ranking.rankings import BY_ROWS
 
 NETWORK = "network"
 
@@ -64,12 +65,11 @@ def figure_training(results: Results) -> FigureWithCaption:
 
 def table_epochs(results: Results) -> Table:
     """MAP of each ranking by the epoch that was kept, and by the last one."""
-    titles = {"raw": "raw", "cosine": "cosine", "correlation": "correlation"}
     measures = [
         *(
-            Measure(f"map_{ranking}_{moment}", f"MAP, {title}, {told}")
+            Measure(f"map_{ranking}_{moment}", f"MAP, {ranking}, {told}")
             for moment, told in (("kept", "epoch kept"), ("last", "last epoch"))
-            for ranking, title in titles.items()
+            for ranking in ("raw", *BY_ROWS)
         ),
         Measure("gain_correlation_kept", "Gain by correlation, epoch kept"),
         Measure("gain_correlation_last", "Gain by correlation, last epoch"),

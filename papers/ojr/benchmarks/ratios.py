@@ -50,14 +50,10 @@ def overhead(scale: str) -> list[BenchmarkRow]:
 def beside_others(scale: str) -> list[BenchmarkRow]:
     """The residual end to end over the Frobenius penalty and whole Jacobians."""
     mine = _step(whole="residual")
-    peers = {
-        "Jacobian-Frobenius, one vector": _step(frobenius=True),
-        "whole Jacobians by torch.func": _step(transforms=True),
-    }
     with one_thread():
         return [
             compare(mine, step, _repeats(scale)).row(PAPER, "OJR end to end", name)
-            for name, step in peers.items()
+            for name, step in _peers().items()
         ]
 
 
@@ -71,16 +67,12 @@ def memory(scale: str) -> list[BenchmarkRow]:
         "OJR end to end": _step(whole="residual"),
     }
     peaks = {name: peak_tensor_bytes(step) for name, step in steps.items()}
-    peers = {
-        "Jacobian-Frobenius, one vector": _step(frobenius=True),
-        "whole Jacobians by torch.func": _step(transforms=True),
-    }
     whole = "OJR end to end"
     return [
         *(memory_row(PAPER, name, "a plain step", peak, plain) for name, peak in peaks.items()),
         *(
             memory_row(PAPER, whole, name, peaks[whole], peak_tensor_bytes(step))
-            for name, step in peers.items()
+            for name, step in _peers().items()
         ),
     ]
 
@@ -100,6 +92,14 @@ def growth(scale: str) -> list[BenchmarkRow]:
             note = f"{factor} times the work"
             rows.append(found.row(PAPER, f"OJR end to end, {name}", "20 layers of 256", note))
     return rows
+
+
+def _peers() -> dict[str, Step]:
+    """Steps with other penalties of the whole network's Jacobian."""
+    return {
+        "Jacobian-Frobenius, one vector": _step(frobenius=True),
+        "whole Jacobians by torch.func": _step(transforms=True),
+    }
 
 
 def _repeats(scale: str) -> int:
